@@ -1,0 +1,27 @@
+"""Post-training quantization and mobile export for hybrid CNN/ViT models.
+
+Public names load on first use (PEP 562), so that `qtools --help` never pays for torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qtools.pipeline.quantize import quantize as quantize
+
+_PUBLIC = {"quantize": "qtools.pipeline.quantize"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        import importlib
+
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'qtools' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,1 @@
+"""Frozen values, arithmetic and files shared by every stage. Standard library and numpy only."""

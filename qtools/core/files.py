@@ -1,0 +1,126 @@
+"""Files that appear whole or not at all, and digests."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qtools.core.errors import InputError
+
+
+def to_json(value: Any) -> str:
+    """Sorted, indented JSON of dataclasses, mappings, tuples, enums and numpy numbers: same value, same text."""
+    return json.dumps(value, default=_plain, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of `to_json(value)`."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Writes through a temporary neighbour and a rename, so that a killed run leaves the old file or none.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with --out") from error
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """`write_bytes` of UTF-8 text."""
+    return write_bytes(path, text.encode())
+
+
+@contextmanager
+def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yields a fresh neighbour folder that becomes `path` on success and vanishes on any failure.
+
+    Args:
+        path: The folder to make.
+        replace: Whether an existing folder is replaced; the old one goes only after the new one is complete.
+
+    Raises:
+        InputError: If `path` exists and may not be replaced, or its parent cannot be written.
+    """
+    if path.exists() and not replace:
+        raise InputError(f"{path} exists already", "give another --out, or --force to replace it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with --out") from error
+    try:
+        yield work
+        os.chmod(work, 0o755)
+        _take_place(work, path, replace)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _take_place(work: Path, path: Path, replace: bool) -> None:
+    """Moves `work` to `path`; an old folder goes last, and comes back if the move fails."""
+    if not (replace and path.exists()):
+        try:
+            os.replace(work, path)
+        except OSError as error:  # another run was quicker
+            raise InputError(f"cannot write {path}: {error.strerror}", "give another --out") from error
+        return
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    try:
+        os.replace(path, old / "run")
+        try:
+            os.replace(work, path)
+        except BaseException:
+            os.replace(old / "run", path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return value.as_posix()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

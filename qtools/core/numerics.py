@@ -1,0 +1,134 @@
+"""The only place that quantizes, dequantizes and rounds.
+
+Every function takes numpy arrays or torch tensors alike (array_api_compat finds the namespace), so that the
+simulator, the planner and the exporters share one arithmetic. Rounding is half-to-even throughout, as in
+XNNPACK's lrintf, onnxruntime and numpy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+
+from qtools.core.types import QuantParams, QuantScheme
+
+Array = Any
+"""A numpy array or a torch tensor."""
+
+MIN_SCALE = float(np.finfo(np.float32).tiny) * 2**20
+"""Keeps scale products and their reciprocals normal in float32."""
+
+BIAS_SCHEME = QuantScheme(32, True, 0, -(2**31) + 1, 2**31 - 1)
+
+
+def params_from_range(lo: float, hi: float, scheme: QuantScheme) -> QuantParams:
+    """Lays a per-tensor grid over [lo, hi], widened to contain zero exactly.
+
+    Containing zero keeps the zero point inside the grid whatever the range (an all-positive bridge block would
+    push it out), and makes zero padding exact.
+
+    Args:
+        lo: Smallest real value to represent.
+        hi: Largest real value to represent, >= lo.
+        scheme: A per-tensor scheme.
+
+    Raises:
+        ValueError: If the range is not finite or is reversed.
+    """
+    if not (np.isfinite(lo) and np.isfinite(hi)) or lo > hi:
+        raise ValueError(f"range {lo}..{hi} is not a finite interval")
+    lo, hi = min(float(lo), 0.0), max(float(hi), 0.0)
+    if scheme.symmetric:
+        magnitude = max(-lo / max(-scheme.qmin, 1), hi / max(scheme.qmax, 1))
+        return QuantParams(scheme, (float32(max(magnitude, MIN_SCALE)),), (0,))
+    scale = float32(max((hi - lo) / (scheme.qmax - scheme.qmin), MIN_SCALE))
+    zero_point = int(np.clip(np.rint(scheme.qmin - lo / scale), scheme.qmin, scheme.qmax))
+    return QuantParams(scheme, (scale,), (zero_point,))
+
+
+def weight_params(weight: NDArray[np.float32], scheme: QuantScheme) -> QuantParams:
+    """Symmetric parameters from the largest magnitude, per index of `scheme.axis` or for the whole tensor.
+
+    A channel of zeros gets the scale 1.0 of no consequence divided by the grid, so that bias scales stay usable.
+
+    Raises:
+        ValueError: If a weight is NaN or infinite.
+    """
+    magnitude = np.abs(weight.astype(np.float64))
+    if scheme.axis is None:
+        peaks = magnitude.max(keepdims=True).reshape(1)
+    else:
+        peaks = magnitude.max(axis=tuple(i for i in range(weight.ndim) if i != scheme.axis % weight.ndim))
+    if not np.isfinite(peaks).all():
+        raise ValueError("weights must be finite")
+    peaks = np.where(peaks > 0, peaks, 1.0)
+    scales = np.maximum(peaks / scheme.qmax, MIN_SCALE).astype(np.float32)
+    return QuantParams(scheme, tuple(map(float, scales)), (0,) * len(scales))
+
+
+def bias_params(source: QuantParams, weight: QuantParams) -> QuantParams:
+    """int32 bias at float32(input scale x weight scale), one per output channel, as the accumulator has it."""
+    scales = np.broadcast_to(source.scale_array[0] * weight.scale_array, weight.scale_array.shape).astype(np.float32)
+    return QuantParams(BIAS_SCHEME, tuple(map(float, scales)), (0,) * len(scales))
+
+
+def quantize(x: Array, params: QuantParams) -> Array:
+    """Codes of `x` on the grid, as int32: clip(round(x / scale) + zero_point), computed in float64."""
+    xp = array_namespace(x)
+    scale, zero_point = _laid_out(x, params)
+    codes = xp.round(xp.astype(x, xp.float64) / scale) + zero_point
+    return xp.astype(xp.clip(codes, params.scheme.qmin, params.scheme.qmax), xp.int32)
+
+
+def dequantize(codes: Array, params: QuantParams) -> Array:
+    """Real values of integer codes as float32: float32(code - zero_point) * float32(scale)."""
+    xp = array_namespace(codes)
+    scale, zero_point = _laid_out(codes, params)
+    return xp.astype(codes - xp.astype(zero_point, codes.dtype), xp.float32) * xp.astype(scale, xp.float32)
+
+
+def quantize_float32(x: Array, params: QuantParams) -> Array:
+    """Codes as a kernel makes them at run time: round(x * float32(1 / scale)) + zero_point, in float32.
+
+    Source: XNNPACK's f32-qs8-vcvt kernels multiply by the reciprocal and round half to even. Only per tensor.
+    """
+    xp = array_namespace(x)
+    inverse = float(np.float32(1.0) / params.scale_array[0])
+    codes = xp.round(x * inverse) + params.zero_point[0]
+    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
+
+
+def requantize(accumulator: Array, multiplier: Array | float, params: QuantParams) -> Array:
+    """Brings an integer accumulator to the output grid: clip(round(float32(acc) * multiplier) + zero_point).
+
+    Source: the float32 requantization of XNNPACK (fp32 requantization parameters) and of onnxruntime's MLAS.
+
+    Args:
+        accumulator: Integer-valued array, any float or integer type.
+        multiplier: float32 scale_in * scale_weight / scale_out, broadcastable to `accumulator`.
+        params: Per-tensor output parameters.
+
+    Returns:
+        Integer-valued float32 array.
+    """
+    xp = array_namespace(accumulator)
+    scaled = xp.round(xp.astype(accumulator, xp.float32) * multiplier) + params.zero_point[0]
+    return xp.clip(scaled, params.scheme.qmin, params.scheme.qmax)
+
+
+def float32(x: float) -> float:
+    """The nearest float32, as a Python float, so that JSON and runtime carry the same number."""
+    return float(np.float32(x))
+
+
+def _laid_out(x: Array, params: QuantParams) -> tuple[Array, Array]:
+    """Scale (float64) and zero point (int32) shaped to broadcast over `x`, in the namespace of `x`."""
+    xp = array_namespace(x)
+    shape = [1] * x.ndim
+    if params.scheme.axis is not None:
+        shape[params.scheme.axis % x.ndim] = len(params.scale)
+    scale = xp.reshape(xp.asarray(params.scale_array.astype(np.float64)), tuple(shape))
+    return scale, xp.reshape(xp.asarray(params.zero_point_array), tuple(shape))

@@ -1,0 +1,30 @@
+"""Extensions found by file name: one new file in a folder is all an addition takes."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from qtools.core.errors import InputError, did_you_mean
+
+
+def names(package: str) -> tuple[str, ...]:
+    """Names of the public modules directly inside `package`, sorted, without importing them."""
+    paths = importlib.import_module(package).__path__
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_") and not m.ispkg))
+
+
+def find(package: str, name: str, constant: str) -> Any:
+    """Imports `package.name` and returns its `constant`.
+
+    Raises:
+        InputError: If there is no such module; the message lists what there is.
+    """
+    known = names(package)
+    if name not in known:
+        word = package.rpartition(".")[2]
+        raise InputError(
+            f"unknown name '{name}' for {word}.{did_you_mean(name, known)}", f"choose one of: {', '.join(known)}"
+        )
+    return getattr(importlib.import_module(f"{package}.{name}"), constant)

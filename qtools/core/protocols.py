@@ -1,0 +1,127 @@
+"""Shapes of the callables that stages hand to each other. They document; nothing inherits from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
+
+
+class RangeMethod(Protocol):
+    """A calibrator: statistics in, the interval to quantize out. Lives in calibration/ranges as RANGE."""
+
+    def __call__(self, stats: TensorStats, scheme: QuantScheme) -> tuple[float, float]:
+        """Returns (lo, hi) with stats.lo <= lo <= hi <= stats.hi, before zero is included."""
+        ...
+
+
+class ImageSource(Protocol):
+    """Labelled images, one at a time; nothing is kept in memory."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 that changes when any image, label or their order changes."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int | None]:
+        """Returns an RGB image, shape (height, width, 3), and its label or None."""
+        ...
+
+
+class Batches(Protocol):
+    """Preprocessed model inputs that can be walked any number of times."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Yields float32 arrays of shape (batch, 3, height, width), normalised as the model wants them."""
+        ...
+
+
+class Runner(Protocol):
+    """An artifact opened in a runtime."""
+
+    kernels: str
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits, shape (batch, classes), for float32 NCHW inputs."""
+        ...
+
+    def codes(self, images: NDArray[np.float32]) -> NDArray[np.integer]:
+        """Output codes before dequantization, shape (batch, classes)."""
+        ...
+
+    def values(self, image: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        """Every bound value for one image, in the program's own layout: codes where quantized, else float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program converted to a target's float artifact, with the proof of which tensor is which value.
+
+    Attributes:
+        target: Name of the TargetSpec.
+        path: The float artifact.
+        binding: Value id -> tensor of the artifact (a name or an index, the exporter's business).
+        unbound: Value id -> why it has no tensor of its own.
+        max_error: Largest |artifact - program| / max(1, |program|) over every bound value of the proof run.
+        sha256: Digest of the float artifact.
+    """
+
+    target: str
+    path: Path
+    binding: Mapping[str, Any]
+    unbound: Mapping[str, str]
+    max_error: float
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a file in exporters/ exposes as TARGET.
+
+    Attributes:
+        spec: The runtime as data.
+        lower: (program, example input, folder) -> Lowered.
+        apply: (lowered, plan, program, path, options) -> Artifact.
+        open: (artifact path, kernels, threads, lowered or None) -> Runner; kernels is one of `kernels`.
+        kernels: Kernel sets this machine can run the artifact with, the one that ships first.
+    """
+
+    spec: TargetSpec
+    lower: Callable[..., Lowered]
+    apply: Callable[..., Artifact]
+    open: Callable[..., Runner]
+    kernels: Sequence[str]
+
+
+class Progress(Protocol):
+    """How long work reports itself."""
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """Says that `done` of `total` steps of `label` are behind us."""
+        ...
+
+
+__all__ = [
+    "Batches",
+    "ImageSource",
+    "Lowered",
+    "Progress",
+    "QuantParams",
+    "QuantPlan",
+    "RangeMethod",
+    "Runner",
+    "Target",
+]
