@@ -1,0 +1,1 @@
+"""Everything that decides numbers: images, statistics, ranges and the plan."""

@@ -1,0 +1,77 @@
+"""A plan held against the target's rules, by other means than the planner's own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qtools.core.errors import CheckFailed
+from qtools.core.types import GraphView, Op, QuantParams, QuantPlan, TargetSpec
+
+
+def check_plan(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> None:
+    """Refuses a plan that the target's kernels would read differently from what was meant.
+
+    Raises:
+        CheckFailed: Naming every operation whose values break a rule of the target.
+    """
+    missing = [n for n, v in view.values.items() if v.dtype.startswith("float") and n not in plan.values]
+    faults = [f"{n}: no decision" for n in missing]
+    unknown = [n for n in plan.values if n not in view.values]
+    faults += [f"{n}: not a value of the graph" for n in unknown]
+    if not faults:
+        for op in view.ops:
+            if op.id not in plan.float_ops:
+                faults += [f"{op.id} ({op.kind}): {fault}" for fault in _faults(op, view, spec, plan)]
+    if faults:
+        shown = "\n  ".join(faults[:8]) + (f"\n  ... and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise CheckFailed(f"the plan breaks {len(faults)} rule(s) of {spec.name}:\n  {shown}")
+
+
+def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[str]:
+    rule = spec.rules.get(op.kind)
+    if rule is None:
+        return ["no integer kernel, and the plan does not leave it in float"]
+    found = []
+    data = [n for n in op.inputs if not view.values[n].const]
+    for name in (*data, *op.outputs):
+        entry = plan.values[name]
+        if entry.params is None and entry.origin != "fused":
+            found.append(f"{name} has no parameters")
+        elif entry.params is not None and entry.params.scheme.axis is not None:
+            found.append(f"{name} is per channel, kernels take one scale per activation")
+    if found:
+        return found
+    known = [p for n in (*data, *op.outputs) if (p := plan.params(n)) is not None]
+    if rule.tied and len({(p.scale, p.zero_point) for p in known}) > 1:
+        found.append(f"{', '.join(data)} and {', '.join(op.outputs)} must share one scale")
+    out = plan.params(op.outputs[0])
+    if (
+        rule.fixed_output
+        and out
+        and (out.scale[0], out.zero_point[0])
+        != (
+            float(np.float32(rule.fixed_output[0])),
+            rule.fixed_output[1],
+        )
+    ):
+        found.append(f"its output must be at scale {rule.fixed_output[0]}, zero point {rule.fixed_output[1]}")
+    return found + _weight_faults(op, view, rule.weight_axis, plan)
+
+
+def _weight_faults(op: Op, view: GraphView, axis: int | None, plan: QuantPlan) -> list[str]:
+    constants = [n for n in op.inputs if view.values[n].const]
+    if not constants:
+        return []
+    params: list[QuantParams | None] = [plan.params(n) for n in (op.inputs[0], *constants)]
+    source, weight = params[0], params[1]
+    if source is None or weight is None:
+        return [f"{constants[0]} has no parameters"]
+    found = []
+    if not weight.scheme.symmetric or weight.scheme.axis != axis:
+        found.append(f"{constants[0]} must be symmetric with scales on axis {axis}")
+    if len(params) > 2:
+        expected = np.float32(source.scale[0]) * weight.scale_array
+        bias = params[2]
+        if bias is None or not np.array_equal(bias.scale_array, expected.astype(np.float32)):
+            found.append(f"{constants[1]} must be at input scale x weight scale")
+    return found

@@ -1,0 +1,1 @@
+"""Exporters translate a plan into a target's format. They never decide."""

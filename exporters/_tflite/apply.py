@@ -1,0 +1,179 @@
+"""Writes a plan's numbers into the float .tflite: explicit scales, zero points and integers for every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ai_edge_quantizer import qtyping
+from ai_edge_quantizer.model_modifier import ModelModifier
+from numpy.typing import NDArray
+
+from exporters._tflite import flatbuffer
+from exporters._tflite.bind import MOVES, TensorBinding
+from qtools.core import numerics
+from qtools.core.errors import CheckFailed
+from qtools.core.types import GraphView, QuantParams, QuantPlan
+
+Change = qtyping.QuantTransformation
+_OUTSIDE = -1
+"""ai-edge-quantizer's operator index for the graph's own inputs and outputs."""
+_PASSES_CODES = ("PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS")
+"""Operators that pass codes on unchanged, with zero padding as the zero point."""
+
+
+class PlanWriter:
+    """Translates one plan for one float artifact. Holds what all tensors need: the graph, the plan, the binding."""
+
+    def __init__(
+        self,
+        model: Any,
+        view: GraphView,
+        plan: QuantPlan,
+        binding: Mapping[str, TensorBinding],
+        weights: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        self.model, self.view, self.plan, self.binding, self.weights = model, view, plan, binding, weights
+        self.graph = model.subgraphs[0]
+        self.value_of = {b.tensor: value for value, b in binding.items()}
+        self.params: dict[int, QuantParams] = {}
+        self.integer: dict[int, bool] = {}
+        self._decide_operators()
+
+    def write(self, float_io: bool) -> bytes:
+        """The quantized model.
+
+        Args:
+            float_io: Whether input and output stay float32 with a QUANTIZE and a DEQUANTIZE inside.
+        """
+        self._refuse_lost_values()
+        outside_is_integer = not float_io
+        params: dict[str, Any] = {}
+        for index in self._activation_indices():
+            if index in self.params:
+                params[flatbuffer.name_of(self.model, index)] = self._activation(index, outside_is_integer)
+        for position, operator in enumerate(self.graph.operators):
+            if self.integer[position]:
+                params.update(self._constants(position, operator))
+        return bytes(ModelModifier(self.model).modify_model(params))
+
+    def _refuse_lost_values(self) -> None:
+        """Every value the plan quantizes must be bound, or be data that an operator only moves."""
+        lost = [
+            name
+            for name, entry in self.plan.values.items()
+            if entry.params is not None and name not in self.binding and not self._only_moves(name)
+        ]
+        if lost:
+            raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
+
+    def _only_moves(self, name: str) -> bool:
+        op = self.view.producer.get(name)
+        return op is not None and op.kind in MOVES
+
+    def _activation_indices(self) -> list[int]:
+        outputs = [int(o) for operator in self.graph.operators for o in operator.outputs]
+        return [*map(int, self.graph.inputs), *outputs]
+
+    def _decide_operators(self) -> None:
+        """Which operators run in integers, and the parameters of tensors that no value is bound to."""
+        for index in map(int, self.graph.inputs):
+            self._take_params(index)
+        for position, operator in enumerate(self.graph.operators):
+            output = int(operator.outputs[0])
+            value = self.value_of.get(flatbuffer.name_of(self.model, output))
+            if value is not None:
+                op = self.view.producer[value]
+                self.integer[position] = op.id not in self.plan.float_ops
+                self._take_params(output)
+            else:
+                source = int(operator.inputs[0])
+                moved = flatbuffer.op_name(self.model, operator) in _PASSES_CODES and source in self.params
+                self.integer[position] = moved
+                if moved:
+                    self.params[output] = self.params[source]
+
+    def _take_params(self, index: int) -> None:
+        value = self.value_of.get(flatbuffer.name_of(self.model, index))
+        params = self.plan.params(value) if value else None
+        if params is not None:
+            self.params[index] = params
+
+    def _activation(self, index: int, outside_is_integer: bool) -> Any:
+        """Producer and consumer views of one activation; equal neighbours cancel into a plain int8 tensor."""
+        uniform = _uniform(self.params[index], None)
+        made_by = [p for p, o in enumerate(self.graph.operators) if index in o.outputs]
+        is_integer = self.integer[made_by[0]] if made_by else outside_is_integer
+        consumers = []
+        for position, operator in enumerate(self.graph.operators):
+            if index in operator.inputs:
+                change = Change.ADD_QUANTIZE if self.integer[position] else Change.NO_QUANTIZE
+                consumers.append(self._edge(position, change, uniform))
+        if index in self.graph.outputs:
+            change = Change.ADD_QUANTIZE if outside_is_integer else Change.NO_QUANTIZE
+            consumers.append(self._edge(_OUTSIDE, change, uniform))
+        produced = Change.ADD_DEQUANTIZE if is_integer else Change.NO_QUANTIZE
+        producer = self._edge(made_by[0] if made_by else _OUTSIDE, produced, uniform)
+        name = flatbuffer.name_of(self.model, index)
+        return qtyping.TensorTransformationParams(name, producer, consumers)
+
+    @staticmethod
+    def _edge(position: int, change: Any, uniform: Any) -> Any:
+        parameters = None if change is Change.NO_QUANTIZE else uniform
+        return qtyping.OpToTensorParams(position, [change], parameters)
+
+    def _constants(self, position: int, operator: Any) -> dict[str, Any]:
+        """Integer weights and biases of one operator, computed by core.numerics from the program's floats."""
+        found: dict[str, Any] = {}
+        for slot, index in enumerate(flatbuffer.inputs_of(operator)):
+            data = flatbuffer.constant(self.model, index)
+            if data is None or data.dtype != np.float32:
+                continue
+            name = flatbuffer.name_of(self.model, index)
+            value = self.value_of.get(name)
+            params = self.plan.params(value) if value else self._absent_bias(operator, slot, data)
+            if params is None:
+                raise CheckFailed(f"{flatbuffer.op_name(self.model, operator)} reads '{name}', which has no plan")
+            uniform = self._integers(value, data, params)
+            edge = qtyping.OpToTensorParams(position, [Change.QUANTIZE_TENSOR], uniform)
+            found[name] = qtyping.TensorTransformationParams(name, None, [edge])
+        return found
+
+    def _integers(self, value: str | None, data: NDArray[Any], params: QuantParams) -> Any:
+        if value is None:
+            return _uniform(params, np.zeros(data.shape, np.int32))
+        binding = self.binding[value]
+        codes = binding.to_artifact(numerics.quantize(self.weights[value], params))
+        axis = params.scheme.axis
+        where = None if axis is None else _moved_axis(binding, axis, self.weights[value].shape)
+        dtype = np.int32 if params.scheme.bits == 32 else np.int8
+        return _uniform(params, codes.astype(dtype), where)
+
+    def _absent_bias(self, operator: Any, slot: int, data: NDArray[Any]) -> QuantParams | None:
+        """Parameters of the zero bias that the converter adds to an operation without one."""
+        if slot != 2 or data.any():
+            return None
+        source = self.params[int(operator.inputs[0])]
+        weight_value = self.value_of[flatbuffer.name_of(self.model, int(operator.inputs[1]))]
+        weight = self.plan.params(weight_value)
+        assert weight is not None  # the plan was checked: an integer operation has a quantized weight
+        return numerics.bias_params(source, weight)
+
+
+def _moved_axis(binding: TensorBinding, axis: int, shape: tuple[int, ...]) -> int:
+    """Position of a program axis in the artifact's layout; size-1 axes may have been dropped or added around it."""
+    if len(binding.shape) == len(shape):
+        return binding.permutation.index(axis)
+    return binding.shape.index(shape[axis])
+
+
+def _uniform(params: QuantParams, data: NDArray[Any] | None, axis: int | None = None) -> Any:
+    return qtyping.UniformQuantParams(
+        num_bits=32 if params.scheme.bits == 32 else 8,
+        quantized_dimension=0 if data is not None and data.ndim == 1 else axis,
+        scale=params.scale_array,
+        zero_point=params.zero_point_array,
+        symmetric=params.scheme.symmetric,
+        quantized_data=data,
+    )

@@ -1,0 +1,45 @@
+"""Program -> float .tflite through litert-torch, channels-last input, no leading TRANSPOSE."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from exporters._quiet import quiet
+from qtools.core.errors import CheckFailed
+from qtools.graph.capture import Program
+
+
+class _ChannelsLast(nn.Module):
+    """Takes NHWC. The copy keeps strides as captured (a view must stay a view) and vanishes in the conversion."""
+
+    def __init__(self, captured: nn.Module) -> None:
+        super().__init__()
+        self.captured = captured
+        self.training = False
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.captured(image.permute(0, 3, 1, 2).contiguous())
+
+
+def convert(program: Program) -> bytes:
+    """Converts the captured graph at batch 1.
+
+    Raises:
+        CheckFailed: If litert-torch refuses the graph; its own words are on stderr.
+    """
+    with quiet():
+        import litert_torch  # 10 s of imports: only when a conversion really happens
+
+    shape = program.view.values[program.view.inputs[0]].shape
+    example = torch.zeros(1, *shape[2:], shape[1])
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "float.tflite"
+        try:
+            litert_torch.convert(_ChannelsLast(program.exported.module()), (example,)).export(str(path))
+        except Exception as error:  # broad: the converter raises anything; the original stays attached
+            raise CheckFailed(f"litert-torch could not convert the model: {error}") from error
+        return path.read_bytes()

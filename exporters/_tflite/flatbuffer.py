@@ -1,0 +1,143 @@
+"""A .tflite file as an object tree, through LiteRT's own schema and tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+from numpy.typing import NDArray
+
+Model = Any
+"""schema.ModelT; the generated code carries no types."""
+
+_OPCODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+_DTYPES = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT32: np.int32,
+    schema.TensorType.INT64: np.int64,
+    schema.TensorType.BOOL: np.bool_,
+}
+
+
+def read(data: bytes) -> Model:
+    """Parses a model, buffers that lie behind the flatbuffer included."""
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+
+
+def write(model: Model) -> bytes:
+    """Serializes with every buffer inside the flatbuffer, which every LiteRT version can read."""
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def op_name(model: Model, operator: Any) -> str:
+    """Builtin name of an operator, e.g. "CONV_2D"."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return _OPCODES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def constant(model: Model, index: int) -> NDArray[Any] | None:
+    """Data of a constant tensor of the main graph; None for activations and types we never write."""
+    tensor = model.subgraphs[0].tensors[index]
+    data = model.buffers[tensor.buffer].data
+    if data is None or not len(data) or tensor.type not in _DTYPES:
+        return None
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), _DTYPES[tensor.type]).reshape(tuple(tensor.shape))
+
+
+def name_of(model: Model, index: int) -> str:
+    """Name of a tensor of the main graph."""
+    return str(model.subgraphs[0].tensors[index].name.decode())
+
+
+def inputs_of(operator: Any) -> list[int]:
+    """Input tensor indices without the -1 that stands for an operand left out."""
+    return [int(i) for i in operator.inputs if i >= 0]
+
+
+def give_every_use_its_own_constant(model: Model) -> None:
+    """Copies constants that several operators, or one operator twice, share.
+
+    The converter merges equal constants (all-zero biases, say), but their integers differ with the scales around.
+    """
+    graph = model.subgraphs[0]
+    used_tensors: set[int] = set()
+    used_buffers: set[int] = set()
+    for operator in graph.operators:
+        for position, index in enumerate(operator.inputs):
+            if index < 0 or constant(model, index) is None:
+                continue
+            tensor = graph.tensors[index]
+            if index in used_tensors or tensor.buffer in used_buffers:
+                operator.inputs[position] = _copy_constant(model, int(index))
+            used_tensors.add(int(operator.inputs[position]))
+            used_buffers.add(graph.tensors[operator.inputs[position]].buffer)
+
+
+def _copy_constant(model: Model, index: int) -> int:
+    graph = model.subgraphs[0]
+    source = graph.tensors[index]
+    buffer = schema.BufferT()
+    buffer.data = np.array(model.buffers[source.buffer].data, np.uint8)
+    model.buffers.append(buffer)
+    tensor = schema.TensorT()
+    tensor.__dict__.update(source.__dict__)
+    tensor.buffer = len(model.buffers) - 1
+    tensor.name = source.name + f"/copy{len(graph.tensors)}".encode()
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def rename_tensors(model: Model, names: Mapping[int, str]) -> None:
+    """Gives tensors their program names, and every other tensor a name that is unique and harmless."""
+    taken = set(names.values())
+    for index, tensor in enumerate(model.subgraphs[0].tensors):
+        name = names.get(index)
+        if name is None:
+            name = f"unbound_{index}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+        tensor.name = name.encode()
+
+
+def name_signature(model: Model, input_name: str, output_name: str) -> None:
+    """Names the single input and the single output, in the graph and in its signature."""
+    graph = model.subgraphs[0]
+    for index, name in ((graph.inputs[0], input_name), (graph.outputs[0], output_name)):
+        graph.tensors[index].name = name.encode()
+    for signature in model.signatureDefs or []:
+        signature.inputs[0].name = input_name.encode()
+        signature.outputs[0].name = output_name.encode()
+
+
+def add_metadata(model: Model, name: str, data: bytes) -> None:
+    """Attaches a named blob, replacing one of the same name."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(data, np.uint8)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name = name.encode()
+    entry.buffer = len(model.buffers) - 1
+    model.metadata = [m for m in model.metadata or [] if m.name != name.encode()] + [entry]
+
+
+def metadata(model: Model, name: str) -> bytes | None:
+    """The named blob, or None."""
+    for entry in model.metadata or []:
+        if entry.name == name.encode():
+            return bytes(bytearray(model.buffers[entry.buffer].data))
+    return None
+
+
+def expose(data: bytes, names: list[str]) -> bytes:
+    """A copy of the model whose outputs are the named tensors, so that delegated kernels show them too."""
+    model = read(data)
+    graph = model.subgraphs[0]
+    index = {t.name.decode(): i for i, t in enumerate(graph.tensors)}
+    graph.outputs = [index[name] for name in names]
+    model.signatureDefs = []
+    return write(model)

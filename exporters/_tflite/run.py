@@ -1,0 +1,102 @@
+"""An artifact opened with ai-edge-litert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from numpy.typing import NDArray
+
+from exporters._quiet import quiet
+from exporters._tflite import flatbuffer
+from exporters._tflite.bind import TensorBinding
+from qtools.core import numerics
+from qtools.core.errors import InputError
+from qtools.core.types import QuantParams, QuantScheme
+
+KERNELS = {
+    "xnnpack": OpResolverType.AUTO,
+    "default": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    "reference": OpResolverType.BUILTIN_REF,
+}
+"""Kernel sets, the one that phones run first."""
+
+
+class TfliteRunner:
+    """Runs a .tflite image by image; takes and gives arrays in the program's layout (NCHW)."""
+
+    def __init__(
+        self, path: Path, kernels: str, threads: int, binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]]
+    ) -> None:
+        self.kernels = kernels
+        self._data = path.read_bytes()
+        self._threads = threads
+        self._binding = dict(binding)
+        self._interpreter = self._open(self._data)
+        self._tapped: Interpreter | None = None
+
+    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits, shape (batch, classes)."""
+        codes, params = self.codes(images), _params(self._interpreter.get_output_details()[0])
+        return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
+
+    def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Output codes (float32 logits where the output is float), shape (batch, classes)."""
+        output = self._interpreter.get_output_details()[0]["index"]
+        rows = []
+        for image in images:
+            self._invoke(self._interpreter, image)
+            rows.append(self._interpreter.get_tensor(output).reshape(-1).copy())
+        return np.stack(rows)
+
+    def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Every bound value for one image of shape (3, height, width): codes where quantized, else float32."""
+        if self._tapped is None:
+            names = [binding.tensor for binding, _ in self._binding.values()]
+            self._tapped = self._open(flatbuffer.expose(self._data, names))
+        self._invoke(self._tapped, image)
+        tensors = {d["name"]: d["index"] for d in self._tapped.get_output_details()}
+        return {
+            value: binding.to_program(self._tapped.get_tensor(tensors[binding.tensor]), shape).copy()
+            for value, (binding, shape) in self._binding.items()
+        }
+
+    def invoke(self) -> None:
+        """One inference on whatever the input holds; for timing."""
+        self._interpreter.invoke()
+
+    def _open(self, data: bytes) -> Interpreter:
+        with quiet():  # XNNPACK announces itself on stderr
+            try:
+                interpreter = Interpreter(
+                    model_content=data,
+                    num_threads=self._threads,
+                    experimental_op_resolver_type=KERNELS[self.kernels],
+                )
+                interpreter.allocate_tensors()
+            except (RuntimeError, ValueError) as error:
+                raise InputError(f"LiteRT cannot run this artifact: {error}") from error
+        return interpreter
+
+    @staticmethod
+    def _invoke(interpreter: Interpreter, image: NDArray[np.float32]) -> None:
+        details = interpreter.get_input_details()[0]
+        params = _params(details)
+        data: NDArray[Any] = np.ascontiguousarray(image.transpose(1, 2, 0)[None])
+        if params is not None:
+            data = numerics.quantize_float32(data, params).astype(details["dtype"])
+        interpreter.set_tensor(details["index"], data)
+        interpreter.invoke()
+
+
+def _params(details: Mapping[str, Any]) -> QuantParams | None:
+    """Per-tensor parameters of an input or output; None for float."""
+    if details["dtype"] == np.float32:
+        return None
+    limits = np.iinfo(details["dtype"])
+    scale, zero_point = details["quantization"]
+    scheme = QuantScheme(limits.bits, False, None, int(limits.min), int(limits.max))
+    return QuantParams(scheme, (float(scale),), (int(zero_point),))

@@ -1,0 +1,99 @@
+"""LiteRT (.tflite): int8 activations, int8 per-channel weights, int32 biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters._tflite.rules import SPEC
+from qtools.core import files
+from qtools.core.protocols import Lowered, Runner, Target
+from qtools.core.types import Artifact, QuantPlan
+from qtools.graph.capture import Program
+
+TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
+METADATA = "qtools"
+KERNELS = ("xnnpack", "default", "reference")
+
+
+def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Path) -> Lowered:
+    """Converts to a float artifact whose tensors carry the program's value ids.
+
+    Args:
+        program: The captured graph.
+        examples: Two or more unlike inputs, (1, 3, height, width), for the proof of the binding.
+        folder: Where model_float.tflite is written.
+    """
+    from exporters._tflite import flatbuffer
+    from exporters._tflite.bind import bind
+    from exporters._tflite.convert import convert
+
+    model = flatbuffer.read(convert(program))
+    flatbuffer.give_every_use_its_own_constant(model)
+    found, unbound = bind(program, flatbuffer.write(model), examples)
+    flatbuffer.rename_tensors(model, {index: name for index, (name, _) in found.items()})
+    path = files.write_bytes(folder / f"model_float{SPEC.suffix}", flatbuffer.write(model))
+    binding = dict(found.values())
+    worst = max(tensor.error for tensor in binding.values())
+    return Lowered(SPEC.name, path, binding, unbound, worst, files.digest_file(path))
+
+
+def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]) -> Artifact:
+    """Writes the plan into the float artifact.
+
+    Args:
+        lowered: The float artifact and its binding.
+        plan: Checked against this target.
+        program: Where the float weights are.
+        path: Where the artifact goes.
+        options: "io": "int8" or "float32"; "metadata": JSON-able facts stored in the file.
+    """
+    from exporters._tflite import flatbuffer
+    from exporters._tflite.apply import PlanWriter
+
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    source = flatbuffer.read(lowered.path.read_bytes())
+    writer = PlanWriter(source, program.view, plan, lowered.binding, weights)
+    model = flatbuffer.read(writer.write(float_io=options.get("io") == "float32"))
+    flatbuffer.name_signature(model, "image", "logits")
+    flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
+    files.write_bytes(path, flatbuffer.write(model))
+    toolchain = {name: version(name) for name in TOOLCHAIN}
+    size = path.stat().st_size
+    return Artifact(path.name, SPEC.name, files.digest_json(plan), size, files.digest_file(path), toolchain)
+
+
+def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
+    """Opens an artifact; with `lowered`, its inner values can be read too.
+
+    Args:
+        path: The .tflite.
+        kernels: One of KERNELS.
+        threads: Threads of the interpreter.
+        program: The graph whose layout `values` speaks.
+        lowered: The binding to read inner values by.
+    """
+    from exporters._tflite.run import TfliteRunner
+
+    values = program.view.values
+    ends = {program.view.inputs[0]: "image", program.view.outputs[0]: "logits"}
+    binding = {
+        name: (tensor if name not in ends else _renamed(tensor, ends[name]), values[name].shape)
+        for name, tensor in (lowered.binding if lowered else {}).items()
+        if not values[name].const
+    }
+    return TfliteRunner(path, kernels, threads, binding)
+
+
+def _renamed(tensor: Any, name: str) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(tensor, tensor=name)
+
+
+TARGET = Target(SPEC, lower, apply, open_artifact, KERNELS)

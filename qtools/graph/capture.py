@@ -1,0 +1,160 @@
+"""nn.Module -> Program: a functional torch.export graph, its constants, and the GraphView over both."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from qtools.core.errors import CheckFailed, InputError
+from qtools.core.types import GraphView, Op, OpKind, Value
+from qtools.graph.classify import classify
+from qtools.graph.rewrite import expansions
+
+CAPTURE_TOLERANCE = 1e-4
+"""Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A captured model.
+
+    Attributes:
+        exported: The functional graph at batch 1; its node names are the value ids.
+        view: The same graph as plain data.
+        constants: Value id -> tensor, for weights, biases and folded constants.
+        max_error: Largest relative difference to the module it was captured from, on the example.
+    """
+
+    exported: torch.export.ExportedProgram
+    view: GraphView
+    constants: Mapping[str, torch.Tensor]
+    max_error: float
+    _source: nn.Module
+    _expand: frozenset[OpKind]
+    _graphs: dict[int, fx.Graph] = field(default_factory=dict)
+
+    def graph(self, batch: int) -> fx.Graph:
+        """The graph for a batch size. Shapes are static, so each size is captured once and kept.
+
+        Raises:
+            CheckFailed: If the model takes another path at this batch size (see `batch_size`).
+        """
+        if batch not in self._graphs:
+            channels_height_width = self.view.values[self.view.inputs[0]].shape[1:]
+            graph = _export(self._source, torch.zeros(batch, *channels_height_width), self._expand).graph
+            if [n.name for n in graph.nodes] != [n.name for n in self.exported.graph.nodes]:
+                raise CheckFailed(f"the graph at batch {batch} differs from the graph at batch 1")
+            self._graphs[batch] = graph
+        return self._graphs[batch]
+
+    def batch_size(self, wanted: int) -> int:
+        """The batch size to run at: `wanted`, or 1 where the model takes another path for more images at once."""
+        try:
+            self.graph(wanted)
+        except CheckFailed:
+            return 1
+        return wanted
+
+
+def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] = frozenset()) -> Program:
+    """Captures an inference graph and proves that it computes what the module computes.
+
+    Args:
+        module: A fused model in eval mode.
+        example: float32 input of shape (1, 3, height, width).
+        expand: Composite kinds to write out (see `qtools.graph.rewrite`).
+
+    Raises:
+        InputError: If torch.export cannot follow the model.
+        CheckFailed: If the captured graph and the module disagree on the example.
+    """
+    exported = _export(module, example, expand)
+    constants = _constants(exported)
+    view = _view(exported, constants)
+    with torch.inference_mode():
+        expected, actual = module(example), exported.module()(example)
+    expected = expected[0] if isinstance(expected, (tuple, list)) else expected
+    actual = actual[0] if isinstance(actual, (tuple, list)) else actual
+    error = float(((actual - expected).abs().max() / expected.abs().max().clamp_min(1)).item())
+    if not error <= CAPTURE_TOLERANCE:
+        raise CheckFailed(f"the captured graph differs from the model by {error:.2e} (limit {CAPTURE_TOLERANCE:.0e})")
+    return Program(exported, view, constants, error, module, expand, {1: exported.graph})
+
+
+def _export(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind]) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export warns about its own internals
+        try:
+            exported = torch.export.export(module, (example,))
+        except Exception as error:  # broad: torch.export raises anything, and the user can only change the model
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"torch.export cannot follow {type(module).__name__}: {reason}",
+                "make its forward free of data-dependent control flow",
+            ) from error
+        # an empty table still makes the graph functional: no in-place operation, no dropout
+        return exported.run_decompositions(expansions(expand))
+
+
+def _constants(exported: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
+    signature = exported.graph_signature
+    found: dict[str, torch.Tensor] = {}
+    for node, name in signature.inputs_to_parameters.items():
+        found[node] = exported.state_dict[name].detach()
+    for node, name in signature.inputs_to_buffers.items():
+        buffer = exported.state_dict.get(name)
+        found[node] = exported.constants[name] if buffer is None else buffer.detach()
+    for node, name in signature.inputs_to_lifted_tensor_constants.items():
+        found[node] = exported.constants[name]
+    return found
+
+
+def _view(exported: torch.export.ExportedProgram, constants: Mapping[str, torch.Tensor]) -> GraphView:
+    values: dict[str, Value] = {}
+    ops: list[Op] = []
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            values[node.name] = _value(node, const=node.name in constants)
+        elif node.op == "call_function" and not is_getitem(node):
+            outputs = [u for u in node.users if is_getitem(u)] if _is_tuple(node) else [node]
+            for out in outputs:
+                values[out.name] = _value(out, const=False)
+            kind, attrs = classify(node)
+            inputs = tuple(n.name for n in node.all_input_nodes)
+            ops.append(Op(node.name, kind, inputs, tuple(o.name for o in outputs), attrs, _module_path(node)))
+    for op in ops:
+        if op.kind in (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR) and op.inputs[1] in constants:
+            weight = values[op.inputs[1]]
+            values[weight.id] = Value(weight.id, weight.shape, weight.dtype, True, 0)
+    return GraphView(
+        values,
+        tuple(ops),
+        tuple(n for n in exported.graph_signature.user_inputs if isinstance(n, str)),
+        tuple(str(n) for n in exported.graph_signature.user_outputs),
+    )
+
+
+def _value(node: fx.Node, *, const: bool) -> Value:
+    tensor = node.meta["val"]
+    shape = tuple(int(s) for s in tensor.shape)
+    axis = None if const or len(shape) < 2 else (1 if len(shape) == 4 else len(shape) - 1)
+    return Value(node.name, shape, str(tensor.dtype).removeprefix("torch."), const, axis)
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """True for nodes that take one tensor out of an operation's tuple of results."""
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+
+
+def _is_tuple(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), (tuple, list))
+
+
+def _module_path(node: fx.Node) -> str:
+    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""

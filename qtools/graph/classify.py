@@ -1,0 +1,120 @@
+"""From aten operators to OpKind and neutral attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx
+
+from qtools.core.types import OpKind
+
+Attrs = Mapping[str, Any]
+
+
+def classify(node: fx.Node) -> tuple[OpKind, Attrs]:
+    """Returns what a call_function node means and its static arguments; OTHER where nothing here knows it."""
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    kind = _KINDS.get(name, OpKind.OTHER)
+    reader = _READERS.get(name)
+    attrs = reader(_bound_arguments(node)) if reader else {}
+    if kind is OpKind.CONV and _is_depthwise(node, attrs):
+        kind = OpKind.DEPTHWISE_CONV
+    return kind, {"aten": str(node.target), **attrs}
+
+
+def _bound_arguments(node: fx.Node) -> Mapping[str, Any]:
+    """Every argument of the call by schema name, defaults filled in."""
+    schema = node.target._schema  # type: ignore[union-attr]
+    values = {argument.name: argument.default_value for argument in schema.arguments}
+    values.update(zip((argument.name for argument in schema.arguments), node.args, strict=False))
+    values.update(node.kwargs)
+    return values
+
+
+def _is_depthwise(node: fx.Node, attrs: Attrs) -> bool:
+    channels = node.args[0].meta["val"].shape[1]  # type: ignore[union-attr]
+    return bool(attrs["groups"] == channels and channels > 1)
+
+
+def _conv(args: Mapping[str, Any]) -> Attrs:
+    return {
+        "stride": tuple(args["stride"]),
+        "padding": args["padding"] if isinstance(args["padding"], str) else tuple(args["padding"]),
+        "dilation": tuple(args["dilation"]),
+        "groups": int(args["groups"]),
+    }
+
+
+def _reduce(args: Mapping[str, Any]) -> Attrs:
+    dims = args["dim"]
+    return {"dims": tuple(dims) if dims is not None else None, "keepdim": bool(args["keepdim"])}
+
+
+def _one_dim(args: Mapping[str, Any]) -> Attrs:
+    return {"dim": int(args["dim"])}
+
+
+def _gelu(args: Mapping[str, Any]) -> Attrs:
+    return {"approximate": str(args["approximate"])}
+
+
+_KINDS: Mapping[str, OpKind] = {
+    "conv2d": OpKind.CONV,
+    "linear": OpKind.LINEAR,
+    "matmul": OpKind.MATMUL,
+    "bmm": OpKind.MATMUL,
+    "add": OpKind.ADD,
+    "sub": OpKind.SUB,
+    "mul": OpKind.MUL,
+    "div": OpKind.DIV,
+    "relu": OpKind.RELU,
+    "relu6": OpKind.RELU6,
+    "gelu": OpKind.GELU,
+    "sigmoid": OpKind.SIGMOID,
+    "tanh": OpKind.TANH,
+    "silu": OpKind.SILU,
+    "hardswish": OpKind.HARD_SWISH,
+    "hardsigmoid": OpKind.HARD_SIGMOID,
+    "softmax": OpKind.SOFTMAX,
+    "_softmax": OpKind.SOFTMAX,
+    "layer_norm": OpKind.LAYER_NORM,
+    "group_norm": OpKind.GROUP_NORM,
+    "_native_batch_norm_legit_no_training": OpKind.BATCH_NORM,
+    "mean": OpKind.MEAN,
+    "sum": OpKind.SUM,
+    "avg_pool2d": OpKind.AVG_POOL,
+    "adaptive_avg_pool2d": OpKind.AVG_POOL,
+    "max_pool2d": OpKind.MAX_POOL,
+    "constant_pad_nd": OpKind.PAD,
+    "view": OpKind.RESHAPE,
+    "_unsafe_view": OpKind.RESHAPE,
+    "reshape": OpKind.RESHAPE,
+    "squeeze": OpKind.RESHAPE,
+    "unsqueeze": OpKind.RESHAPE,
+    "permute": OpKind.TRANSPOSE,
+    "transpose": OpKind.TRANSPOSE,
+    "expand": OpKind.EXPAND,
+    "slice": OpKind.SLICE,
+    "select": OpKind.SLICE,
+    "cat": OpKind.CONCAT,
+    "split_with_sizes": OpKind.SPLIT,
+    "split": OpKind.SPLIT,
+    "unbind": OpKind.SPLIT,
+    "upsample_bilinear2d": OpKind.RESIZE,
+    "upsample_nearest2d": OpKind.RESIZE,
+    "clone": OpKind.IDENTITY,
+    "alias": OpKind.IDENTITY,
+    "contiguous": OpKind.IDENTITY,
+    "detach": OpKind.IDENTITY,
+}
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
+    "conv2d": _conv,
+    "mean": _reduce,
+    "sum": _reduce,
+    "softmax": _one_dim,
+    "_softmax": _one_dim,
+    "cat": _one_dim,
+    "gelu": _gelu,
+}

@@ -1,0 +1,83 @@
+"""Float interpreter of a Program that shows every value while it is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from qtools.graph.capture import Program, is_getitem
+
+
+def observe(program: Program, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Runs the program and yields (value id, tensor) for every activation, inputs first, in execution order.
+
+    A tensor is dropped once its last reader has run, so memory stays at the network's own peak.
+
+    Args:
+        program: The captured model.
+        images: float32 of shape (batch, 3, height, width).
+    """
+    for node, value in walk(program, images):
+        if isinstance(value, torch.Tensor) and node.name not in program.constants:
+            yield node.name, value
+
+
+def run(program: Program, images: torch.Tensor) -> torch.Tensor:
+    """The program's first output, e.g. logits of shape (batch, classes)."""
+    wanted, result = program.view.outputs[0], None
+    for name, value in observe(program, images):
+        if name == wanted:
+            result = value
+    assert result is not None  # the view's outputs are nodes of the graph
+    return result
+
+
+@torch.inference_mode()
+def walk(
+    program: Program,
+    images: torch.Tensor,
+    compute: Callable[[fx.Node, Mapping[str, Any]], Any] | None = None,
+    enter: Callable[[str, torch.Tensor], Any] | None = None,
+) -> Iterator[tuple[fx.Node, Any]]:
+    """Steps through the graph at the batch size of `images`.
+
+    Args:
+        program: The captured model.
+        images: Value of the program's input.
+        compute: Replaces the float evaluation of a node; gets the node and the values alive.
+        enter: Turns the images into what the program's input holds; gets its value id and the images.
+    """
+    graph = program.graph(len(images))
+    last_reader = {source: node for node in graph.nodes for source in node.all_input_nodes}
+    alive: dict[str, Any] = {}
+    for node in graph.nodes:
+        if node.op == "output":
+            return
+        if node.op == "placeholder":
+            alive[node.name] = _placeholder(program, node.name, images, enter)
+        elif compute is None or is_getitem(node):
+            alive[node.name] = evaluate(node, alive)
+        else:
+            alive[node.name] = compute(node, alive)
+        yield node, alive[node.name]
+        for source in node.all_input_nodes:
+            if last_reader[source] is node:
+                alive.pop(source.name, None)
+
+
+def _placeholder(
+    program: Program, name: str, images: torch.Tensor, enter: Callable[[str, torch.Tensor], Any] | None
+) -> Any:
+    if name in program.constants:
+        return program.constants[name]
+    return enter(name, images) if enter else images
+
+
+def evaluate(node: fx.Node, alive: Mapping[str, Any]) -> Any:
+    """The node's own operation on float values."""
+    args = fx.node.map_arg(node.args, lambda n: alive[n.name])
+    kwargs = fx.node.map_arg(node.kwargs, lambda n: alive[n.name])
+    return node.target(*args, **kwargs)  # type: ignore[operator]

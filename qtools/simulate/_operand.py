@@ -1,0 +1,54 @@
+"""What kernels take and give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from qtools.core.types import Op, OpKind, QuantParams
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A quantized tensor.
+
+    Attributes:
+        codes: Integer-valued float32 tensor in the program's layout.
+        params: Its grid.
+    """
+
+    codes: torch.Tensor
+    params: QuantParams
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a kernel's result goes.
+
+    Attributes:
+        params: Grid of the value that leaves the kernel.
+        lowest: Smallest code that may leave it; above qmin where a ReLU is fused in.
+        prepared: What `prepare` made of the operation's constants, once per plan.
+    """
+
+    params: QuantParams
+    lowest: int
+    prepared: object = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One operation of a kernel library.
+
+    Attributes:
+        run: (op, data operands, output) -> integer-valued float32 tensor of codes.
+        prepare: (op, constant operands by position, first operand's params, output params) -> anything `run` wants.
+    """
+
+    run: Callable[[Op, tuple[Operand, ...], Output], torch.Tensor]
+    prepare: Callable[[Op, Mapping[int, Operand], QuantParams, QuantParams], object] | None = None
+
+
+Kernels = Mapping[OpKind, Kernel]

@@ -1,0 +1,133 @@
+"""Executes a program in the integers of a plan, with a kernel library's rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from qtools.core import numerics, plugins
+from qtools.core.errors import InputError
+from qtools.core.types import Op, OpKind, QuantParams, QuantPlan
+from qtools.graph.capture import Program
+from qtools.graph.execute import evaluate, walk
+from qtools.simulate._operand import Kernel, Kernels, Operand, Output
+
+MOVES = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY)
+"""Kinds that pass codes on as they are, in every kernel library."""
+
+
+class Simulator:
+    """A program, a plan and a kernel library, with all constants quantized once.
+
+    Values made by integer operations travel as codes (integer-valued float32), values made by float operations as
+    they are; codes become floats in front of a float operation and floats become codes in front of an integer one,
+    exactly where the artifact has its DEQUANTIZE and QUANTIZE.
+    """
+
+    def __init__(self, program: Program, plan: QuantPlan, kernels: str) -> None:
+        library: Kernels = plugins.find("qtools.simulate", kernels, "KERNELS")
+        self._program, self._plan = program, plan
+        self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
+        self._integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
+        self._codes_of = {out for name in self._integer for out in self._ops[name].outputs}
+        self._codes_of |= set(program.view.inputs) & {n for n in plan.values if plan.params(n)}
+        self._kernels: dict[str, tuple[Kernel, Output]] = {}
+        for name in self._integer:
+            op = self._ops[name]
+            if op.kind in MOVES or self._is_swallowed(op.inputs[0]):
+                continue
+            if op.kind not in library:
+                raise InputError(f"the simulator knows no {op.kind} kernel of {kernels} (operation {name})")
+            self._kernels[name] = self._prepare(op, library[op.kind])
+
+    def run(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits as the artifact gives them after dequantization, shape (batch, classes)."""
+        name = self._program.view.outputs[0]
+        codes = self.codes(images)
+        params = self._plan.params(name)
+        return codes if params is None or name not in self._codes_of else numerics.dequantize(codes.int(), params)
+
+    def codes(self, images: torch.Tensor) -> torch.Tensor:
+        """Codes of the output (floats where the output is float), shape (batch, classes)."""
+        name = self._program.view.outputs[0]
+        return next(value for value_id, value in self.observe(images) if value_id == name)
+
+    def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""
+        for node, value in walk(self._program, images, self._compute, self._enter):
+            if node.name in self._program.constants or not isinstance(value, torch.Tensor):
+                continue
+            entry = self._plan.values.get(node.name)
+            if entry is None or entry.origin != "fused":
+                yield node.name, value
+
+    def holds_codes(self, value: str) -> bool:
+        """Whether `observe` yields this value as codes."""
+        return value in self._codes_of
+
+    def _enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        params = self._plan.params(name)
+        return images if params is None else numerics.quantize_float32(images, params)
+
+    def _compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+        name = node.name
+        if name not in self._integer:
+            return evaluate(node, {n: self._as_float(n, v) for n, v in alive.items() if n in _inputs(node)})
+        op = self._ops[name]
+        if self._is_swallowed(op.inputs[0]):
+            return alive[op.inputs[0]]  # applied already, inside the producer's kernel
+        if name not in self._kernels:
+            return evaluate(node, {n: self._as_codes(n, v) for n, v in alive.items() if n in _inputs(node)})
+        kernel, output = self._kernels[name]
+        data = tuple(
+            Operand(self._as_codes(n, alive[n]), self._known(n)) for n in op.inputs if n not in self._program.constants
+        )
+        return kernel.run(op, data, output)
+
+    def _as_float(self, name: str, value: Any) -> Any:
+        if name in self._codes_of:
+            return numerics.dequantize(value.int(), self._known(name))
+        return value
+
+    def _as_codes(self, name: str, value: Any) -> Any:
+        if name in self._codes_of or name in self._program.constants or not value.dtype.is_floating_point:
+            return value
+        return numerics.quantize_float32(value, self._known(name))
+
+    def _known(self, name: str) -> QuantParams:
+        params = self._plan.params(name)
+        assert params is not None, name  # the plan was checked: integer operations touch quantized values only
+        return params
+
+    def _is_swallowed(self, value: str) -> bool:
+        entry = self._plan.values.get(value)
+        return entry is not None and entry.origin == "fused"
+
+    def _prepare(self, op: Op, kernel: Kernel) -> tuple[Kernel, Output]:
+        leaves = op.outputs[0]
+        lowest = None
+        while self._is_swallowed(leaves):
+            reader = self._program.view.consumers[leaves][0]
+            leaves = reader.outputs[0]
+            lowest = self._known(leaves).zero_point[0]  # the only activation rules fuse today is ReLU
+        params = self._known(leaves)
+        constants = {
+            position: Operand(self._quantized_constant(n), self._known(n))
+            for position, n in enumerate(op.inputs)
+            if n in self._program.constants
+        }
+        prepared = None
+        if kernel.prepare is not None:
+            prepared = kernel.prepare(op, constants, self._known(op.inputs[0]), params)
+        return kernel, Output(params, params.scheme.qmin if lowest is None else lowest, prepared)
+
+    def _quantized_constant(self, name: str) -> torch.Tensor:
+        # int32 codes of a bias do not all fit float32: float64 holds them, and prepare narrows where it is safe
+        return numerics.quantize(self._program.constants[name], self._known(name)).double()
+
+
+def _inputs(node: fx.Node) -> set[str]:
+    return {source.name for source in node.all_input_nodes}
