@@ -1,0 +1,1 @@
+"""Numbers into judgements and pictures. Knows numpy and qtools.core; no torch, no format SDK."""

@@ -1,0 +1,256 @@
+"""The report: everything measured about one artifact, as one frozen value that survives JSON.
+
+Two runs over the same inputs give equal reports except for `measured`, which holds every number that a clock or a
+memory counter produced.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from qtools.core.errors import InputError
+from qtools.core.files import to_json
+from qtools.core.types import Check
+from reports.accuracy import PairedAccuracy
+from reports.environment import Environment
+from reports.fidelity import Difference, Fidelity
+from reports.latency import Latency
+from reports.ranges import RangeRow
+
+REPORT_SCHEMA = 1
+"""Raised when a field changes its meaning or goes. New fields do not raise it: readers ignore what they do not know."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was made, and how it was asked for.
+
+    Attributes:
+        model: Name of the model.
+        family: Family of the model, "" where unknown.
+        verified: True where the family's fusion and graph are covered by qtools' own tests.
+        target: Name of the target.
+        scheme: Name of the scheme, e.g. "w8a8".
+        method: Name of the activation range method.
+        command: Command line or call that made it, without machine paths (`environment.portable_command`).
+    """
+
+    model: str
+    family: str
+    verified: bool
+    target: str
+    scheme: str
+    method: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights came from.
+
+    Attributes:
+        kind: imagenet (published), reference (the embedded checkpoint) or file (the user's own).
+        source: Tag, name or file name; no path.
+        licence: Licence of the weights, "unknown" where it is.
+    """
+
+    kind: Literal["imagenet", "reference", "file"]
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images that were seen.
+
+    Attributes:
+        kind: folder (the user's), reference (the embedded labelled set), procedural renders (stand-ins).
+        calibration: Number of images that set the ranges.
+        evaluation: Number of images compared.
+        labelled: True where the images compared carry labels of this network's classes.
+        note: Anything else to say in words.
+    """
+
+    kind: Literal["folder", "reference", "procedural renders"]
+    calibration: int
+    evaluation: int
+    labelled: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One stage of the way from float to artifact, judged against float on the same images.
+
+    Attributes:
+        stage: Name shown.
+        role: reference (float itself), step (on the way, in order), side (a second opinion, out of the sum).
+        accuracy: What the stage lost; None = not run, then `note` says why.
+        note: Anything to say in words.
+    """
+
+    stage: str
+    role: Literal["reference", "step", "side"]
+    accuracy: PairedAccuracy | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """File sizes in bytes."""
+
+    quantized_bytes: int
+    float_bytes: int
+
+    @property
+    def ratio(self) -> float:
+        """Quantized / float."""
+        return self.quantized_bytes / self.float_bytes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything that a clock or a memory counter produced, and so differs from run to run.
+
+    Attributes:
+        latency: None where it was not run.
+        timings_s: Stage -> wall seconds.
+        peak_memory_bytes: Largest resident memory of the run, None where unknown.
+        checks: Checks that judge any of these.
+    """
+
+    latency: Latency | None = None
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The truth that every rendering is made from.
+
+    Attributes:
+        tool_version: Version of qtools.
+        subject: What was made.
+        weights: Where the weights came from.
+        data: The images that were seen.
+        ledger: Stages from float to artifact, in order.
+        fidelity: Values, worst first.
+        differences: Differing codes between simulated and real per OpKind.
+        ranges: Grids of weights and activations.
+        size: File sizes.
+        checks: Judged numbers that do not depend on a clock.
+        environment: The machine.
+        digests: What -> sha256 ("artifact", "plan", "weights", "data", ...).
+        warnings: Said by the pipeline; `notices` adds those that follow from the fields.
+        measured: What differs from run to run.
+        schema_version: REPORT_SCHEMA.
+    """
+
+    tool_version: str
+    subject: Subject
+    weights: Weights
+    data: Data
+    ledger: tuple[LedgerRow, ...]
+    fidelity: tuple[Fidelity, ...]
+    differences: tuple[Difference, ...]
+    ranges: tuple[RangeRow, ...]
+    size: Size
+    checks: tuple[Check, ...]
+    environment: Environment
+    digests: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+    measured: Measured = Measured()
+    schema_version: int = REPORT_SCHEMA
+
+    @property
+    def all_checks(self) -> tuple[Check, ...]:
+        """Every check: failed ones first, then those not run, then those passed."""
+        rank = {"failed": 0, "not run": 1, "passed": 2}
+        return tuple(sorted((*self.checks, *self.measured.checks), key=lambda check: rank[check.status]))
+
+
+def report_text(report: Report) -> str:
+    """The report as JSON with sorted keys. A check whose value is not finite keeps it in words, in its note.
+
+    Raises:
+        ValueError: If any other number is not finite; the message names the field.
+    """
+    safe = replace(
+        report,
+        checks=tuple(map(_speakable, report.checks)),
+        measured=replace(report.measured, checks=tuple(map(_speakable, report.measured.checks))),
+    )
+    _refuse_not_finite(safe, "report")
+    return to_json(safe)
+
+
+def read_report(path: Path) -> Report:
+    """A report from its JSON file, validated.
+
+    Raises:
+        InputError: If the file cannot be read, is no report, or was written by a newer qtools.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the report {path}: {error}", "give the report.json of a run") from error
+    return parse_report(text, str(path))
+
+
+def parse_report(text: str, name: str = "report") -> Report:
+    """`read_report` of text; `name` is what messages call it."""
+    try:
+        version = json.loads(text).get("schema_version")
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{name} is not a qtools report", "give the report.json of a run") from error
+    if not isinstance(version, int) or not 1 <= version <= REPORT_SCHEMA:
+        raise InputError(
+            f"{name} has report schema {version}; this qtools reads 1 to {REPORT_SCHEMA}", "read it with a newer qtools"
+        )
+    try:
+        return _adapter().validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{name} is damaged at {where}: {first['msg']}", "run the command again") from error
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema of report.json."""
+    return _adapter().json_schema()
+
+
+@cache
+def _adapter() -> TypeAdapter[Report]:
+    return TypeAdapter(Report)
+
+
+def _speakable(check: Check) -> Check:
+    if check.value is None or math.isfinite(check.value):
+        return check
+    note = f"value is {check.value}" + (f"; {check.note}" if check.note else "")
+    return replace(check, value=None, note=note)
+
+
+def _refuse_not_finite(value: object, where: str) -> None:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}; a report holds finite numbers only")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_not_finite(item, f"{where}.{key}")
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _refuse_not_finite(item, f"{where}[{i}]")
+    elif is_dataclass(value):
+        for each in fields(value):
+            _refuse_not_finite(getattr(value, each.name), f"{where}.{each.name}")

@@ -1,0 +1,217 @@
+"""Numbers into words, once, so that terminal, Markdown and HTML never disagree."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TypeVar, cast
+
+from qtools.core.types import Check
+from reports.accuracy import PairedAccuracy
+from reports.build import LedgerRow, Report
+from reports.fidelity import SQNR_CAP_DB, Fidelity
+from reports.latency import Latency
+from reports.verdict import final_row, measured_accuracy
+
+T = TypeVar("T")
+
+NOT_RUN = "not run"
+DASH = "–"
+STATUS_SIGNS = {"passed": "✓ passed", "failed": "✗ failed", "not run": "○ not run"}
+ROLE_NOTES = {"reference": "what the others are compared with", "side": "fewer images, beside the sum"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A headline number: what it is, the number, and what it rests on."""
+
+    label: str
+    value: str
+    detail: str
+
+
+def clean(text: str) -> str:
+    """Text with control characters replaced, so that a name can neither move a cursor nor break a line."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in text)
+
+
+def cleaned(value: T) -> T:
+    """A value with every string inside it `clean`; every renderer of text starts here, once, so that none slips by."""
+    return cast(T, _cleaned(value))
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, tuple):
+        return tuple(map(_cleaned, value))
+    if isinstance(value, Mapping):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _cleaned(getattr(value, f.name)) for f in fields(value)})
+    return value
+
+
+def title(report: Report) -> str:
+    """What the report is about; says `reference` wherever the weights are not the published ones."""
+    subject = report.subject
+    kind = {"imagenet": "imagenet weights", "reference": "reference weights", "file": "own weights"}
+    return f"{subject.model} ({kind[report.weights.kind]}) → {subject.target}, {subject.scheme}"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with fixed digits and never a negative zero; a dash for None."""
+    if value is None:
+        return DASH
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A change, with its sign even where it is a gain."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and value > 0 and float(text) else text
+
+
+def sized(n_bytes: int) -> str:
+    """Bytes in GB (10^9), MB (10^6) or kB (10^3)."""
+    if n_bytes >= 1e9:
+        return f"{n_bytes / 1e9:.2f} GB"
+    return f"{n_bytes / 1e6:.2f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.1f} kB"
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, for numbers of unknown magnitude."""
+    if value is None:
+        return DASH
+    return "0" if value == 0 else f"{value:.3g}".replace("-", "−")
+
+
+def decibels(value: float | None) -> str:
+    """An SQNR, with the caps in words."""
+    if value is None:
+        return DASH
+    if value >= SQNR_CAP_DB:
+        return "exact"
+    return "no signal left" if value <= -SQNR_CAP_DB else number(value, 1)
+
+
+def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
+    """[lo, hi] or nothing."""
+    return f"[{number(pair[0], digits)}, {number(pair[1], digits)}]" if pair else ""
+
+
+def drop_text(row: LedgerRow) -> str:
+    """Drop in points with its interval; a dash for float itself and without labels."""
+    if row.accuracy is None or row.accuracy.drop is None or row.role == "reference":
+        return DASH
+    return f"{number(row.accuracy.drop)} {interval(row.accuracy.drop_interval)}"
+
+
+def flips_text(row: LedgerRow) -> str:
+    """Images lost and gained."""
+    scores = row.accuracy
+    if scores is None or scores.lost is None or row.role == "reference":
+        return DASH
+    return f"−{scores.lost} / +{scores.gained}"
+
+
+def agreement_text(row: LedgerRow) -> str:
+    """Agreement with float, rounded down so that 99.996 never reads as 100."""
+    if row.accuracy is None or row.role == "reference":
+        return DASH
+    return f"{int(row.accuracy.agreement * 100 + 1e-6) / 100:.2f} %"
+
+
+def kl_text(row: LedgerRow) -> str:
+    """Mean KL in nats; what only float64 rounding could have made is not spelled out."""
+    if row.accuracy is None or row.role == "reference":
+        return DASH
+    return "< 1e−9" if row.accuracy.kl < 1e-9 else f"{row.accuracy.kl:.1e}".replace("-", "−")
+
+
+def check_value(check: Check) -> str:
+    """Value and unit of a check; `not run` stands where a value could be taken for a result."""
+    if check.status == "not run":
+        return NOT_RUN
+    return DASH if check.value is None else f"{short(check.value)} {check.unit}".strip()
+
+
+def check_limit(check: Check) -> str:
+    """Limit and unit of a check."""
+    return DASH if check.limit is None else f"{short(check.limit)} {check.unit}".strip()
+
+
+def place(row: Fidelity) -> str:
+    """Where a value comes from: its module path, or its id where that is unknown."""
+    return row.module or row.value
+
+
+def host_text(latency: Latency) -> str:
+    """The machine a latency belongs to, never to be read as a phone's."""
+    threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
+    return f"this host: {latency.host}, {threads}; not a phone"
+
+
+def latency_text(report: Report) -> str:
+    """One line: ratio with interval, medians, host."""
+    latency = report.measured.latency
+    if latency is None:
+        return NOT_RUN
+    medians = ", ".join(f"{row.name} {number(row.median_ms)} ms" for row in latency.rows)
+    ratios = "".join(
+        f"{r.name} / {r.against} = {number(r.median, 3)} {interval((r.lo, r.hi), 3)}; " for r in latency.ratios
+    )
+    return f"{ratios}median {medians} ({host_text(latency)})"
+
+
+def data_text(report: Report) -> str:
+    """What images were seen."""
+    data = report.data
+    labels = "labelled" if data.labelled else "no labels"
+    text = f"{data.kind}: {data.calibration} images to calibrate, {data.evaluation} to evaluate, {labels}"
+    return text + (f"; {data.note}" if data.note else "")
+
+
+def weights_text(report: Report) -> str:
+    """Kind, source and licence of the weights."""
+    return f"{report.weights.kind}: {report.weights.source} (licence {report.weights.licence})"
+
+
+def tiles(report: Report) -> tuple[Tile, ...]:
+    """The four or five numbers a release manager reads first."""
+    row = final_row(report)
+    size, latency = report.size, report.measured.latency
+    found = [_accuracy_tile(report, row)]
+    if row and row.accuracy:
+        found.append(Tile("Agreement with float", agreement_text(row), _of_images(row.accuracy)))
+    ratio = f"{sized(size.float_bytes)} float → {sized(size.quantized_bytes)}"
+    found.append(Tile("Size against float", f"{number(size.ratio, 3)} ×", ratio))
+    if latency and latency.ratios:
+        first = latency.ratios[0]
+        found.append(Tile("Latency against float", f"{number(first.median, 3)} ×", host_text(latency)))
+    else:
+        found.append(Tile("Latency against float", NOT_RUN, "no latency was measured"))
+    if report.fidelity:
+        worst = report.fidelity[0]
+        found.append(Tile("Weakest tensor", f"{decibels(worst.worst_db)} dB", f"{worst.kind} at {place(worst)}"))
+    return tuple(found)
+
+
+def _accuracy_tile(report: Report, row: LedgerRow | None) -> Tile:
+    if row is None or row.accuracy is None:
+        return Tile("Top-1 drop", NOT_RUN, "no stage was compared with float")
+    scores = row.accuracy
+    if not measured_accuracy(report):
+        return Tile("Top-1 drop", "not measured", "the images carry no labels")
+    levels = f"{number(scores.top1_reference)} % → {number(scores.top1)} %"
+    detail = f"{levels}; 95 % {interval(scores.drop_interval)}; n = {scores.n}"
+    return Tile("Top-1 drop", f"{number(scores.drop)} points", detail)
+
+
+def _of_images(scores: PairedAccuracy) -> str:
+    lo, hi = scores.agreement_interval
+    return f"on {scores.n} images; 95 % [{number(lo)}, {number(hi)}]"

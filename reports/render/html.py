@@ -1,0 +1,51 @@
+"""The report as one HTML file: no network, no script, legible in light, dark and print."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from reports.accuracy import INTERVAL_METHOD
+from reports.build import Report
+from reports.render import _plots as plots
+from reports.render import _wording as words
+from reports.verdict import measured_accuracy, notices, steps, verdict
+
+WORST = 12
+
+
+def render(report: Report) -> str:
+    """The whole page. Everything from outside goes through autoescape; only our own SVG is markup."""
+    report = words.cleaned(report)
+    return _pages().get_template("report.html.j2").render(
+        report=report,
+        words=words,
+        verdict=verdict(report),
+        notices=notices(report),
+        tiles=words.tiles(report),
+        labelled=measured_accuracy(report),
+        ledger=tuple(zip(report.ledger, steps(report.ledger), strict=True)),
+        interval_method=INTERVAL_METHOD,
+        differing=tuple(row for row in report.differences if row.differing),
+        worst=report.fidelity[:WORST],
+        ledger_plot=plots.ledger_plot(report.ledger),
+        sqnr_plot=plots.sqnr_plot(report.fidelity),
+        weight_plot=plots.range_plot(report.ranges, "weight"),
+        activation_plot=plots.range_plot(report.ranges, "activation"),
+        latency_plot=plots.latency_plot(report.measured.latency) if report.measured.latency else "",
+    )  # fmt: skip
+
+
+@cache
+def _pages() -> Environment:
+    return Environment(
+        loader=PackageLoader("reports", "render"),
+        autoescape=True,  # model, layer and label names come from files of strangers
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+RENDER = render

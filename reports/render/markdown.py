@@ -1,0 +1,103 @@
+"""The report as Markdown, for release notes and pull requests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from reports.build import Report
+from reports.render import _wording as words
+from reports.verdict import notices, verdict
+
+WORST = 10
+
+
+def render(report: Report) -> str:
+    """GitHub-flavoured Markdown; every name is escaped, so that none becomes a tag, a link or a cell border."""
+    report = words.cleaned(report)
+    result = verdict(report)
+    parts = [
+        f"# {plain(words.title(report))}",
+        f"**{result.word.upper()}.** {plain(result.sentence)}",
+        *(f"> **Note:** {plain(text)}" for text in notices(report)),
+        _bullets((tile.label, f"{tile.value} ({tile.detail})") for tile in words.tiles(report)),
+        "## Accuracy",
+        _ledger(report),
+        "## Checks",
+        _checks(report),
+    ]
+    if report.fidelity:
+        parts += ["## Weakest tensors", _worst(report)]
+    differing = [row for row in report.differences if row.differing]
+    if differing:
+        rows = [(d.kind, f"{d.differing:,}", f"{d.codes:,}", str(d.max_difference), d.reason) for d in differing]
+        parts += ["## Codes that differ between simulated and real",
+                  _table(("Kind", ">differing", ">of", ">by at most", "why"), rows)]  # fmt: skip
+    parts += ["## Made from", _origin(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Text without meaning in Markdown or HTML."""
+    escaped = re.sub(r"([\\`*_{}\[\]#|!~&@])", r"\\\1", text)
+    # a bare address would become a link on GitHub
+    return escaped.replace("<", "&lt;").replace(">", "&gt;").replace("://", ":\\//")
+
+
+def _ledger(report: Report) -> str:
+    rows = []
+    for row in report.ledger:
+        scores = row.accuracy
+        if scores is None:
+            rows.append((row.stage, words.DASH, words.NOT_RUN, row.note, *[words.DASH] * 3))
+            continue
+        top1, changes = words.number(scores.top1), (words.drop_text(row), words.flips_text(row))
+        rows.append((row.stage, str(scores.n), top1, *changes, words.agreement_text(row), words.kl_text(row)))
+    head = ("Stage", ">n", ">top-1", ">drop [95 %], points", ">lost / gained", ">agreement", ">KL, nats")
+    return _table(head, rows)
+
+
+def _checks(report: Report) -> str:
+    rows = [
+        (words.STATUS_SIGNS[c.status], c.name, words.check_value(c), words.check_limit(c), c.note)
+        for c in report.all_checks
+    ]
+    return _table(("Status", "Check", ">value", ">limit", "note"), rows)
+
+
+def _worst(report: Report) -> str:
+    rows = [
+        (words.place(row), row.kind, words.decibels(row.sqnr_simulated_db), words.decibels(row.sqnr_real_db))
+        for row in report.fidelity[:WORST]
+    ]
+    return _table(("Module", "kind", ">simulated, dB", ">real, dB"), rows)
+
+
+def _origin(report: Report) -> str:
+    environment = report.environment
+    machine = f"{environment.cpu}, {environment.cores} cores ({', '.join(environment.isa)}), {environment.system}"
+    return _bullets(
+        [
+            ("Command", report.subject.command),
+            ("qtools", report.tool_version),
+            ("Weights", words.weights_text(report)),
+            ("Images", words.data_text(report)),
+            ("Machine", machine),
+            *((f"sha256 of {name}", digest) for name, digest in sorted(report.digests.items())),
+        ]
+    )
+
+
+def _bullets(pairs: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"- **{plain(name)}:** {plain(text)}" for name, text in pairs)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A pipe table; a leading ">" aligns a column to the right."""
+    lines = ["| " + " | ".join(plain(name.removeprefix(">")) for name in head) + " |"]
+    lines.append("|" + "|".join("---:" if name.startswith(">") else "---" for name in head) + "|")
+    lines += ["| " + " | ".join(map(plain, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+RENDER = render

@@ -1,0 +1,132 @@
+"""The report as a compact table on a terminal."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from reports.build import LedgerRow, Report
+from reports.render import _wording as words
+from reports.verdict import notices, verdict
+
+WIDTH = 110
+"""Columns of `RENDER`, which knows no terminal."""
+
+WORST = 5
+_COLOURS = {"passed": "green", "failed": "bold red", "not run": "yellow", "incomplete": "bold yellow"}
+
+
+def render(report: Report) -> str:
+    """Plain text without colours, WIDTH columns wide."""
+    console = Console(file=StringIO(), width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    show(report, console)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def show(report: Report, console: Console) -> None:
+    """Prints to the caller's console, in its width and colours."""
+    console.print(renderable(report), highlight=False)
+
+
+def renderable(report: Report) -> RenderableType:
+    """Everything as one rich renderable. Names enter as Text, never as markup."""
+    report = words.cleaned(report)
+    parts: list[RenderableType] = [_headline(report), *_warnings(report), _ledger(report), _figures(report)]
+    if report.fidelity:
+        parts.append(_worst(report))
+    if report.differences:
+        parts.append(_differences(report))
+    parts.append(_checks(report))
+    return Group(*parts)
+
+
+def _headline(report: Report) -> Text:
+    result = verdict(report)
+    tone = "bold green" if result.word == "passed" else _COLOURS[result.word]
+    line = Text(f"\n{words.title(report)}\n", style="bold")
+    line.append(f"{result.word.upper()}  ", style=tone)
+    return line.append(result.sentence, style="default")
+
+
+def _warnings(report: Report) -> list[Text]:
+    return [Text.assemble(("! ", "bold yellow"), (text, "yellow")) for text in notices(report)]
+
+
+def _ledger(report: Report) -> Table:
+    table = _table("", "Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats")
+    for row in report.ledger:
+        table.add_row(*map(Text, _ledger_cells(row)), style="dim" if row.role == "side" else None)
+    return table
+
+
+def _ledger_cells(row: LedgerRow) -> tuple[str, ...]:
+    stage = row.stage
+    if row.accuracy is None:
+        return stage, words.DASH, words.NOT_RUN, row.note, words.DASH, words.DASH
+    top1 = words.number(row.accuracy.top1)
+    return stage, str(row.accuracy.n), top1, words.drop_text(row), words.agreement_text(row), words.kl_text(row)
+
+
+def _figures(report: Report) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    size = report.size
+    sizes = f"{words.sized(size.quantized_bytes)}, float {words.sized(size.float_bytes)}"
+    for name, text in (
+        ("Size", f"{sizes}, ratio {words.number(size.ratio, 3)}"),
+        ("Latency", words.latency_text(report)),
+        ("Weights", words.weights_text(report)),
+        ("Images", words.data_text(report)),
+    ):
+        table.add_row(Text(name), Text(text))
+    return table
+
+
+def _worst(report: Report) -> Table:
+    table = _table("Weakest tensors, SQNR in dB", "Module", "kind", ">simulated", ">real")
+    for row in report.fidelity[:WORST]:
+        cells = words.place(row), row.kind, words.decibels(row.sqnr_simulated_db), words.decibels(row.sqnr_real_db)
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _differences(report: Report) -> RenderableType:
+    differing = [row for row in report.differences if row.differing]
+    total = sum(row.codes for row in report.differences)
+    if not differing:
+        return Text(f"Simulated and real: all {total:,} codes equal.\n")
+    table = _table("Simulated against real", "Kind", ">codes", ">differing", ">by at most", "why")
+    for row in differing:
+        cells = row.kind, f"{row.codes:,}", f"{row.differing:,}", str(row.max_difference), row.reason
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _checks(report: Report) -> Table:
+    table = _table("Checks", "Status", "Check", ">value", ">limit", "note")
+    for check in report.all_checks:
+        name, note = check.name, check.note
+        status = Text(words.STATUS_SIGNS[check.status], style=_COLOURS[check.status])
+        table.add_row(status, *map(Text, (name, words.check_value(check), words.check_limit(check), note)))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A plain table; a leading ">" aligns a column to the right."""
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, padding=(0, 1))
+    table.title_style = "bold"
+    for name in columns:
+        right = name.startswith(">")
+        table.add_column(
+            Text(name.removeprefix(">")), justify="right" if right else "left", no_wrap=right, overflow="fold"
+        )
+    return table
+
+
+RENDER = render
