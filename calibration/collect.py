@@ -1,0 +1,229 @@
+"""Streaming statistics of every value of a network, in two passes: ranges, then histograms over those ranges."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.histogram import BINS, CHUNK, bin_counts
+from qtools.core.errors import CheckFailed, InputError
+from qtools.core.files import write_bytes
+from qtools.core.protocols import Batches, Progress
+from qtools.core.types import TensorStats
+
+if TYPE_CHECKING:
+    import torch
+
+STATS_SCHEMA = 1
+
+_SHORT_ROW = 128
+"""Elements in a row below which folding images first is quicker: 0.5 against 2.3 ns an element at 7 x 7."""
+
+Observe = Callable[[NDArray[np.float32]], "Iterator[tuple[str, torch.Tensor | NDArray[Any]]]"]
+"""Runs the network on a batch and yields (value id, tensor with the batch first) one at a time."""
+
+
+def collect(
+    batches: Batches,
+    observe: Observe,
+    channel_axis: Mapping[str, int | None],
+    progress: Progress | None = None,
+) -> dict[str, TensorStats]:
+    """Statistics of every observed value over all images. Holds one batch and a few numbers per channel.
+
+    The network runs twice, because a histogram with edges fixed beforehand neither depends on the order of the
+    images nor loses counts, and keeping activations for a single pass would not fit into memory.
+
+    Args:
+        batches: The images; walked twice.
+        observe: Runs the network; must see the same values in both passes.
+        channel_axis: Value id -> dimension of its channels (never 0); None or missing: no per-channel statistics.
+        progress: Told after each batch.
+
+    Returns:
+        Value id -> statistics, in the order of observation. Histograms and extremes do not depend on the batch size;
+        means are summed in float64 image by image and rounded to float32.
+
+    Raises:
+        CheckFailed: If a value is not finite, or the two passes saw different numbers of elements.
+        InputError: If there is no image.
+    """
+    import torch
+
+    if len(batches) == 0:
+        raise InputError("there is no image to calibrate on", "give a folder of images to --data")
+    ranges: dict[str, _Range] = {}
+    for images in _reported(batches, "ranges", progress):
+        for name, seen in observe(images):
+            if name not in ranges:
+                ranges[name] = _Range(channel_axis.get(name))
+            ranges[name].add(name, _tensor(seen, torch))
+    counts = {name: np.zeros(BINS, np.int64) for name in ranges}
+    for images in _reported(batches, "histograms", progress):
+        for name, seen in observe(images):
+            if name in counts:
+                counts[name] += bin_counts(_tensor(seen, torch), ranges[name].lo, ranges[name].hi)
+    for name, found in ranges.items():
+        if counts[name].sum() != found.count:
+            raise CheckFailed(
+                f"calibration saw {found.count} elements of '{name}' in one pass and {counts[name].sum()} in the other",
+                "the images or the network changed meanwhile: run it again",
+            )
+    return {name: found.stats(counts[name]) for name, found in ranges.items()}
+
+
+def _reported(batches: Batches, label: str, progress: Progress | None) -> Iterator[NDArray[np.float32]]:
+    done = 0
+    for images in batches:
+        yield images
+        done += len(images)
+        if progress is not None:
+            progress(label, done, len(batches))
+
+
+def _tensor(seen: Any, torch: Any) -> torch.Tensor:
+    tensor = seen.detach() if isinstance(seen, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(seen))
+    return tensor.to(device="cpu", dtype=torch.float32)
+
+
+class _Range:
+    """Extremes and sums of one value so far, per channel; one channel where there is no channel axis."""
+
+    def __init__(self, channel_axis: int | None) -> None:
+        self.channel_axis = channel_axis
+        self.count = 0
+        self.images = 0
+        self.channel_lo: NDArray[np.float32] = np.empty(0, np.float32)
+        self.channel_hi: NDArray[np.float32] = np.empty(0, np.float32)
+        self.channel_sum: NDArray[np.float64] = np.empty(0, np.float64)
+
+    @property
+    def lo(self) -> float:
+        return float(self.channel_lo.min())
+
+    @property
+    def hi(self) -> float:
+        return float(self.channel_hi.max())
+
+    def add(self, name: str, x: torch.Tensor) -> None:
+        """Takes in a batch.
+
+        Raises:
+            CheckFailed: If an element is not finite.
+        """
+        import torch
+
+        rows = self._laid_out(x)
+        if rows.numel() == 0:
+            raise CheckFailed(f"calibration saw the value '{name}' without elements", "this is a fault of the capture")
+        # A few images at a time, so that the three reductions read from the cache and not from memory.
+        for part in rows.split(max(1, CHUNK // rows[0].numel())):
+            # Rows too short for vector instructions: fold the images together first, where there are several.
+            folded = len(part) > 1 and part.shape[3] < _SHORT_ROW
+            lo = (part.amin(0, keepdim=True) if folded else part).amin((0, 1, 3)).numpy()
+            hi = (part.amax(0, keepdim=True) if folded else part).amax((0, 1, 3)).numpy()
+            if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
+                first = int(torch.isfinite(part).flatten(1).all(1).logical_not().nonzero()[0])
+                raise CheckFailed(
+                    f"the value '{name}' is not finite on calibration image {self.images + first}",
+                    "look for overflow in the model, or for an image unlike those it was trained on",
+                )
+            self._merge(lo, hi, part.sum((1, 3), dtype=torch.float64).numpy())
+            self.images += len(part)
+            self.count += part.numel()
+
+    def _laid_out(self, x: torch.Tensor) -> torch.Tensor:
+        """A view of `x` as (batch, outer, channels, inner)."""
+        batch = x.shape[0] if x.ndim else 1
+        if self.channel_axis is None:
+            return x.reshape(batch, 1, 1, -1)
+        axis = self.channel_axis % x.ndim
+        if axis == 0:
+            raise ValueError("the first dimension is the batch and cannot be the channels")
+        outer, channels = math.prod(x.shape[1:axis]), x.shape[axis]
+        return x.reshape(batch, outer, channels, -1) if x.numel() else x.reshape(0, 1, 1, 1)
+
+    def _merge(self, lo: NDArray[np.float32], hi: NDArray[np.float32], sums: NDArray[np.float64]) -> None:
+        """Joins extremes per channel and sums per image and channel, shape (images, channels)."""
+        if self.count == 0:
+            self.channel_lo, self.channel_hi, self.channel_sum = lo, hi, np.zeros(len(lo))
+        self.channel_lo = np.minimum(self.channel_lo, lo)
+        self.channel_hi = np.maximum(self.channel_hi, hi)
+        # cumsum adds one image after the other, whatever the batch; sum would add in pairs that depend on its size.
+        self.channel_sum = np.cumsum(np.vstack([self.channel_sum, sums]), axis=0)[-1]
+
+    def stats(self, counts: NDArray[np.int64]) -> TensorStats:
+        """The finished statistics."""
+        per_channel = self.channel_axis is not None
+        none = np.empty(0, np.float32)
+        mean = (self.channel_sum / (self.count / len(self.channel_sum))).astype(np.float32)
+        return TensorStats(
+            count=self.count,
+            lo=self.lo,
+            hi=self.hi,
+            mean=float(np.float32(self.channel_sum.sum() / self.count)),
+            channel_lo=self.channel_lo if per_channel else none,
+            channel_hi=self.channel_hi if per_channel else none,
+            channel_mean=mean if per_channel else none,
+            counts=counts,
+        )
+
+
+def write_stats(path: Path, stats: Mapping[str, TensorStats]) -> Path:
+    """Writes statistics as one .npz file, whole or not at all; the same statistics give the same bytes.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    kept = list(stats.values())
+    channels = [np.stack([s.channel_lo, s.channel_hi, s.channel_mean]) for s in kept]
+    arrays: dict[str, NDArray[Any]] = {
+        "schema": np.array(STATS_SCHEMA),
+        "ids": np.array(list(stats), np.str_),
+        "count": np.array([s.count for s in kept], np.int64),
+        "summary": np.array([(s.lo, s.hi, s.mean) for s in kept], np.float64).reshape(len(kept), 3),
+        "channels": np.array([c.shape[1] for c in channels], np.int64),
+        "per_channel": np.concatenate([np.empty((3, 0), np.float32), *channels], axis=1),
+        "counts": np.stack([s.counts for s in kept]) if kept else np.empty((0, BINS), np.int64),
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return write_bytes(path, buffer.getvalue())
+
+
+def read_stats(path: Path) -> dict[str, TensorStats]:
+    """Reads what `write_stats` wrote.
+
+    Raises:
+        InputError: If the file is missing, damaged or of another version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if int(file["schema"]) != STATS_SCHEMA:
+                raise InputError(f"{path} holds statistics of version {file['schema']}", "delete it and run again")
+            held = {name: file[name] for name in file.files}
+        per_channel = np.split(held["per_channel"], np.cumsum(held["channels"])[:-1], axis=1)
+        rows = zip(held["ids"], held["count"], held["summary"], per_channel, held["counts"], strict=False)
+        return {
+            str(name): TensorStats(
+                count=int(count),
+                lo=float(summary[0]),
+                hi=float(summary[1]),
+                mean=float(summary[2]),
+                channel_lo=channel[0],
+                channel_hi=channel[1],
+                channel_mean=channel[2],
+                counts=counts,
+            )
+            for name, count, summary, channel, counts in rows
+        }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"statistics {path} cannot be read: {error}", "delete it and run again") from error

@@ -1,0 +1,158 @@
+"""A file becomes an RGB picture, and a picture becomes the model's input. Pillow and numpy only."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from qtools.core.errors import InputError
+from qtools.core.types import InputSpec
+
+MAX_PIXELS = 89_478_485
+"""A file that claims more is refused before a pixel is decoded (a quarter gigabyte as RGB, Pillow's own limit)."""
+
+MAX_ASPECT = 100
+"""A longer strip is refused: enlarging its short side to the model's input would not fit into memory."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
+"""Decoders tried, whatever the file is called; Pillow's others (EPS starts a program) stay shut. JPEG includes the
+several-picture files of phones (MPO)."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
+"""What Pillow's decoders raise on a damaged file."""
+
+_INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Decodes the first frame of a picture, upright.
+
+    Transparent pixels are laid over white, 16-bit gray keeps its upper 8 bits.
+
+    Returns:
+        RGB, shape (height, width, 3).
+
+    Raises:
+        InputError: If the file cannot be decoded, claims more than `MAX_PIXELS` or is longer than `MAX_ASPECT`.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(path, *image.size)
+            image.load()
+            turn = _UPRIGHT.get(_orientation(image))
+            return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"image {path} is too large: {error}", "take it out of the folder") from error
+    except _BROKEN as error:
+        reason = str(error).replace(str(path), "").replace(" ''", "") or type(error).__name__
+        raise InputError(f"image {path} cannot be read: {reason}", "replace it or take it out of the folder") from error
+
+
+def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+    """Makes the model's input of a picture, bit-equal to timm's evaluation transform.
+
+    Source: timm.data.transforms_factory.transforms_imagenet_eval over Pillow, with its rounding of sizes
+    (floor of size / crop_pct, truncated long side, half-to-even crop offsets).
+
+    Args:
+        image: RGB, shape (height, width, 3).
+        spec: The model's preprocessing.
+
+    Returns:
+        Normalised float32, shape (3, spec.size[0], spec.size[1]).
+
+    Raises:
+        InputError: If the spec names an interpolation or a crop mode that does not exist.
+    """
+    mode = _INTERPOLATIONS.get(spec.interpolation)
+    if mode is None:
+        raise InputError(
+            f"unknown interpolation '{spec.interpolation}'", f"choose one of: {', '.join(sorted(_INTERPOLATIONS))}"
+        )
+    height, width = _resized(image.shape[:2], spec)
+    picture = Image.fromarray(image)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), mode)
+    fill = [round(255 * m) for m in spec.mean] if spec.crop_mode == "border" else [0, 0, 0]
+    pixels = _centre(np.asarray(picture), spec.size, fill)
+    # The three steps in float32 and in this order: any regrouping differs from torchvision in the last bit.
+    scaled = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    scaled -= np.asarray(spec.mean, np.float32)[:, None, None]
+    scaled /= np.asarray(spec.std, np.float32)[:, None, None]
+    return np.ascontiguousarray(scaled)
+
+
+def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
+    """Height and width of the picture before the crop."""
+    height, width = shape
+    goal_h, goal_w = (math.floor(side / spec.crop_pct) for side in spec.size)
+    if spec.crop_mode == "squash":
+        return goal_h, goal_w
+    if spec.crop_mode == "border":
+        ratio = max(height / goal_h, width / goal_w)
+    elif spec.crop_mode == "center":
+        if goal_h == goal_w:  # torchvision truncates the long side; timm's own resize below rounds it
+            short, long = min(height, width), max(height, width)
+            grown = int(goal_h * long / short)
+            return (goal_h, grown) if height <= width else (grown, goal_h)
+        ratio = min(height / goal_h, width / goal_w)
+    else:
+        raise InputError(f"unknown crop mode '{spec.crop_mode}'", "choose one of: center, squash, border")
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: list[int]) -> NDArray[np.uint8]:
+    """The middle of `pixels`, shape (*size, 3), filled around where it is smaller."""
+    short = [max(goal - have, 0) for goal, have in zip(size, pixels.shape, strict=False)]
+    if any(short):
+        framed = np.empty((pixels.shape[0] + short[0], pixels.shape[1] + short[1], 3), np.uint8)
+        framed[:] = fill
+        top, left = short[0] // 2, short[1] // 2
+        framed[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        pixels = framed
+    top, left = (round((have - goal) / 2) for goal, have in zip(size, pixels.shape, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        limit = f"more than {MAX_PIXELS // 10**6} million"
+        raise InputError(f"image {path} has {width} x {height} pixels, {limit}", "make it smaller or take it out")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(f"image {path} is a strip of {width} x {height} pixels", "crop it or take it out")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 where there is none. A damaged EXIF block says nothing about the pixels."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _BROKEN:
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any colour mode as RGB, over white where it is transparent."""
+    if image.mode.startswith("I"):  # Pillow's own conversion would cut everything above 255 to white
+        gray = np.asarray(image).astype(np.int64)
+        return Image.fromarray((np.clip(gray, 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")

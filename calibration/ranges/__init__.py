@@ -1,0 +1,1 @@
+"""Range methods, one per file, each exposing RANGE: (TensorStats, QuantScheme) -> (lo, hi)."""
