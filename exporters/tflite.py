@@ -18,6 +18,8 @@ from qtools.graph.capture import Program
 
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
+FLOAT_CONSTANT_BYTES = 1024
+"""A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 KERNELS = ("xnnpack", "default", "reference")
 
 
@@ -65,7 +67,8 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     files.write_bytes(path, flatbuffer.write(model))
     toolchain = {name: version(name) for name in TOOLCHAIN}
     size = path.stat().st_size
-    return Artifact(path.name, SPEC.name, files.digest_json(plan), size, files.digest_file(path), toolchain)
+    left = tuple(flatbuffer.float_constants(model, FLOAT_CONSTANT_BYTES))
+    return Artifact(path.name, SPEC.name, files.digest_json(plan), size, files.digest_file(path), toolchain, left)
 
 
 def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
@@ -96,4 +99,4 @@ def _renamed(tensor: Any, name: str) -> Any:
     return dataclasses.replace(tensor, tensor=name)
 
 
-TARGET = Target(SPEC, lower, apply, open_artifact, KERNELS)
+TARGET = Target(SPEC, lower, apply, open_artifact, KERNELS, simulator="xnnpack")

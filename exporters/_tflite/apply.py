@@ -56,7 +56,7 @@ class PlanWriter:
         for position, operator in enumerate(self.graph.operators):
             if self.integer[position]:
                 params.update(self._constants(position, operator))
-        return bytes(ModelModifier(self.model).modify_model(params))
+        return bytes(ModelModifier(self.model).modify_model(params, enable_progress_bar=False))
 
     def _refuse_lost_values(self) -> None:
         """Every value the plan quantizes must be bound, or be data that an operator only moves."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
@@ -28,9 +30,29 @@ def read(data: bytes) -> Model:
     return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
 
 
+class _SharingBuilder(flatbuffers.Builder):
+    """Stores equal vectors once: the zero points of per-channel weights are all zeros, 8 bytes per channel."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._seen: dict[tuple[str, bytes], int] = {}
+
+    def CreateNumpyVector(self, x: NDArray[Any]) -> int:  # noqa: N802 - flatbuffers' own name
+        key = (x.dtype.str, hashlib.sha256(x.tobytes()).digest())
+        if key not in self._seen:
+            self._seen[key] = super().CreateNumpyVector(x)
+        return self._seen[key]
+
+
 def write(model: Model) -> bytes:
     """Serializes with every buffer inside the flatbuffer, which every LiteRT version can read."""
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    for tensor in model.subgraphs[0].tensors:
+        grid = tensor.quantization
+        if grid is not None and grid.scale is not None:
+            grid.scale, grid.zeroPoint = np.asarray(grid.scale, np.float32), np.asarray(grid.zeroPoint, np.int64)
+    builder = _SharingBuilder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
 
 
 def op_name(model: Model, operator: Any) -> str:
@@ -46,6 +68,15 @@ def constant(model: Model, index: int) -> NDArray[Any] | None:
     if data is None or not len(data) or tensor.type not in _DTYPES:
         return None
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), _DTYPES[tensor.type]).reshape(tuple(tensor.shape))
+
+
+def float_constants(model: Model, above_bytes: int) -> list[str]:
+    """Names of the float32 constants of the main graph larger than a number of bytes."""
+    tensors = model.subgraphs[0].tensors
+    data = {i: constant(model, i) for i in range(len(tensors))}
+    return [
+        name_of(model, i) for i, d in data.items() if d is not None and d.dtype == np.float32 and d.nbytes > above_bytes
+    ]
 
 
 def name_of(model: Model, index: int) -> str:

@@ -38,11 +38,6 @@ class TfliteRunner:
         self._interpreter = self._open(self._data)
         self._tapped: Interpreter | None = None
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits, shape (batch, classes)."""
-        codes, params = self.codes(images), _params(self._interpreter.get_output_details()[0])
-        return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
-
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Output codes (float32 logits where the output is float), shape (batch, classes)."""
         output = self._interpreter.get_output_details()[0]["index"]
@@ -51,6 +46,11 @@ class TfliteRunner:
             self._invoke(self._interpreter, image)
             rows.append(self._interpreter.get_tensor(output).reshape(-1).copy())
         return np.stack(rows)
+
+    def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Output codes as an app dequantizes them."""
+        params = _params(self._interpreter.get_output_details()[0])
+        return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where quantized, else float32."""

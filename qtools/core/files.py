@@ -64,6 +64,11 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def exists_already(path: Path) -> InputError:
+    """The refusal to overwrite a folder that the user named."""
+    return InputError(f"{path} exists already", "give another --out, or --force to replace it")
+
+
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a fresh neighbour folder that becomes `path` on success and vanishes on any failure.
@@ -76,7 +81,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         InputError: If `path` exists and may not be replaced, or its parent cannot be written.
     """
     if path.exists() and not replace:
-        raise InputError(f"{path} exists already", "give another --out, or --force to replace it")
+        raise exists_already(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

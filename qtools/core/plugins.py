@@ -15,16 +15,27 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_") and not m.ispkg))
 
 
+def check(package: str, name: str, what: str) -> None:
+    """Refuses a name that no module of `package` has, without importing any of them.
+
+    Args:
+        package: Dotted name of the folder.
+        name: What the user typed.
+        what: What the folder holds, in the user's words: "target", "method".
+
+    Raises:
+        InputError: With what was probably meant, and the list of what there is.
+    """
+    known = names(package)
+    if name not in known:
+        raise InputError(f"unknown {what} '{name}'.{did_you_mean(name, known)}", f"choose one of: {', '.join(known)}")
+
+
 def find(package: str, name: str, constant: str) -> Any:
     """Imports `package.name` and returns its `constant`.
 
     Raises:
         InputError: If there is no such module; the message lists what there is.
     """
-    known = names(package)
-    if name not in known:
-        word = package.rpartition(".")[2]
-        raise InputError(
-            f"unknown name '{name}' for {word}.{did_you_mean(name, known)}", f"choose one of: {', '.join(known)}"
-        )
+    check(package, name, package.rpartition(".")[2])
     return getattr(importlib.import_module(f"{package}.{name}"), constant)

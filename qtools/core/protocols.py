@@ -53,12 +53,16 @@ class Runner(Protocol):
 
     kernels: str
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits, shape (batch, classes), for float32 NCHW inputs."""
+    def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Output codes (floats where the output is float), shape (batch, classes), for float32 NCHW inputs."""
         ...
 
-    def codes(self, images: NDArray[np.float32]) -> NDArray[np.integer]:
-        """Output codes before dequantization, shape (batch, classes)."""
+    def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Output codes as an app dequantizes them."""
+        ...
+
+    def invoke(self) -> None:
+        """One inference on whatever the input holds; for timing."""
         ...
 
     def values(self, image: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
@@ -95,8 +99,9 @@ class Target:
         spec: The runtime as data.
         lower: (program, example input, folder) -> Lowered.
         apply: (lowered, plan, program, path, options) -> Artifact.
-        open: (artifact path, kernels, threads, lowered or None) -> Runner; kernels is one of `kernels`.
+        open: (path, kernels, threads, program, lowered or None) -> Runner; kernels is one of `kernels`.
         kernels: Kernel sets this machine can run the artifact with, the one that ships first.
+        simulator: File in qtools/simulate with the rounding rules of the kernels that ship.
     """
 
     spec: TargetSpec
@@ -104,6 +109,7 @@ class Target:
     apply: Callable[..., Artifact]
     open: Callable[..., Runner]
     kernels: Sequence[str]
+    simulator: str
 
 
 class Progress(Protocol):

@@ -365,6 +365,7 @@ class Artifact:
         size_bytes: Length of the file.
         sha256: Digest of the file.
         toolchain: Package name -> version of everything that wrote into it.
+        float_constants: Names of the float32 constants above 1 kB that are left in it.
     """
 
     path: str
@@ -373,6 +374,7 @@ class Artifact:
     size_bytes: int
     sha256: str
     toolchain: Mapping[str, str]
+    float_constants: tuple[str, ...] = ()
 
 
 Status = Literal["passed", "failed", "not run"]

@@ -43,17 +43,14 @@ class Simulator:
                 raise InputError(f"the simulator knows no {op.kind} kernel of {kernels} (operation {name})")
             self._kernels[name] = self._prepare(op, library[op.kind])
 
-    def run(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits as the artifact gives them after dequantization, shape (batch, classes)."""
-        name = self._program.view.outputs[0]
-        codes = self.codes(images)
-        params = self._plan.params(name)
-        return codes if params is None or name not in self._codes_of else numerics.dequantize(codes.int(), params)
-
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """Codes of the output (floats where the output is float), shape (batch, classes)."""
         name = self._program.view.outputs[0]
         return next(value for value_id, value in self.observe(images) if value_id == name)
+
+    def logits(self, codes: torch.Tensor) -> torch.Tensor:
+        """Output codes as the artifact's user dequantizes them."""
+        return self._as_float(self._program.view.outputs[0], codes)
 
     def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""
@@ -87,9 +84,9 @@ class Simulator:
         )
         return kernel.run(op, data, output)
 
-    def _as_float(self, name: str, value: Any) -> Any:
+    def _as_float(self, name: str, value: torch.Tensor) -> torch.Tensor:
         if name in self._codes_of:
-            return numerics.dequantize(value.int(), self._known(name))
+            value = numerics.dequantize(value.int(), self._known(name))
         return value
 
     def _as_codes(self, name: str, value: Any) -> Any:

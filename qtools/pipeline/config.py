@@ -1,0 +1,103 @@
+"""What a run was asked for, checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from qtools.core import plugins
+from qtools.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BITS = (8,)
+IO = ("int8", "float32")
+CALIBRATION_IMAGES = 256
+EVALUATION_IMAGES = 512
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of `qtools.quantize` beyond the first few; see RunConfig for their meaning."""
+
+    weights: str
+    builder: str
+    eval_data: str | Path
+    method: str
+    calibration: int
+    evaluation: int
+    io: str
+    seed: int
+    force: bool
+    input_size: int
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images, and how many.
+
+    Attributes:
+        data: Folder or CSV to calibrate on; None takes rendered images.
+        eval_data: Folder or CSV to evaluate on; None takes what calibration left of `data`.
+        calibration: Number of calibration images; None takes 256, or half of a smaller folder.
+        evaluation: Number of evaluation images; None takes 512, or what is left of a smaller folder.
+        seed: Seed of the choice.
+    """
+
+    data: Path | None = None
+    eval_data: Path | None = None
+    calibration: int | None = None
+    evaluation: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, count in (("calibration", self.calibration), ("evaluation", self.evaluation)):
+            if count is not None and count < 1:
+                raise InputError(f"{name} needs at least one image, got {count}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run.
+
+    Attributes:
+        model: A name, or the user's own module.
+        weights: auto, imagenet, reference or a path.
+        builder: "package.module:function" that makes the module, instead of a name; "" for none.
+        target: Name of a file in exporters/.
+        bits: Width of weights and activations.
+        method: Name of a file in calibration/ranges/.
+        images: Which images.
+        io: "int8" or "float32", the artifact's input and output.
+        out: Run folder; None makes runs/<model>-<weights>-<scheme>-<target>.
+        force: Whether an existing run folder given with `out` is replaced.
+        input_size: Side in pixels, for modules that do not say.
+        command: How the run was called, for the report.
+    """
+
+    model: str | nn.Module
+    weights: str = "auto"
+    builder: str = ""
+    target: str = "tflite"
+    bits: int = 8
+    method: str = "minmax"
+    images: Images = Images()
+    io: str = "int8"
+    out: Path | None = None
+    force: bool = False
+    input_size: int | None = None
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        plugins.check("exporters", self.target, "target")
+        plugins.check("calibration.ranges", self.method, "method")
+        if self.bits not in BITS:
+            raise InputError(f"--bits {self.bits} is not available yet", "use --bits 8")
+        if self.io not in IO:
+            raise InputError(f"--io {self.io} is unknown", f"choose one of: {', '.join(IO)}")
+
+    @property
+    def scheme(self) -> str:
+        """Short name of the scheme, e.g. "w8a8"."""
+        return f"w{self.bits}a{self.bits}"

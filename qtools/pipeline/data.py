@@ -1,0 +1,108 @@
+"""Which images a run sees, and what the report says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.batches import ImageBatches
+from calibration.data import open_folder
+from calibration.sampling import labels_of, select, split
+from qtools.core.errors import InputError
+from qtools.core.protocols import ImageSource
+from qtools.core.types import InputSpec
+from qtools.models import Loaded
+from qtools.pipeline.config import CALIBRATION_IMAGES, EVALUATION_IMAGES, Images
+from reports.build import Data
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """Two disjoint sets of images.
+
+    Attributes:
+        calibration: Images that set the ranges.
+        evaluation: Images that are compared.
+        labels: Labels of the evaluation images, shape (images,), or None.
+        described: For the report.
+        input: Preprocessing of both.
+    """
+
+    calibration: ImageSource
+    evaluation: ImageSource
+    labels: NDArray[np.int64] | None
+    described: Data
+    input: InputSpec
+
+    def batches(self, source: ImageSource, size: int) -> ImageBatches:
+        """Preprocessed batches of one of the two sets."""
+        return ImageBatches(source, self.input, size)
+
+
+def choose(loaded: Loaded, images: Images) -> RunImages:
+    """The user's folders where given; else the reference set, or renders that stand in for the user's images.
+
+    Raises:
+        InputError: If a folder cannot be used or has fewer images than asked for.
+    """
+    if images.data is None:
+        if images.eval_data is not None:
+            raise InputError("there are images to evaluate on and none to calibrate on", "add --data DIR")
+        return _rendered(loaded, images)
+    classes = loaded.spec.classes
+    source: ImageSource = open_folder(images.data, classes)
+    if images.eval_data is not None:
+        held_out: ImageSource = open_folder(images.eval_data, classes)
+        calibration = _take(source, images.calibration, CALIBRATION_IMAGES, images.seed)
+        evaluation = _take(held_out, images.evaluation, EVALUATION_IMAGES, images.seed)
+    else:
+        wanted = _share(len(source), images)
+        calibration, evaluation = split(source, calibration=wanted[0], evaluation=wanted[1], seed=images.seed)
+    return _described(loaded, (calibration, evaluation), "folder", getattr(source, "labelling", ""))
+
+
+def _take(source: ImageSource, asked: int | None, default: int, seed: int) -> ImageSource:
+    return select(source, asked if asked is not None else min(default, len(source)), seed)
+
+
+def _share(available: int, images: Images) -> tuple[int, int]:
+    """How one folder is divided: as asked, else the defaults shrunk to what there is."""
+    calibration = images.calibration
+    if calibration is None:
+        calibration = min(CALIBRATION_IMAGES, max(1, available - (images.evaluation or available // 2)))
+    evaluation = images.evaluation
+    if evaluation is None:
+        evaluation = min(EVALUATION_IMAGES, max(1, available - calibration))
+    return calibration, evaluation
+
+
+def _rendered(loaded: Loaded, images: Images) -> RunImages:
+    from qtools.reference import ReferenceImages
+
+    size = loaded.spec.input.size[0]
+    sets = (
+        ReferenceImages("calibration", images.calibration or CALIBRATION_IMAGES, size),
+        ReferenceImages("test", images.evaluation or EVALUATION_IMAGES, size),
+    )
+    if loaded.weights.kind == "reference":
+        return _described(loaded, sets, "reference", "labels of the rendered scenes")
+    note = "rendered stand-ins: your own images were not seen and accuracy was not measured, only agreement with float"
+    return _described(loaded, sets, "procedural renders", note)
+
+
+def _described(loaded: Loaded, sets: tuple[Any, Any], kind: Any, note: str) -> RunImages:
+    calibration, evaluation = sets
+    labels = labels_of(evaluation) if kind != "procedural renders" else None
+    if kind == "reference":
+        from qtools.reference.images import label_of
+
+        labels = np.asarray([label_of(i, split=evaluation.split) for i in range(len(evaluation))], np.int64)
+    described = Data(kind, len(calibration), len(evaluation), labels is not None, note)
+    spec = loaded.spec.input
+    if kind != "folder":  # renders come at the network's own size: nothing to resize, nothing to crop
+        spec = dataclasses.replace(spec, crop_pct=1.0)
+    return RunImages(calibration, evaluation, labels, described, spec)

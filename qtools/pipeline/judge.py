@@ -1,0 +1,215 @@
+"""From measured numbers to a report: the ledger, the checks and what has to be said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import qtools
+from qtools.core import files, metrics
+from qtools.core.protocols import Target
+from qtools.core.types import Artifact, Check, OpKind, QuantPlan, TensorStats
+from qtools.pipeline.config import RunConfig
+from qtools.pipeline.evaluate import Outputs, float_weights_left
+from reports import environment
+from reports.accuracy import paired_accuracy
+from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
+from reports.fidelity import FidelityTally, differences, equal_images
+from reports.latency import Latency
+from reports.ranges import range_rows
+
+if TYPE_CHECKING:
+    from qtools.pipeline.quantize import Prepared
+
+BINDING_LIMIT = 1e-4
+EQUAL_IMAGES_PERCENT = 99.9
+ISLAND_AGREEMENT_PERCENT = 99.0
+"""With float islands the kernels' float32 sums differ in the last bit, which moves codes now and then."""
+PACKAGES = ("torch", "timm", "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "numpy")
+STAGES = {
+    "float": "float",
+    "fused": "fused",
+    "simulated": "simulated integers",
+    "xnnpack": "artifact, XNNPACK",
+    "default": "artifact, LiteRT default kernels",
+    "reference": "artifact, reference kernels",
+}
+
+
+def warnings(prepared: Prepared, plan: QuantPlan) -> tuple[str, ...]:
+    """What happened that the user did not ask for; `reports.verdict.notices` adds what the report's fields say."""
+    found = list(prepared.loaded.weights.notes)
+    if prepared.certificate.leftover:
+        names = prepared.certificate.leftover
+        found.append(f"{len(names)} BatchNorm layer(s) could not be folded, the first at {names[0]}")
+    if plan.float_ops:
+        first = next(iter(plan.float_ops.values()))
+        found.append(f"{len(plan.float_ops)} operation(s) stay in float, the first because {first}")
+    return tuple(found)
+
+
+def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tuple[str, ...]) -> dict[str, Any]:
+    """Facts stored inside the artifact, so that it can be asked what it is without its run folder."""
+    loaded, images = prepared.loaded, prepared.images
+    return {
+        "schema_version": 1,
+        "qtools": qtools.__version__,
+        "model": loaded.spec.name,
+        "family": loaded.spec.family,
+        "verified": loaded.spec.verified,
+        "weights": {"kind": loaded.weights.kind, "source": loaded.weights.source, "licence": loaded.weights.licence},
+        "scheme": plan.scheme,
+        "target": plan.target,
+        "io": config.io,
+        "method": config.method,
+        "input": images.input,
+        "classes": loaded.spec.classes,
+        "data": images.described,
+        "plan_sha256": files.digest_json(plan),
+        "notices": notices,
+    }
+
+
+def clock_checks(speed: Latency) -> tuple[Check, ...]:
+    """Whether quantization paid on this host."""
+    ratio = speed.ratios[0]
+    status = "passed" if ratio.median <= 1 else "failed"
+    note = f"int8 / float on {speed.host}, {speed.threads} thread(s); a host number, not a phone's"
+    return (Check("not slower than float", status, ratio.median, "x", 1.0, note),)
+
+
+def report(
+    prepared: Prepared,
+    plan: QuantPlan,
+    what: tuple[RunConfig, Target, Artifact],
+    seen: tuple[Outputs, FidelityTally, Mapping[str, TensorStats]],
+    rest: tuple[Size, Measured, tuple[str, ...]],
+) -> Report:
+    """Joins everything a run measured."""
+    (config, target, artifact), (outputs, tally, stats), (size, measured, notices) = what, seen, rest
+    loaded, images, view = prepared.loaded, prepared.images, prepared.program.view
+    subject = Subject(
+        loaded.spec.name,
+        loaded.spec.family,
+        loaded.spec.verified,
+        target.spec.name,
+        plan.scheme,
+        config.method,
+        config.command,
+    )
+    rows = tally.rows()
+    reasons = _reasons(plan)
+    weights = {
+        op.inputs[1]: prepared.program.constants[op.inputs[1]].numpy()
+        for op in view.ops
+        if len(op.inputs) > 1 and view.values[op.inputs[1]].channel_axis == 0 and view.values[op.inputs[1]].const
+    }
+    return Report(
+        tool_version=qtools.__version__,
+        subject=subject,
+        weights=Weights(_weights_kind(loaded.weights.kind), loaded.weights.source, loaded.weights.licence),
+        data=images.described,
+        ledger=_ledger(prepared, outputs, target),
+        fidelity=rows,
+        differences=differences(rows, reasons),
+        ranges=range_rows(view, plan, stats, weights, config.method),
+        size=size,
+        checks=_checks(prepared, plan, outputs, target, artifact),
+        environment=environment.describe(tuple(p for p in PACKAGES if _installed(p))),
+        digests={
+            "artifact": artifact.sha256,
+            "plan": artifact.plan_sha256,
+            "weights": loaded.weights.sha256,
+            "calibration": images.calibration.digest,
+            "evaluation": images.evaluation.digest,
+        },
+        warnings=notices,
+        measured=measured,
+    )
+
+
+def _weights_kind(kind: str) -> Any:
+    return "file" if kind == "builder" else kind
+
+
+def _reasons(plan: QuantPlan) -> dict[str, str]:
+    """Why codes may differ: with float islands, everything behind them inherits their last bits."""
+    if not plan.float_ops:
+        return {}
+    text = "reads a float island, whose float32 sums the runtime orders differently"
+    return dict.fromkeys([kind.value for kind in OpKind], text)
+
+
+def _ledger(prepared: Prepared, outputs: Outputs, target: Target) -> tuple[LedgerRow, ...]:
+    labels, exact = prepared.images.labels, outputs.logits["float"]
+    rows = []
+    for name, logits in outputs.logits.items():
+        n = len(logits)
+        accuracy = paired_accuracy(None if labels is None else labels[:n], exact[:n], logits)
+        side = name in target.kernels[1:]
+        role = "reference" if name == "float" else "side" if side else "step"
+        note = f"first {n} images" if n < len(exact) else ""
+        rows.append(LedgerRow(STAGES.get(name, name), role, accuracy, note))
+    return tuple(rows)
+
+
+def _checks(
+    prepared: Prepared, plan: QuantPlan, outputs: Outputs, target: Target, artifact: Artifact
+) -> tuple[Check, ...]:
+    certificate, lowered = prepared.certificate, prepared.lowered
+    kernels = target.kernels[0]
+    left = float_weights_left(artifact.float_constants, prepared.program.view, plan)
+    return (
+        Check(
+            "fusion equals training graph",
+            "passed",
+            certificate.model_max_error_float64,
+            "relative",
+            certificate.tolerance_float64,
+            f"{len(certificate.blocks)} blocks in float64; BatchNorm statistics: {certificate.bn_statistics}",
+        ),
+        _judged(
+            "float artifact equals program",
+            (lowered.max_error, BINDING_LIMIT),
+            "relative",
+            f"{len(lowered.binding)} values bound, {len(lowered.unbound)} without a tensor",
+        ),
+        _simulation_check(plan, outputs, kernels),
+        Check(
+            "float weights without a reason",
+            "failed" if left else "passed",
+            float(len(left)),
+            "tensors",
+            0.0,
+            ", ".join(left[:3]),
+        ),
+    )
+
+
+def _simulation_check(plan: QuantPlan, outputs: Outputs, kernels: str) -> Check:
+    simulated, real = outputs.codes["simulated"], outputs.codes[kernels]
+    equal = equal_images(simulated, real)
+    if not plan.float_ops:
+        status = "passed" if equal >= EQUAL_IMAGES_PERCENT else "failed"
+        note = f"images with every output code equal under {kernels}"
+        return Check("simulation equals artifact", status, equal, "%", EQUAL_IMAGES_PERCENT, note)
+    agreement = 100 * metrics.agreement(outputs.logits["simulated"], outputs.logits[kernels])
+    status = "passed" if agreement >= ISLAND_AGREEMENT_PERCENT else "failed"
+    note = f"top-1 agreement under {kernels} (float islands); every code equal on {equal:.1f} % of images"
+    return Check("simulation agrees with artifact", status, agreement, "%", ISLAND_AGREEMENT_PERCENT, note)
+
+
+def _judged(name: str, measured: tuple[float, float], unit: str, note: str) -> Check:
+    value, limit = measured
+    return Check(name, "passed" if np.isfinite(value) and value <= limit else "failed", value, unit, limit, note)
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True

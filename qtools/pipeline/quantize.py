@@ -1,0 +1,286 @@
+"""Weights and images in, a run folder with one verified artifact out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import qtools
+from calibration import plan as planning
+from calibration.check import check_plan
+from calibration.collect import collect
+from qtools import models, reference
+from qtools.core import files, plugins
+from qtools.core.protocols import Lowered, Target
+from qtools.core.types import Artifact, QuantPlan, TensorStats
+from qtools.fuse.apply import fuse
+from qtools.fuse.certificate import FusionCertificate
+from qtools.graph import execute
+from qtools.graph.capture import Program, capture
+from qtools.pipeline import data, judge
+from qtools.pipeline.config import Images, Options, RunConfig
+from qtools.pipeline.evaluate import (
+    SLOW_KERNEL_IMAGES,
+    compare_values,
+    evaluate,
+    of_module,
+    of_runner,
+    of_simulator,
+)
+from qtools.pipeline.progress import Listener, Silent, Stopwatch
+from qtools.simulate.run import Simulator
+from reports import environment, latency
+from reports.build import Measured, Report, Size, report_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCH = 8
+LATENCY_THREADS = 1
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        folder: The run folder.
+        artifact: The file that ships, by name inside the folder.
+        plan: Every decision.
+        report: Everything measured.
+    """
+
+    folder: Path
+    artifact: Artifact
+    plan: QuantPlan
+    report: Report
+
+    @property
+    def path(self) -> Path:
+        """The file that ships."""
+        return self.folder / self.artifact.path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model on its way: loaded, fused, captured, lowered.
+
+    Attributes:
+        loaded: The model and where its weights came from.
+        images: The run's images.
+        certificate: Proof of the fusion.
+        program: The captured graph.
+        lowered: The float artifact and its binding.
+        batch: Images the program takes at once.
+    """
+
+    loaded: models.Loaded
+    images: data.RunImages
+    certificate: FusionCertificate
+    program: Program
+    lowered: Lowered
+    batch: int
+
+
+def quantize(
+    model: str | nn.Module,
+    *,
+    bits: int = 8,
+    target: str = "tflite",
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    **options: Unpack[Options],
+) -> RunResult:
+    """Quantizes a model for a target and measures what was lost.
+
+    Args:
+        model: A model's name ("m1_1", any timm classifier) or an `nn.Module`.
+        bits: Width of weights and activations.
+        target: "tflite".
+        data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
+        out: Run folder; None makes one under runs/.
+        **options: weights, builder, eval_data, method, calibration, evaluation, io, seed, force, input_size.
+
+    Returns:
+        The run folder's path and everything in it.
+
+    Raises:
+        qtools.core.errors.QtoolsError: See its subclasses; nothing is left behind.
+    """
+    images = Images(
+        data=Path(data) if data is not None else None,
+        eval_data=Path(options["eval_data"]) if options.get("eval_data") is not None else None,
+        calibration=options.get("calibration"),
+        evaluation=options.get("evaluation"),
+        seed=options.get("seed", 0),
+    )
+    rest: dict[str, Any] = {k: v for k, v in options.items() if k in {f.name for f in dataclasses.fields(RunConfig)}}
+    label = model if isinstance(model, str) else type(model).__name__
+    call = f"qtools.quantize({label!r}, bits={bits}, target={target!r})"
+    where = Path(out) if out is not None else None
+    config = RunConfig(model, bits=bits, target=target, images=images, out=where, command=call, **rest)
+    return run(config, Silent())
+
+
+def run(config: RunConfig, listener: Listener) -> RunResult:
+    """Runs all stages. The run folder appears when everything in it is complete, or not at all."""
+    watch = Stopwatch(listener)
+    target: Target = plugins.find("exporters", config.target, "TARGET")
+    if config.out is not None and config.out.exists() and not config.force:
+        raise files.exists_already(config.out)
+    with watch.stage("load"):
+        loaded = _load(config)
+        images = data.choose(loaded, config.images)
+    folder = config.out or Path("runs") / _run_name(config, loaded)
+    with files.whole_folder(folder, replace=config.force or config.out is None) as work:
+        prepared = prepare(loaded, images, target, work, watch)
+        stats, plan = decide(prepared, target, config, watch)
+        result = _finish(prepared, stats, plan, (config, target, work, watch))
+    return dataclasses.replace(result, folder=folder)
+
+
+def prepare(loaded: models.Loaded, images: data.RunImages, target: Target, work: Path, watch: Stopwatch) -> Prepared:
+    """Fuses, captures and lowers, each with its own proof."""
+    examples = [pixels for pixels, _ in zip(images.batches(images.calibration, 1), range(2), strict=False)]
+    if len(examples) == 1:
+        examples.append(np.ascontiguousarray(examples[0][..., ::-1]))
+    with watch.stage("fuse"):
+        fused, certificate = fuse(loaded.module, torch.from_numpy(examples[0]), strict=loaded.spec.verified)
+    with watch.stage("capture"):
+        program = capture(fused, torch.from_numpy(examples[0]), target.spec.expand)
+        batch = program.batch_size(BATCH)
+    with watch.stage(f"convert to {target.spec.name}"):
+        lowered = target.lower(program, examples, work)
+    return Prepared(loaded, images, certificate, program, lowered, batch)
+
+
+def decide(
+    prepared: Prepared, target: Target, config: RunConfig, watch: Stopwatch
+) -> tuple[dict[str, TensorStats], QuantPlan]:
+    """Collects statistics and makes the plan."""
+    program, images = prepared.program, prepared.images
+    with watch.stage("calibrate"):
+        axes = {name: program.view.values[name].channel_axis for name in program.view.activations}
+        batches = images.batches(images.calibration, prepared.batch)
+        stats = collect(batches, _observer(program), axes, watch.listener)
+    with watch.stage("plan"):
+        recipe = planning.Recipe(
+            prepared.loaded.spec.name,
+            config.bits,
+            config.bits,
+            config.method,
+            plugins.find("calibration.ranges", config.method, "RANGE"),
+        )
+        weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+        plan = planning.plan(program.view, target.spec, stats, weights, recipe, prepared.lowered.unbound)
+        digests = {
+            "weights": prepared.loaded.weights.sha256,
+            "data": images.calibration.digest,
+            "code": qtools.__version__,
+        }
+        plan = dataclasses.replace(plan, digests=digests)
+        check_plan(program.view, target.spec, plan)
+    return stats, plan
+
+
+def _observer(program: Program) -> Any:
+    floats = set(program.view.activations)
+
+    def observe(pixels: NDArray[np.float32]) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in execute.observe(program, torch.from_numpy(pixels)):
+            if name in floats:
+                yield name, value
+
+    return observe
+
+
+def _load(config: RunConfig) -> models.Loaded:
+    if config.builder:
+        return models.load_builder(config.builder, config.input_size)
+    if isinstance(config.model, str):
+        return models.load(config.model, config.weights, reference.checkpoint)
+    return models.wrap_module(config.model, input_size=config.input_size)
+
+
+def _run_name(config: RunConfig, loaded: models.Loaded) -> str:
+    kind = loaded.weights.kind
+    weights = Path(loaded.weights.source).stem if kind == "file" else kind
+    return f"{loaded.spec.name}-{weights}-{config.scheme}-{config.target}"
+
+
+def _finish(
+    prepared: Prepared,
+    stats: dict[str, TensorStats],
+    plan: QuantPlan,
+    context: tuple[RunConfig, Target, Path, Stopwatch],
+) -> RunResult:
+    """Writes the artifact, runs it beside everything it came from, and reports."""
+    config, target, work, watch = context
+    program, lowered, images = prepared.program, prepared.lowered, prepared.images
+    notices = judge.warnings(prepared, plan)
+    path = work / f"model{target.spec.suffix}"
+    with watch.stage("export"):
+        options = {"io": config.io, "metadata": judge.metadata(prepared, plan, config, notices)}
+        artifact = target.apply(lowered, plan, program, path, options)
+        simulator = Simulator(program, plan, target.simulator)
+        threads = os.cpu_count() or 1
+        runners = {kernels: target.open(path, kernels, threads, program, lowered) for kernels in target.kernels}
+    with watch.stage("evaluate"):
+        stages = {
+            "float": of_module(prepared.loaded.module),
+            "fused": of_module(program.exported.module() if prepared.batch == 1 else _program(program)),
+            "simulated": of_simulator(simulator, prepared.batch),
+        } | {name: of_runner(runner) for name, runner in runners.items()}
+        limits = {"reference": SLOW_KERNEL_IMAGES}
+        outputs = evaluate(images, stages, limits, prepared.batch, watch.listener)
+    with watch.stage("compare inner values"):
+        tally = compare_values(images, program, simulator, runners[target.kernels[0]], plan, watch.listener)
+    with watch.stage("time"):
+        speed = _time(target, path, prepared)
+    float_bytes = lowered.path.stat().st_size
+    lowered.path.unlink()
+    measured = Measured(speed, watch.seconds, _peak_memory_bytes(), judge.clock_checks(speed))
+    size = Size(artifact.size_bytes, float_bytes)
+    report = judge.report(
+        prepared, plan, (config, target, artifact), (outputs, tally, stats), (size, measured, notices)
+    )
+    files.write_text(work / "plan.json", files.to_json(plan))
+    files.write_text(work / "fusion.json", files.to_json(prepared.certificate))
+    files.write_text(work / "report.json", report_text(report))
+    files.write_text(work / "report.html", plugins.find("reports.render", "html", "RENDER")(report))
+    return RunResult(work, artifact, plan, report)
+
+
+def _program(program: Program) -> Any:
+    return lambda pixels: execute.run(program, pixels)
+
+
+def _time(target: Target, path: Path, prepared: Prepared) -> latency.Latency:
+    """The artifact against its own float twin, interleaved, on this host's CPU."""
+    kernels = target.kernels[0]
+    image = next(iter(prepared.images.batches(prepared.images.evaluation, 1)))
+    quantized = target.open(path, kernels, LATENCY_THREADS, prepared.program, None)
+    plain = target.open(prepared.lowered.path, kernels, LATENCY_THREADS, prepared.program, None)
+    for runner in (quantized, plain):
+        runner.codes(image)  # puts an image into the input
+    host = environment.describe().cpu
+    return latency.measure(
+        {"int8": quantized.invoke, "float": plain.invoke}, host=host, threads=LATENCY_THREADS, runs=60, warmup=10
+    )
+
+
+def _peak_memory_bytes() -> int | None:
+    """Largest resident memory of this process, from Linux's VmHWM (ru_maxrss starts at the parent's); else None."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
