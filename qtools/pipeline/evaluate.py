@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -114,11 +115,10 @@ def compare_values(
 ) -> FidelityTally:
     """Every value of a few images in float, as simulated and as the artifact has it."""
     tally = FidelityTally(program.view, plan)
-    bound: set[str] | None = None
-    done = 0
-    for pixels in images.batches(images.evaluation, 1):
+    few = min(FIDELITY_IMAGES, len(images.evaluation))
+    for done, pixels in enumerate(islice(images.batches(images.evaluation, 1), few), 1):
         real = runner.values(pixels[0])
-        bound = bound or set(real)
+        bound = set(real)
         batch = torch.from_numpy(pixels)
         exact = {n: t.numpy() for n, t in execute.observe(program, batch) if n in bound}
         simulated = {n: t.numpy() for n, t in simulator.observe(batch) if n in bound}
@@ -126,10 +126,7 @@ def compare_values(
             {n: _as_codes(v, plan, simulator.holds_codes(n), n) for n, v in side.items()} for side in (simulated, real)
         )
         tally.add(exact, simulated, real)
-        done += 1
-        progress("inner values", done, min(FIDELITY_IMAGES, len(images.evaluation)))
-        if done == FIDELITY_IMAGES:
-            break
+        progress("inner values", done, few)
     return tally
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 import qtools
 from qtools.core import files, metrics
@@ -75,10 +73,8 @@ def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tu
 
 def clock_checks(speed: Latency) -> tuple[Check, ...]:
     """Whether quantization paid on this host."""
-    ratio = speed.ratios[0]
-    status = "passed" if ratio.median <= 1 else "failed"
     note = f"int8 / float on {speed.host}, {speed.threads} thread(s); a host number, not a phone's"
-    return (Check("not slower than float", status, ratio.median, "x", 1.0, note),)
+    return (_at_most("not slower than float", speed.ratios[0].median, 1.0, ("x", note)),)
 
 
 def report(
@@ -149,8 +145,8 @@ def _ledger(prepared: Prepared, outputs: Outputs, target: Target) -> tuple[Ledge
     for name, logits in outputs.logits.items():
         n = len(logits)
         accuracy = paired_accuracy(None if labels is None else labels[:n], exact[:n], logits)
-        side = name in target.kernels[1:]
-        role = "reference" if name == "float" else "side" if side else "step"
+        role: Literal["reference", "step", "side"] = "side" if name in target.kernels[1:] else "step"
+        role = "reference" if name == "float" else role
         note = f"first {n} images" if n < len(exact) else ""
         rows.append(LedgerRow(STAGES.get(name, name), role, accuracy, note))
     return tuple(rows)
@@ -160,51 +156,40 @@ def _checks(
     prepared: Prepared, plan: QuantPlan, outputs: Outputs, target: Target, artifact: Artifact
 ) -> tuple[Check, ...]:
     certificate, lowered = prepared.certificate, prepared.lowered
-    kernels = target.kernels[0]
     left = float_weights_left(artifact.float_constants, prepared.program.view, plan)
+    proofs = f"{len(certificate.blocks)} blocks in float64; BatchNorm statistics: {certificate.bn_statistics}"
+    bound = f"{len(lowered.binding)} values bound, {len(lowered.unbound)} without a tensor"
     return (
-        Check(
+        _at_most(
             "fusion equals training graph",
-            "passed",
             certificate.model_max_error_float64,
-            "relative",
             certificate.tolerance_float64,
-            f"{len(certificate.blocks)} blocks in float64; BatchNorm statistics: {certificate.bn_statistics}",
+            ("relative", proofs),
         ),
-        _judged(
-            "float artifact equals program",
-            (lowered.max_error, BINDING_LIMIT),
-            "relative",
-            f"{len(lowered.binding)} values bound, {len(lowered.unbound)} without a tensor",
-        ),
-        _simulation_check(plan, outputs, kernels),
-        Check(
-            "float weights without a reason",
-            "failed" if left else "passed",
-            float(len(left)),
-            "tensors",
-            0.0,
-            ", ".join(left[:3]),
-        ),
+        _at_most("float artifact equals program", lowered.max_error, BINDING_LIMIT, ("relative", bound)),
+        _simulation_check(plan, outputs, target.kernels[0]),
+        _at_most("float weights without a reason", float(len(left)), 0.0, ("tensors", ", ".join(left[:3]))),
     )
 
 
 def _simulation_check(plan: QuantPlan, outputs: Outputs, kernels: str) -> Check:
-    simulated, real = outputs.codes["simulated"], outputs.codes[kernels]
-    equal = equal_images(simulated, real)
+    equal = equal_images(outputs.codes["simulated"], outputs.codes[kernels])
     if not plan.float_ops:
-        status = "passed" if equal >= EQUAL_IMAGES_PERCENT else "failed"
         note = f"images with every output code equal under {kernels}"
-        return Check("simulation equals artifact", status, equal, "%", EQUAL_IMAGES_PERCENT, note)
+        return _at_least("simulation equals artifact", equal, EQUAL_IMAGES_PERCENT, note)
     agreement = 100 * metrics.agreement(outputs.logits["simulated"], outputs.logits[kernels])
-    status = "passed" if agreement >= ISLAND_AGREEMENT_PERCENT else "failed"
     note = f"top-1 agreement under {kernels} (float islands); every code equal on {equal:.1f} % of images"
-    return Check("simulation agrees with artifact", status, agreement, "%", ISLAND_AGREEMENT_PERCENT, note)
+    return _at_least("simulation agrees with artifact", agreement, ISLAND_AGREEMENT_PERCENT, note)
 
 
-def _judged(name: str, measured: tuple[float, float], unit: str, note: str) -> Check:
-    value, limit = measured
-    return Check(name, "passed" if np.isfinite(value) and value <= limit else "failed", value, unit, limit, note)
+def _at_most(name: str, value: float, limit: float, words: tuple[str, str]) -> Check:
+    """A check that passes at or below its limit; a number that is not finite fails. `words`: unit, note."""
+    unit, note = words
+    return Check(name, "passed" if value <= limit else "failed", value, unit, limit, note)
+
+
+def _at_least(name: str, percent: float, limit: float, note: str) -> Check:
+    return Check(name, "passed" if percent >= limit else "failed", percent, "%", limit, note)
 
 
 def _installed(package: str) -> bool:

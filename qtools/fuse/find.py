@@ -1,0 +1,120 @@
+"""Finds what can be folded: blocks by their structure, neighbours by watching one forward pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from qtools.fuse import branches, conv_bn, linear_bn
+from qtools.fuse.rule import Match, Rule
+
+RULES: tuple[Rule, ...] = (
+    branches.REPVIT_HEAD,  # blocks before their parts: a head holds norm + linear, a mixer holds conv + norm
+    branches.REPVIT_MIXER,
+    branches.SUMMED_BLOCK,
+    linear_bn.SEQUENTIAL,
+    conv_bn.SEQUENTIAL,
+    conv_bn.NEIGHBOURS,  # by data flow, for whatever no structure claimed
+    linear_bn.NORM_BEFORE,
+    linear_bn.NORM_AFTER,
+)
+
+
+class Trace:
+    """Which modules ran, and whose output went where, over one forward pass.
+
+    Attributes:
+        calls: Module path -> how often it ran.
+        edges: (producer path, consumer path) where the consumer's input is the producer's output itself and no other
+            operation read it. Such a pair may be folded whatever the code between them looks like.
+    """
+
+    def __init__(self, model: nn.Module, image: Tensor) -> None:
+        """Runs the model once on one image, shape (1, 3, height, width)."""
+        self.calls: Counter[str] = Counter()
+        self._made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors alive, so that an id stays one tensor's
+        self._reads: Counter[int] = Counter()
+        self._flows: list[tuple[int, str]] = []
+        hooks = [h for path, module in model.named_modules() for h in self._watch(path, module)]
+        try:
+            with torch.no_grad(), _Reads(self._made, self._reads):
+                model(image)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.edges = tuple((self._made[key][0], consumer) for key, consumer in self._flows if self._reads[key] == 1)
+
+    def _watch(self, path: str, module: nn.Module) -> Iterator[Any]:
+        is_part = isinstance(module, (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm))
+
+        def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.calls[path] += 1
+            if is_part and inputs and id(inputs[0]) in self._made:
+                self._flows.append((id(inputs[0]), path))
+
+        def behind(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if is_part and isinstance(output, Tensor):
+                self._made[id(output)] = (path, output)
+
+        yield module.register_forward_pre_hook(before)
+        yield module.register_forward_hook(behind)
+
+
+class _Reads(TorchDispatchMode):
+    """Counts the operations that read each watched tensor, wherever in the code they are."""
+
+    def __init__(self, made: dict[int, tuple[str, Tensor]], reads: Counter[int]) -> None:
+        super().__init__()
+        self._made, self._reads = made, reads
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor) and id(leaf) in self._made:
+                self._reads[id(leaf)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def find(model: nn.Module, trace: Trace, rules: Sequence[Rule]) -> tuple[Match, ...]:
+    """Every fold to be made in `model`, in module order, no module in two of them.
+
+    Blocks that did not run are left alone: nothing could be proven about them, and no graph will show them.
+    """
+    matches: list[Match] = []
+    taken: list[str] = []
+    blocks = [rule for rule in rules if rule.length == 1]
+    for path, module in model.named_modules():
+        if trace.calls[path] == 0 or any(path == t or path.startswith(f"{t}.") or t == "" for t in taken):
+            continue
+        rule = next((rule for rule in blocks if rule.matches(module)), None)
+        if rule is not None:
+            matches.append(Match(rule, (path,)))
+            taken.append(path)
+    matches += _neighbours(model, trace, [rule for rule in rules if rule.length == 2], taken)
+    order = {path: index for index, (path, _) in enumerate(model.named_modules())}
+    return tuple(sorted(matches, key=lambda match: order[match.paths[0]]))
+
+
+def _neighbours(model: nn.Module, trace: Trace, rules: Sequence[Rule], taken: Sequence[str]) -> Iterator[Match]:
+    used: set[str] = set()
+    for edge in trace.edges:
+        inside = any(path == t or path.startswith(f"{t}.") or t == "" for path in edge for t in taken)
+        shared = any(trace.calls[path] != 1 or path in used for path in edge)  # one set of weights, two places
+        if inside or shared:
+            continue
+        modules = [model.get_submodule(path) for path in edge]
+        rule = next((rule for rule in rules if rule.matches(*modules)), None)
+        if rule is not None:
+            used.update(edge)
+            yield Match(rule, edge)
+
+
+def leftover_batch_norm(model: nn.Module, trace: Trace) -> tuple[str, ...]:
+    """Paths of the BatchNorm layers that run in `model`."""
+    norms = (p for p, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return tuple(path for path in norms if trace.calls[path])

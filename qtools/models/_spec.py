@@ -1,0 +1,149 @@
+"""What a model is, before and after its weights are there. No framework import at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from qtools.core.types import InputSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PretrainedTag:
+    """One set of published weights.
+
+    Attributes:
+        tag: timm's word for it, such as "dist_450e_in1k".
+        top1: Published ImageNet top-1 in percent; None where nobody told us.
+        licence: Licence of the weights, "" where unknown.
+        source: Where they come from, for people.
+    """
+
+    tag: str
+    top1: float | None
+    licence: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a family file says about one model, readable without torch.
+
+    Attributes:
+        name: Name in qtools, tables and file names.
+        aliases: Other names that mean it, the name itself included.
+        architecture: timm's name.
+        params_millions: Published number of weights of the fused network.
+        macs_billions: Published multiply-accumulates at the default input size.
+        pretrained: Published weights, the default first.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    architecture: str
+    params_millions: float
+    macs_billions: float
+    pretrained: tuple[PretrainedTag, ...]
+
+
+def _unchanged(state: State) -> State:
+    return state
+
+
+def _no_arguments(state: State) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a file in qtools/models exposes as FAMILY. Its name is timm's module of the same name.
+
+    Attributes:
+        name: Name of the family.
+        cards: The models that qtools answers for.
+        translate: Brings a state dict in any of the family's foreign layouts into timm's; returns timm's unchanged.
+        arguments: Constructor arguments that a state dict (in timm's layout) implies, such as a missing second head.
+    """
+
+    name: str
+    cards: tuple[ModelCard, ...]
+    translate: Callable[[State], State] = _unchanged
+    arguments: Callable[[State], dict[str, Any]] = _no_arguments
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that can be built.
+
+    Attributes:
+        name: Name in qtools.
+        aliases: Other names that mean it.
+        family: Family, timm's module name; "own" for a user's module.
+        input: Preprocessing, from the model's own configuration or from a checkpoint's metadata.
+        classes: Number of logits.
+        verified: Whether qtools' tests cover this model; unverified ones are marked wherever they show.
+        architecture: timm's name; "" for a user's module.
+        task: "classification".
+        arguments: Constructor arguments besides the number of classes.
+        pretrained: Published weights; the first one is what `auto` and `imagenet` take.
+        params_millions: Published weights count of the fused network, where known.
+        macs_billions: Published multiply-accumulates, where known.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    family: str
+    input: InputSpec
+    classes: int
+    verified: bool
+    architecture: str
+    task: str = "classification"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    pretrained: tuple[PretrainedTag, ...] = ()
+    params_millions: float | None = None
+    macs_billions: float | None = None
+
+
+WeightsKind = Literal["imagenet", "reference", "file", "builder"]
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """Where the weights of a loaded model came from.
+
+    Attributes:
+        kind: The word that every name, table and metadata field uses.
+        source: Hub identifier, file name or builder.
+        sha256: Of the file for "reference" and "file"; of names and values of all tensors for "imagenet" and "builder".
+        licence: Licence of the weights, "unknown" where nothing says.
+        notes: What a reader must be told: fallbacks, assumptions, values taken from the file.
+    """
+
+    kind: WeightsKind
+    source: str
+    sha256: str
+    licence: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A float32 module in eval mode and what is known about it.
+
+    Attributes:
+        module: Maps float32 images, shape (n, 3, height, width), to logits, shape (n, classes).
+        spec: The spec with what the checkpoint said: classes, input, constructor arguments.
+        weights: Where the weights came from.
+        fused: Whether the checkpoint was stored with its training branches folded already.
+    """
+
+    module: nn.Module
+    spec: ModelSpec
+    weights: WeightsInfo
+    fused: bool = False
