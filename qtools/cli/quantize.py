@@ -8,47 +8,61 @@ from typing import Annotated
 
 import typer
 
-Text = typer.Option
+from qtools.core.errors import ExitStatus, InputError
+from qtools.pipeline.config import DEFAULT_METHOD, Images, RunConfig
+
+Option = typer.Option
+
+Model = Annotated[str, typer.Argument(help="m1_1, repvit_m1_1, or any timm classifier; leave out with --builder.")]
+Bits = Annotated[int, Option(help="Width of weights and activations.")]
+TargetName = Annotated[str, Option(help="What the artifact is for.")]
+Weights = Annotated[
+    str,
+    Option(
+        help="auto (published weights; where the hub does not answer, the reference checkpoint, and it is said), "
+        "imagenet, reference, or a .safetensors or .pth file."
+    ),
+]
+Builder = Annotated[str, Option(help="package.module:function that returns your own nn.Module.")]
+Data = Annotated[Path | None, Option(help="Your images: class folders, a flat folder, or a CSV (file,label).")]
+Eval = Annotated[Path | None, Option("--eval", help="Images to evaluate on; default: what is left of --data.")]
+Calibration = Annotated[int | None, Option(help="Calibration images; default 256, fewer for a small folder.")]
+Evaluation = Annotated[int | None, Option(help="Evaluation images; default 512, fewer for a small folder.")]
+Method = Annotated[str, Option(help="Activation ranges: minmax, percentile, mse, entropy.")]
+Ends = Annotated[str, Option(help="Type of the artifact's input and output: int8 or float32.")]
+Out = Annotated[
+    Path | None, Option("--out", "-o", help="Run folder; default runs/<model>-<weights>-<scheme>-<target>.")
+]
+Force = Annotated[bool, Option("--force", help="Replace the folder given with --out.")]
+InputSize = Annotated[int | None, Option(help="Input side in pixels, for a module that does not say.")]
+Seed = Annotated[int, Option(help="Seed of the choice of images.")]
+Json = Annotated[bool, Option("--json", help="Print the report as JSON on stdout.")]
+Debug = Annotated[bool, Option("--debug", help="Show the Python trace of an internal error.")]
 
 
 def quantize(
-    model: Annotated[
-        str, typer.Argument(help="m1_1, repvit_m1_1, or any timm classifier. Not needed with --builder.")
-    ] = "",
-    bits: Annotated[int, Text(help="Width of weights and activations.")] = 8,
-    target: Annotated[str, Text(help="What the artifact is for.")] = "tflite",
-    weights: Annotated[
-        str,
-        Text(
-            help="auto (published weights; where the hub does not answer, the reference checkpoint, and it is said), "
-            "imagenet, reference, or a .safetensors or .pth file."
-        ),
-    ] = "auto",
-    builder: Annotated[str, Text(help="package.module:function that returns your own nn.Module.")] = "",
-    data: Annotated[Path | None, Text(help="Your images: class folders, a flat folder, or a CSV (file,label).")] = None,
-    eval_data: Annotated[
-        Path | None, Text("--eval", help="Images to evaluate on; default: what is left of --data.")
-    ] = None,
-    calibration: Annotated[int | None, Text(help="Calibration images; default 256, fewer for a small folder.")] = None,
-    evaluation: Annotated[int | None, Text(help="Evaluation images; default 512, fewer for a small folder.")] = None,
-    method: Annotated[str, Text(help="Activation ranges: minmax, percentile, mse, entropy.")] = "minmax",
-    io: Annotated[str, Text(help="Type of the artifact's input and output: int8 or float32.")] = "int8",
-    out: Annotated[
-        Path | None, Text("--out", "-o", help="Run folder; default runs/<model>-<weights>-<scheme>-<target>.")
-    ] = None,
-    force: Annotated[bool, Text(help="Replace the folder given with --out.")] = False,
-    input_size: Annotated[int | None, Text(help="Input side in pixels, for a module that does not say.")] = None,
-    seed: Annotated[int, Text(help="Seed of the choice of images.")] = 0,
-    json: Annotated[bool, Text("--json", help="Print the report as JSON on stdout.")] = False,
-    debug: Annotated[bool, Text(help="Show the Python trace of an internal error.")] = False,
+    model: Model = "",
+    bits: Bits = 8,
+    target: TargetName = "tflite",
+    weights: Weights = "auto",
+    builder: Builder = "",
+    data: Data = None,
+    eval_data: Eval = None,
+    calibration: Calibration = None,
+    evaluation: Evaluation = None,
+    method: Method = DEFAULT_METHOD,
+    io: Ends = "int8",
+    out: Out = None,
+    force: Force = False,
+    input_size: InputSize = None,
+    seed: Seed = 0,
+    json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Quantize a model, run the artifact, and report what was lost.
 
     Example: qtools quantize m0_9 --weights trained.safetensors --data images/ --bits 8 --target tflite
     """
-    from qtools.core.errors import ExitStatus, InputError
-    from qtools.pipeline.config import Images, RunConfig
-
     if bool(model) == bool(builder):
         raise InputError("give a model's name or --builder, one of the two", "qtools quantize m1_1")
     config = RunConfig(

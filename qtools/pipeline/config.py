@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BITS = (8,)
+DEFAULT_METHOD = "mse"
 IO = ("int8", "float32")
 CALIBRATION_IMAGES = 256
 EVALUATION_IMAGES = 512
@@ -81,7 +82,7 @@ class RunConfig:
     builder: str = ""
     target: str = "tflite"
     bits: int = 8
-    method: str = "minmax"
+    method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"
     out: Path | None = None
