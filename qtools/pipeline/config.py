@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BITS = (8,)
-DEFAULT_METHOD = "mse"
+DEFAULT_METHOD = "percentile"
 IO = ("int8", "float32")
 CALIBRATION_IMAGES = 256
 EVALUATION_IMAGES = 512
