@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from qtools.cli import _stop
 from qtools.core.errors import ExitStatus, QtoolsError
 
 
@@ -13,22 +14,33 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: Words after `qtools`; None takes the process's own.
     """
-    from qtools.cli._app import build
-
     words = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        _stop.listen()
     try:
-        build()(words, prog_name="qtools")
+        _run(words)
     except QtoolsError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        _say("interrupted; nothing was left behind")
-        sys.exit(ExitStatus.INTERRUPTED)
+    except SystemExit as end:  # typer turns a KeyboardInterrupt into one too
+        if end.code in _stop.EXIT_CODES.values():
+            _say("interrupted; nothing was left behind")
+        raise
     except Exception as error:  # broad: the last line of defence turns a bug into one exit code
         if "--debug" in words:
             raise
         _say(f"internal error: {type(error).__name__}: {error}\n  next: run again with --debug, and report the trace")
         sys.exit(ExitStatus.INTERNAL)
+
+
+def _run(words: list[str]) -> None:
+    from qtools.cli._app import build
+
+    try:
+        build()(words, prog_name="qtools", obj=tuple(words))
+    except Exception:
+        _stop.check()  # an SDK may make an error of its own out of Ctrl-C
+        raise
 
 
 def _say(text: str) -> None:

@@ -13,6 +13,18 @@ from qtools.core import plugins
 EXAMPLE = "Example: qtools quantize m1_1 --bits 8 --target tflite"
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"qtools {__version__}")
+        raise typer.Exit
+
+
+# Eager, with a callback of its own: it answers before a missing command is complained about.
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+]
+
+
 def build() -> Callable[..., Any]:
     """The click command behind `qtools`."""
     app = typer.Typer(
@@ -24,12 +36,8 @@ def build() -> Callable[..., Any]:
     )
 
     @app.callback()
-    def options(
-        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-    ) -> None:
-        if version:
-            typer.echo(f"qtools {__version__}")
-            raise typer.Exit
+    def options(version: Version = False) -> None:
+        pass
 
     for name in plugins.names("qtools.cli"):
         command = plugins.find("qtools.cli", name, "COMMAND")

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from qtools.cli import _stop
+
 
 class Bars:
     """Shows a run's stages; use as a context."""
@@ -40,6 +42,7 @@ class Bars:
 
     def stage(self, name: str) -> None:
         """A stage begins: a line that stays."""
+        _stop.check()
         for task in list(self._bars.task_ids):
             self._bars.remove_task(task)
         self._tasks.clear()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from qtools.models import ModelCard
 
 
 def models(
@@ -19,10 +22,33 @@ def models(
     from qtools.core.files import to_json
     from qtools.models import cards
 
-    rows = [card for card in cards() if pattern in card.name or any(pattern in alias for alias in card.aliases)]
+    word = pattern.lower()
+    rows = [card for card in cards() if any(word in name for name in (card.name, *card.aliases))]
     if json:
-        sys.stdout.write(to_json(rows))
-        return
+        sys.stdout.write(to_json([_described(card) for card in rows]))
+    elif rows:
+        _print_table(rows)
+    else:
+        sys.stderr.write(f"qtools: no verified model's name contains '{pattern}'; `qtools models` lists them all\n")
+
+
+def _described(card: ModelCard) -> dict[str, Any]:
+    """One object of the JSON list. The input is timm's own, so that only this form pays for loading it."""
+    from qtools.models import resolve
+
+    spec = resolve(card.name)
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "params": round(card.params_millions * 1e6),
+        "macs": round(card.macs_billions * 1e9),
+        "input": spec.input,
+        "task": spec.task,
+        "weights": spec.pretrained,
+    }
+
+
+def _print_table(rows: list[ModelCard]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -31,10 +57,10 @@ def models(
         best = card.pretrained[0] if card.pretrained else None
         table.add_row(
             card.name,
-            ", ".join(card.aliases),
+            ", ".join(alias for alias in card.aliases if alias != card.name),
             f"{card.params_millions}",
             f"{card.macs_billions}",
-            f"{best.top1}" if best else "",
+            "" if best is None or best.top1 is None else f"{best.top1}",
             best.licence if best else "",
         )
     Console().print(table)

@@ -41,6 +41,7 @@ Debug = Annotated[bool, Option("--debug", help="Show the Python trace of an inte
 
 
 def quantize(
+    context: typer.Context,
     model: Model = "",
     bits: Bits = 8,
     target: TargetName = "tflite",
@@ -77,7 +78,7 @@ def quantize(
         out=out,
         force=force,
         input_size=input_size,
-        command=_command(),
+        command=_command(context),
     )
     from qtools.cli._progress import Bars
 
@@ -101,10 +102,11 @@ def quantize(
         raise typer.Exit(ExitStatus.CHECK_FAILED)
 
 
-def _command() -> str:
+def _command(context: typer.Context) -> str:
+    """How the run was called: the words that `main` was given."""
     from reports.environment import portable_command
 
-    return portable_command(["qtools", *sys.argv[1:]])
+    return portable_command(["qtools", *context.obj])
 
 
 COMMAND = quantize

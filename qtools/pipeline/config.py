@@ -55,7 +55,7 @@ class Images:
     def __post_init__(self) -> None:
         for name, count in (("calibration", self.calibration), ("evaluation", self.evaluation)):
             if count is not None and count < 1:
-                raise InputError(f"{name} needs at least one image, got {count}")
+                raise InputError(f"{name} needs at least one image, got {count}", f"leave --{name} out for the default")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.batches import ImageBatches
-from calibration.data import open_folder
+from calibration.data import FolderSource, open_folder
 from calibration.sampling import labels_of, select, split
 from qtools.core.errors import InputError
 from qtools.core.protocols import ImageSource
@@ -54,18 +54,22 @@ def choose(loaded: Loaded, images: Images) -> RunImages:
             raise InputError("there are images to evaluate on and none to calibrate on", "add --data DIR")
         return _rendered(loaded, images)
     classes = loaded.spec.classes
-    source: ImageSource = open_folder(images.data, classes)
+    source = open_folder(images.data, classes)
     if images.eval_data is not None:
-        held_out: ImageSource = open_folder(images.eval_data, classes)
-        calibration = _take(source, images.calibration, CALIBRATION_IMAGES, images.seed)
-        evaluation = _take(held_out, images.evaluation, EVALUATION_IMAGES, images.seed)
+        held_out = open_folder(images.eval_data, classes)
+        calibration = _take(source, ("calibration", images.calibration, CALIBRATION_IMAGES), images.seed)
+        evaluation = _take(held_out, ("evaluation", images.evaluation, EVALUATION_IMAGES), images.seed)
     else:
         wanted = _share(len(source), images)
         calibration, evaluation = split(source, calibration=wanted[0], evaluation=wanted[1], seed=images.seed)
-    return _described(loaded, (calibration, evaluation), "folder", getattr(source, "labelling", ""))
+    return _described(loaded, (calibration, evaluation), "folder", source.labelling)
 
 
-def _take(source: ImageSource, asked: int | None, default: int, seed: int) -> ImageSource:
+def _take(source: FolderSource, wanted: tuple[str, int | None, int], seed: int) -> ImageSource:
+    """Images of one folder. `wanted`: the option's name, what the user gave, its default for a large folder."""
+    option, asked, default = wanted
+    if asked is not None and asked > len(source):
+        raise InputError(f"--{option} {asked}: {source.root} holds {len(source)} images", "ask for fewer, or add some")
     return select(source, asked if asked is not None else min(default, len(source)), seed)
 
 

@@ -1,0 +1,47 @@
+"""What a run was asked for is checked before anything heavy is imported."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from qtools.core.errors import InputError
+from qtools.pipeline.config import DEFAULT_METHOD, Images, RunConfig
+
+
+def test_it_loads_no_framework():
+    code = (
+        "import sys; from qtools.pipeline.config import RunConfig; RunConfig('m1_1');"
+        "heavy = {'torch', 'timm', 'litert_torch'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_defaults_are_the_documented_ones():
+    config = RunConfig("m1_1")
+    assert (config.scheme, config.target, config.weights, config.io) == ("w8a8", "tflite", "auto", "int8")
+    assert config.method == DEFAULT_METHOD and config.images == Images() and config.out is None and not config.force
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "tflight"}, "Did you mean tflite"),
+        ({"target": "_tflite"}, "target"),
+        ({"method": "entropie"}, "Did you mean entropy"),
+        ({"bits": 7}, "--bits 7"),
+        ({"io": "uint8"}, "int8, float32"),
+    ],
+)
+def test_words_that_are_unknown(changes, message):
+    with pytest.raises(InputError) as caught:
+        dataclasses.replace(RunConfig("m1_1"), **changes)
+    assert message in str(caught.value) and caught.value.next_step
+
+
+@pytest.mark.parametrize("name", ["calibration", "evaluation"])
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_image_is_no_set_of_images(name, count):
+    with pytest.raises(InputError, match=f"{name} needs at least one image, got {count}"):
+        Images(**{name: count})
