@@ -57,12 +57,12 @@ class Weights:
     """Where the weights came from.
 
     Attributes:
-        kind: imagenet (published), reference (the embedded checkpoint) or file (the user's own).
+        kind: imagenet (published), reference (the embedded checkpoint), file or builder (the user's own).
         source: Tag, name or file name; no path.
         licence: Licence of the weights, "unknown" where it is.
     """
 
-    kind: Literal["imagenet", "reference", "file"]
+    kind: Literal["imagenet", "reference", "file", "builder"]
     source: str
     licence: str
 

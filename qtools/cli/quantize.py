@@ -83,10 +83,11 @@ def quantize(
     from qtools.cli._progress import Bars
 
     with Bars() as bars:
-        bars.stage("start (importing torch)")
+        bars.stage("start")
         from qtools.pipeline.quantize import run
 
         result = run(config, bars)
+        bars.stage("done")
     from reports.build import report_text
     from reports.render import terminal
     from reports.verdict import verdict

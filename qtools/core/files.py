@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -84,15 +86,39 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise exists_already(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with --out") from error
+    lock = _lock(work)
     try:
         yield work
         os.chmod(work, 0o755)
         _take_place(work, path, replace)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Holds an exclusive lock on a folder for as long as this process lives; None where another one holds it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _sweep(path: Path) -> None:
+    """Removes unfinished neighbours of `path` whose process was killed: nobody holds their lock any more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        handle = _lock(left) if left.is_dir() and not left.is_symlink() else None
+        if handle is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
 
 
 def _take_place(work: Path, path: Path, replace: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qtools.core.errors import InputError
 from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
 
 
@@ -102,6 +103,11 @@ class Target:
         open: (path, kernels, threads, program, lowered or None) -> Runner; kernels is one of `kernels`.
         kernels: Kernel sets this machine can run the artifact with, the one that ships first.
         simulator: File in qtools/simulate with the rounding rules of the kernels that ship.
+        labels: What a report calls each of `kernels`.
+        slow: Those of `kernels` that take many times as long as the first and get fewer images.
+        quantized: What a report calls the artifact beside "float" where both are timed.
+        configure: The user's choices for this target (option -> value) -> the Target that has them; None where there
+            are none to make.
     """
 
     spec: TargetSpec
@@ -110,6 +116,24 @@ class Target:
     open: Callable[..., Runner]
     kernels: Sequence[str]
     simulator: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    slow: frozenset[str] = frozenset()
+    quantized: str = "int8"
+    configure: Callable[[Mapping[str, str]], Target] | None = None
+
+    def configured(self, options: Mapping[str, str]) -> Target:
+        """This target with the user's choices.
+
+        Raises:
+            InputError: If it has no such option or the value is unknown.
+        """
+        if not options:
+            return self
+        if self.configure is None:
+            raise InputError(
+                f"the {self.spec.name} target has no option '{min(options)}'", "leave it out, it is another target's"
+            )
+        return self.configure(options)
 
 
 class Progress(Protocol):

@@ -223,12 +223,17 @@ class OpRule:
         weight_axis: Axis of per-channel weight scales in the program's own layout; None = per tensor.
         tied: True where inputs and output must share one scale (reshape, pooling, concat).
         fixed_output: (scale, zero_point) that the kernel insists on.
+        dims: Dimensions of a 4-D value that the kernel reduces, where it takes no others; None = any.
+        fused_only: True where there is a kernel only as the lower end of the grid behind another kernel (see
+            `TargetSpec.fused`): that grid has to start at zero.
     """
 
     source: str
     weight_axis: int | None = None
     tied: bool = False
     fixed_output: tuple[float, int] | None = None
+    dims: tuple[int, ...] | None = None
+    fused_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def _view(exported: torch.export.ExportedProgram, constants: Mapping[str, torch.
             for out in outputs:
                 values[out.name] = _value(out, const=False)
             kind, attrs = classify(node)
-            inputs = tuple(n.name for n in node.all_input_nodes)
+            inputs = _operands(node)
             ops.append(Op(node.name, kind, inputs, tuple(o.name for o in outputs), attrs, _module_path(node)))
     for op in ops:
         if op.kind in (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR) and op.inputs[1] in constants:
@@ -144,6 +144,13 @@ def _value(node: fx.Node, *, const: bool) -> Value:
     shape = tuple(int(s) for s in tensor.shape)
     axis = None if const or len(shape) < 2 else (1 if len(shape) == 4 else len(shape) - 1)
     return Value(node.name, shape, str(tensor.dtype).removeprefix("torch."), const, axis)
+
+
+def _operands(node: fx.Node) -> tuple[str, ...]:
+    """Every tensor operand in order, a tensor that is read twice (x * x) twice."""
+    found: list[str] = []
+    fx.node.map_arg((node.args, node.kwargs), lambda source: found.append(source.name))
+    return tuple(found)
 
 
 def is_getitem(node: fx.Node) -> bool:

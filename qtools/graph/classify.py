@@ -20,6 +20,8 @@ def classify(node: fx.Node) -> tuple[OpKind, Attrs]:
     attrs = reader(_bound_arguments(node)) if reader else {}
     if kind is OpKind.CONV and _is_depthwise(node, attrs):
         kind = OpKind.DEPTHWISE_CONV
+    if kind is OpKind.MEAN and _keeps_every_element(node):
+        kind = OpKind.RESHAPE  # pooling a 1x1 map: converters drop it, and no kernel rounds
     return kind, {"aten": str(node.target), **attrs}
 
 
@@ -35,6 +37,10 @@ def _bound_arguments(node: fx.Node) -> Mapping[str, Any]:
 def _is_depthwise(node: fx.Node, attrs: Attrs) -> bool:
     channels = node.args[0].meta["val"].shape[1]  # type: ignore[union-attr]
     return bool(attrs["groups"] == channels and channels > 1)
+
+
+def _keeps_every_element(node: fx.Node) -> bool:
+    return bool(node.args[0].meta["val"].numel() == node.meta["val"].numel())  # type: ignore[union-attr]
 
 
 def _conv(args: Mapping[str, Any]) -> Attrs:

@@ -105,7 +105,7 @@ def _described(loaded: Loaded, sets: tuple[Any, Any], kind: Any, note: str) -> R
         from qtools.reference.images import label_of
 
         labels = np.asarray([label_of(i, split=evaluation.split) for i in range(len(evaluation))], np.int64)
-    described = Data(kind, len(calibration), len(evaluation), labels is not None, note)
+    described = Data(kind, len(calibration), len(evaluation), labels is not None, note.removeprefix("none: "))
     spec = loaded.spec.input
     if kind != "folder":  # renders come at the network's own size: nothing to resize, nothing to crop
         spec = dataclasses.replace(spec, crop_pct=1.0)

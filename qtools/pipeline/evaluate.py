@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qtools.core import numerics
 from qtools.core.protocols import Progress, Runner
 from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
@@ -26,88 +24,73 @@ SLOW_KERNEL_IMAGES = 64
 """Images that the reference kernels get: they take thirty times as long as the kernels that ship."""
 
 Logits = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What each stage answered.
-
-    Attributes:
-        logits: Stage name -> logits, shape (images, classes); slow stages have fewer rows, the first ones.
-        codes: Stage name -> output codes of "simulated" and the artifact, shape (images, classes).
-    """
-
-    logits: Mapping[str, Logits]
-    codes: Mapping[str, NDArray[Any]]
+Stage = Callable[[NDArray[np.float32]], Logits]
+"""float32 NCHW batch -> logits, shape (batch, classes)."""
 
 
 def evaluate(
-    images: RunImages,
-    stages: Mapping[str, Callable[[NDArray[np.float32]], tuple[Logits, NDArray[Any] | None]]],
-    limits: Mapping[str, int],
-    batch: int,
-    progress: Progress,
-) -> Outputs:
+    images: RunImages, stages: Mapping[str, Stage], limits: Mapping[str, int], batch: int, progress: Progress
+) -> dict[str, Logits]:
     """Runs all stages over the evaluation images, decoding each image once.
 
     Args:
         images: The run's images.
-        stages: Name -> float32 NCHW batch to (logits, output codes or None).
+        stages: Name -> what runs a batch.
         limits: Name -> largest number of images a slow stage gets.
         batch: Images per batch.
         progress: Told after each batch.
+
+    Returns:
+        Stage name -> logits, shape (images, classes); slow stages have fewer rows, the first ones.
     """
     logits: dict[str, list[Logits]] = {name: [] for name in stages}
-    codes: dict[str, list[NDArray[Any]]] = {name: [] for name in stages}
     done = 0
     for pixels in images.batches(images.evaluation, batch):
         for name, run in stages.items():
             room = limits.get(name, done + len(pixels)) - done
-            if room <= 0:
-                continue
-            answer, integers = run(pixels[:room])
-            logits[name].append(answer)
-            if integers is not None:
-                codes[name].append(integers)
+            if room > 0:
+                logits[name].append(run(pixels[:room]))
         done += len(pixels)
         progress("images", done, len(images.evaluation))
-    return Outputs(
-        {name: np.concatenate(rows) for name, rows in logits.items()},
-        {name: np.concatenate(rows) for name, rows in codes.items() if rows},
-    )
+    return {name: np.concatenate(rows) for name, rows in logits.items()}
 
 
-def of_module(module: torch.nn.Module) -> Callable[[NDArray[np.float32]], tuple[Logits, None]]:
-    """A float module as a stage."""
+def of_module(module: Callable[[torch.Tensor], Any]) -> Stage:
+    """A float model as a stage."""
 
-    def run(pixels: NDArray[np.float32]) -> tuple[Logits, None]:
+    def run(pixels: NDArray[np.float32]) -> Logits:
         with torch.inference_mode():
             answer = module(torch.from_numpy(pixels))
         answer = answer[0] if isinstance(answer, (tuple, list)) else answer
-        return answer.numpy(), None
+        return np.asarray(answer.numpy())
 
     return run
 
 
-def of_simulator(simulator: Simulator, batch: int) -> Callable[[NDArray[np.float32]], tuple[Logits, NDArray[Any]]]:
+def of_program(program: Program, batch: int) -> Stage:
+    """The captured graph as a stage; `batch` is the size it was captured at."""
+    return _in_pieces(lambda piece: execute.run(program, piece), batch)
+
+
+def of_simulator(simulator: Simulator, batch: int) -> Stage:
     """The simulator as a stage; `batch` is the size its graph was captured at."""
-
-    def run(pixels: NDArray[np.float32]) -> tuple[Logits, NDArray[Any]]:
-        pieces = [torch.from_numpy(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
-        codes = torch.cat([simulator.codes(piece) for piece in pieces])
-        return simulator.logits(codes).numpy(), codes.numpy()
-
-    return run
+    return _in_pieces(lambda piece: simulator.logits(simulator.codes(piece)), batch)
 
 
-def of_runner(runner: Runner) -> Callable[[NDArray[np.float32]], tuple[Logits, NDArray[Any]]]:
+def of_runner(runner: Runner) -> Stage:
     """An opened artifact as a stage."""
+    return lambda pixels: runner.logits(runner.codes(pixels))
 
-    def run(pixels: NDArray[np.float32]) -> tuple[Logits, NDArray[Any]]:
-        codes = runner.codes(pixels)
-        return runner.logits(codes), codes
 
-    return run
+def _in_pieces(run: Callable[[torch.Tensor], torch.Tensor], batch: int) -> Stage:
+    """A last, smaller batch goes image by image, so that no graph is captured for it alone."""
+
+    def stage(pixels: NDArray[np.float32]) -> Logits:
+        size = batch if len(pixels) % batch == 0 else 1
+        pieces = [run(torch.from_numpy(pixels[i : i + size])) for i in range(0, len(pixels), size)]
+        return np.asarray(torch.cat(pieces).numpy())
+
+    return stage
 
 
 def compare_values(
@@ -123,19 +106,11 @@ def compare_values(
         exact = {n: t.numpy() for n, t in execute.observe(program, batch) if n in bound}
         simulated = {n: t.numpy() for n, t in simulator.observe(batch) if n in bound}
         simulated, real = (
-            {n: _as_codes(v, plan, simulator.holds_codes(n), n) for n, v in side.items()} for side in (simulated, real)
+            {n: simulator.as_codes(n, v) for n, v in side.items()} for side in (simulated, real)
         )
         tally.add(exact, simulated, real)
         progress("inner values", done, few)
     return tally
-
-
-def _as_codes(array: NDArray[Any], plan: QuantPlan, holds_codes: bool, name: str) -> NDArray[Any]:
-    """Codes of a quantized value, also where a float operation made it and its reader quantizes it."""
-    params = plan.params(name)
-    if params is None or holds_codes:
-        return array
-    return np.asarray(numerics.quantize_float32(array.astype(np.float32), params))
 
 
 def float_weights_left(names: tuple[str, ...], view: GraphView, plan: QuantPlan) -> list[str]:

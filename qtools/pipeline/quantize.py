@@ -32,6 +32,7 @@ from qtools.pipeline.evaluate import (
     compare_values,
     evaluate,
     of_module,
+    of_program,
     of_runner,
     of_simulator,
 )
@@ -236,12 +237,13 @@ def _finish(
     with watch.stage("evaluate"):
         stages = {
             "float": of_module(prepared.loaded.module),
-            "fused": of_module(program.exported.module() if prepared.batch == 1 else _program(program)),
+            "fused": of_program(program, prepared.batch),
             "simulated": of_simulator(simulator, prepared.batch),
         } | {name: of_runner(runner) for name, runner in runners.items()}
         limits = {"reference": SLOW_KERNEL_IMAGES}
         outputs = evaluate(images, stages, limits, prepared.batch, watch.listener)
     with watch.stage("compare inner values"):
+        notices += judge.agreement_warning(outputs, target.kernels[0])
         tally = compare_values(images, program, simulator, runners[target.kernels[0]], plan, watch.listener)
     with watch.stage("time"):
         speed = _time(target, path, prepared)
@@ -257,10 +259,6 @@ def _finish(
     files.write_text(work / "report.json", report_text(report))
     files.write_text(work / "report.html", plugins.find("reports.render", "html", "RENDER")(report))
     return RunResult(work, artifact, plan, report)
-
-
-def _program(program: Program) -> Any:
-    return lambda pixels: execute.run(program, pixels)
 
 
 def _time(target: Target, path: Path, prepared: Prepared) -> latency.Latency:

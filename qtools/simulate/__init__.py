@@ -1,4 +1,4 @@
 """The integer executor: what an artifact's kernels will compute, code by code.
 
-Each public module is one kernel library and exposes KERNELS, OpKind -> rule.
+Each public module is one kernel library and exposes KERNELS, OpKind -> rule, and QUANTIZE, floats -> codes.
 """

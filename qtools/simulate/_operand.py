@@ -52,3 +52,5 @@ class Kernel:
 
 
 Kernels = Mapping[OpKind, Kernel]
+Quantize = Callable[[torch.Tensor, QuantParams], torch.Tensor]
+"""How a library turns floats into codes at run time."""

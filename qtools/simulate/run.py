@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from qtools.core import numerics, plugins
@@ -15,8 +17,16 @@ from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output
 
-MOVES = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY)
-"""Kinds that pass codes on as they are, in every kernel library."""
+MOVES = (
+    OpKind.RESHAPE,
+    OpKind.TRANSPOSE,
+    OpKind.IDENTITY,
+    OpKind.EXPAND,
+    OpKind.SLICE,
+    OpKind.SPLIT,
+    OpKind.MAX_POOL,
+)
+"""Kinds that pass codes on as they are, in every kernel library that has them."""
 
 
 class Simulator:
@@ -29,6 +39,7 @@ class Simulator:
 
     def __init__(self, program: Program, plan: QuantPlan, kernels: str) -> None:
         library: Kernels = plugins.find("qtools.simulate", kernels, "KERNELS")
+        self._quantize = plugins.find("qtools.simulate", kernels, "QUANTIZE")
         self._program, self._plan = program, plan
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
         self._integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
@@ -65,9 +76,21 @@ class Simulator:
         """Whether `observe` yields this value as codes."""
         return value in self._codes_of
 
+    def as_codes(self, value: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Codes of a quantized value, also where a float operation made it and its reader quantizes it.
+
+        Args:
+            value: A value's id.
+            array: What `observe`, or the artifact, has for it: codes or floats.
+        """
+        params = self._plan.params(value)
+        if params is None or self.holds_codes(value) or not np.issubdtype(array.dtype, np.floating):
+            return array
+        return np.asarray(self._quantize(torch.from_numpy(array.astype(np.float32)), params).numpy())
+
     def _enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
         params = self._plan.params(name)
-        return images if params is None else numerics.quantize_float32(images, params)
+        return images if params is None else self._quantize(images, params)
 
     def _compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
         name = node.name
@@ -92,7 +115,7 @@ class Simulator:
     def _as_codes(self, name: str, value: Any) -> Any:
         if name in self._codes_of or name in self._program.constants or not value.dtype.is_floating_point:
             return value
-        return numerics.quantize_float32(value, self._known(name))
+        return self._quantize(value, self._known(name))
 
     def _known(self, name: str) -> QuantParams:
         params = self._plan.params(name)

@@ -1,7 +1,8 @@
 """Rounding rules of LiteRT on a CPU: XNNPACK's qs8 kernels, and LiteRT's own where it does not delegate.
 
 Sources: XNNPACK src/microparams-init.c (fp32 requantization, qs8 add and mul parameters); LiteRT
-kernels/activations.cc and kernels/internal/common.h (lookup tables of GELU and LOGISTIC).
+kernels/activations.cc and kernels/internal/common.h (lookup table of GELU; RELU), kernels/add.cc. LOGISTIC is a table of
+XNNPACK's own.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
-from qtools.simulate._operand import Kernel, Kernels, Operand, Output
+from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 
 
 def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -28,15 +31,46 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
-    """Fixed point: both operands by 21-bit multipliers, one rounding shift to the right."""
+    """Fixed point: both operands by 21-bit multipliers, one rounding shift to the right.
+
+    XNNPACK takes ratios of operand to output scale in 2^-10..2^8 only; others stay with LiteRT's own kernel.
+    """
     a, b = data
     ratios = [np.float32(x.params.scale_array[0] / out.params.scale_array[0]) for x in (a, b)]
+    if not all(2.0**-10 <= ratio < 2.0**8 for ratio in ratios):
+        return _add_undelegated(data, out)
     exponent = math.frexp(float(max(ratios)))[1] - 1
     shift = 20 - exponent
     ma, mb = (round(float(r) * 2.0**shift) for r in ratios)
     bias = (1 << (shift - 1)) - ma * a.params.zero_point[0] - mb * b.params.zero_point[0]
     total = a.codes.int() * ma + b.codes.int() * mb + bias
     return _clamped((total >> shift).float() + out.params.zero_point[0], out)
+
+
+def _add_undelegated(data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """LiteRT's ADD: operands 20 bits up, each to twice the larger scale, their sum to the output scale."""
+    scales = [float(x.params.scale_array[0]) for x in data]
+    common = 2 * max(scales)
+    total = sum(
+        _fixed_point((x.codes.long() - x.params.zero_point[0]) << 20, scale / common)
+        for x, scale in zip(data, scales, strict=True)
+    )
+    codes = _fixed_point(total, common / (2.0**20 * float(out.params.scale_array[0])))
+    return _clamped(codes.float() + out.params.zero_point[0], out)
+
+
+def _fixed_point(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """gemmlowp's product with a 31-bit multiplier: rounded at bit 31, halves up, then shifted, halves away from 0."""
+    mantissa, exponent = math.frexp(factor)
+    multiplier = round(mantissa * 2.0**31)
+    if exponent < -31:
+        return torch.zeros_like(x)
+    product = (x << max(exponent, 0)) * multiplier
+    high = torch.div(product + torch.where(product >= 0, 1 << 30, 1 - (1 << 30)), 1 << 31, rounding_mode="trunc")
+    right = max(-exponent, 0)
+    rest = high & ((1 << right) - 1)
+    threshold = (((1 << right) - 1) >> 1) + (high < 0).long()
+    return (high >> right) + (rest > threshold).long()
 
 
 def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -48,31 +82,35 @@ def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 
 def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
-    """Integer sum, then one multiplication by float32(s_in / (s_out * count))."""
+    """clip(rint(float32(sum of codes) * m + c)), both zero points inside c: rounded last, unlike the others."""
     x = data[0]
     dims = tuple(op.attrs["dims"])
     count = math.prod(x.codes.shape[d] for d in dims)
-    total = (x.codes.double() - x.params.zero_point[0]).sum(dims, keepdim=op.attrs["keepdim"])
-    ratio = x.params.scale_array[0] / out.params.scale_array[0]
-    return _clamped(numerics.requantize(total, float(np.float32(ratio) / np.float32(count)), out.params), out)
+    total = x.codes.double().sum(dims, keepdim=op.attrs["keepdim"]).float()
+    multiplier = np.float32(x.params.scale_array[0] / out.params.scale_array[0]) / np.float32(count)
+    offset = np.float32(out.params.zero_point[0]) - np.float32(x.params.zero_point[0] * count) * multiplier
+    return _clamped(torch.round(total * float(multiplier) + float(offset)), out)
 
 
 def _relu(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
-    """Requantization with a clamp at the zero point."""
+    """LiteRT's own kernel, XNNPACK takes no quantized RELU: fixed point, then a clamp at the zero point."""
     x = data[0]
-    ratio = float(np.float32(x.params.scale_array[0] / out.params.scale_array[0]))
-    codes = numerics.requantize(x.codes - x.params.zero_point[0], ratio, out.params)
-    return codes.clamp(min=out.params.zero_point[0])
+    ratio = float(x.params.scale_array[0] / out.params.scale_array[0])
+    codes = _fixed_point(x.codes.long() - x.params.zero_point[0], ratio).float() + out.params.zero_point[0]
+    return codes.clamp(out.params.zero_point[0], out.params.scheme.qmax)
 
 
-def _lookup(function: Callable[[np.ndarray], np.ndarray]) -> Kernel:
-    """A 256-entry table: dequantize in float32, apply, divide by the scale, round half away from zero."""
+Function = Callable[[Op, NDArray[np.float32]], NDArray[np.float32]]
+Rounding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def _lookup(function: Function, rounding: Rounding) -> Kernel:
+    """A 256-entry table: dequantize in float32, apply, divide by the scale, round."""
 
     def prepare(op: Op, constants: Mapping[int, Operand], source: QuantParams, out: QuantParams) -> torch.Tensor:
         codes = np.arange(source.scheme.qmin, source.scheme.qmax + 1, dtype=np.int32)
         real = source.scale_array[0] * (codes - source.zero_point[0]).astype(np.float32)
-        scaled = function(real).astype(np.float32) * (np.float32(1) / out.scale_array[0])
-        rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)) + out.zero_point[0]
+        rounded = rounding(function(op, real) * (np.float32(1) / out.scale_array[0])) + out.zero_point[0]
         return torch.from_numpy(np.clip(rounded, out.scheme.qmin, out.scheme.qmax).astype(np.float32))
 
     def run(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -85,18 +123,26 @@ def _lookup(function: Callable[[np.ndarray], np.ndarray]) -> Kernel:
     return Kernel(run, prepare)
 
 
-def _gelu(x: np.ndarray) -> np.ndarray:
+def _half_away(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.trunc(x + np.copysign(np.float32(0.5), x))
+
+
+def _gelu(op: Op, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    if op.attrs["approximate"] == "tanh":
+        return functional.gelu(torch.from_numpy(x), approximate="tanh").numpy()
     erf = torch.erf(torch.from_numpy(x * np.float32(math.sqrt(0.5)))).numpy()
     return np.asarray(np.float32(0.5) * x * (np.float32(1) + erf))
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-x.astype(np.float64))))
+def _sigmoid(op: Op, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return torch.sigmoid(torch.from_numpy(x).double()).float().numpy()
 
 
 def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
     return codes.clamp(out.lowest, out.params.scheme.qmax)
 
+
+QUANTIZE: Quantize = numerics.quantize_float32
 
 KERNELS: Kernels = {
     OpKind.CONV: Kernel(_weighted, prepare_weighted),
@@ -106,6 +152,6 @@ KERNELS: Kernels = {
     OpKind.MUL: Kernel(_mul),
     OpKind.MEAN: Kernel(_mean),
     OpKind.RELU: Kernel(_relu),
-    OpKind.GELU: _lookup(_gelu),
-    OpKind.SIGMOID: _lookup(_sigmoid),
+    OpKind.GELU: _lookup(_gelu, _half_away),
+    OpKind.SIGMOID: _lookup(_sigmoid, np.rint),
 }

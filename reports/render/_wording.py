@@ -58,8 +58,8 @@ def _cleaned(value: object) -> object:
 def title(report: Report) -> str:
     """What the report is about; says `reference` wherever the weights are not the published ones."""
     subject = report.subject
-    kind = {"imagenet": "imagenet weights", "reference": "reference weights", "file": "own weights"}
-    return f"{subject.model} ({kind[report.weights.kind]}) → {subject.target}, {subject.scheme}"
+    kind = {"imagenet": "imagenet weights", "reference": "reference weights"}.get(report.weights.kind, "own weights")
+    return f"{subject.model} ({kind}) → {subject.target}, {subject.scheme}"
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -214,3 +214,12 @@ def test_the_slower_of_two_runs_does_not_win_silently(tmp_path: Path) -> None:
             (quick / "quick").write_text("quick")
     assert entries(path) == ["quick"]
     assert entries(tmp_path) == ["one"]
+
+
+def test_a_killed_runs_leftover_goes_with_the_next_run_and_a_living_ones_stays(tmp_path: Path) -> None:
+    dead = tmp_path / ".run.abcd1234"
+    dead.mkdir()
+    (dead / "half").write_text("x")
+    with files.whole_folder(tmp_path / "run") as living, files.whole_folder(tmp_path / "run", replace=True) as second:
+        assert not dead.exists()
+        assert living.exists() and second.exists()
