@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from calibration import float_results
+from calibration.gain import GAIN_LIMIT, gain
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan, TargetSpec
 
@@ -31,6 +33,8 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
     rule = spec.rules.get(op.kind)
     if rule is None:
         return ["no integer kernel, and the plan does not leave it in float"]
+    if spec.float_results:
+        return float_results.faults(op, view, spec, plan)
     found = []
     data = [n for n in op.inputs if not view.values[n].const]
     for name in (*data, *op.outputs):
@@ -55,6 +59,12 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
         )
     ):
         found.append(f"its output must be at scale {rule.fixed_output[0]}, zero point {rule.fixed_output[1]}")
+    if rule.fused_only and out and out.zero_point[0] != out.scheme.qmin:
+        found.append("its grid must start at zero, that is all there is of it")
+    swallowed = {n: view.consumers[n][0].outputs[0] for n, e in plan.values.items() if e.origin == "fused"}
+    factor = gain(op, plan.params, swallowed)
+    if factor >= GAIN_LIMIT:
+        found.append(f"one step of its accumulator is {factor:.3g} output codes, kernels stop at {GAIN_LIMIT:.0f}")
     return found + _weight_faults(op, view, rule.weight_axis, plan)
 
 

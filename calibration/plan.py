@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration import float_results
+from calibration.gain import GAIN_LIMIT, gain
 from calibration.ties import tied_groups
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
@@ -78,31 +80,50 @@ def plan(
     Raises:
         CheckFailed: If two kernels insist on different parameters for the same codes.
     """
-    float_ops = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, spec))}
+    float_ops = _float_ops(view, spec, unbound)
     integer_ops = [op for op in view.ops if op.id not in float_ops]
-    swallowed = _swallowed(view, spec, integer_ops)
-    merged = [op for op in integer_ops if _is_merged(op, spec, swallowed, unbound)]
-    float_ops |= {op.id: f"the {spec.name} converter merged it into a neighbour" for op in merged}
-    integer_ops = [op for op in integer_ops if op.id not in float_ops]
     swallowed = _swallowed(view, spec, integer_ops)
     needed = {n for op in integer_ops for n in (*op.inputs, *op.outputs)} & set(view.activations)
     values: dict[str, ValuePlan] = {}
     fixed = {op.outputs[0]: f for op in integer_ops if (f := spec.rules[op.kind].fixed_output)}
-    for members in tied_groups(view, spec, integer_ops).values():
+    clamped = {op.outputs[0] for op in integer_ops if spec.rules[op.kind].fused_only}
+    groups = tied_groups(view, spec, integer_ops)
+    for members in groups.values():
         members = tuple(n for n in members if n in needed and n not in swallowed)
-        values.update(_group(members, fixed, stats, spec, recipe))
+        values.update(_group(members, fixed, clamped, stats, spec, recipe))
     for name in view.activations:
         if name in swallowed:
             values[name] = ValuePlan(None, "fused", f"no tensor of its own: part of {swallowed[name]}")
         elif name not in values:
             values[name] = ValuePlan(None, "float", "no integer operation reads or writes it")
-    for op in integer_ops:
-        if op.kind in WEIGHTED:
-            values.update(_weight_and_bias(op, values, weights, spec, recipe))
+    changed = {op.inputs[0] for op in integer_ops}
+    for _ in range(len(integer_ops) + 1):  # a raised scale is the next kernel's input: at most once down the chain
+        for op in integer_ops:
+            if op.kind in WEIGHTED and op.inputs[0] in changed:
+                values.update(_weight_and_bias(op, values, weights, spec, recipe))
+        changed = _raise_first(integer_ops, values, swallowed, groups)
+        if not changed:
+            break
     for name, value in view.values.items():
         if value.const and name not in values:
             values[name] = ValuePlan(None, "float", "read by float operations only")
-    return QuantPlan(recipe.model, f"{spec.name} {spec.version}", recipe.scheme, values, float_ops, {})
+    made = QuantPlan(recipe.model, f"{spec.name} {spec.version}", recipe.scheme, values, float_ops, {})
+    if not spec.float_results:
+        return made
+    return float_results.settle(made, view, spec, weights, (recipe.weight_bits, recipe.activation_bits))
+
+
+def _float_ops(view: GraphView, spec: TargetSpec, unbound: Mapping[str, str]) -> dict[str, str]:
+    """Operations that cannot run in integers -> why. What is fused into one of them falls with it."""
+    found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, spec))}
+    integer_ops = [op for op in view.ops if op.id not in found]
+    swallowed = _swallowed(view, spec, integer_ops)
+    merged = [op for op in integer_ops if _is_merged(op, spec, swallowed, unbound)]
+    found |= {op.id: f"the {spec.name} converter merged it into a neighbour" for op in merged}
+    integer_ops = [op for op in integer_ops if op.id not in found]
+    swallowed = _swallowed(view, spec, integer_ops)
+    alone = [op for op in integer_ops if spec.rules[op.kind].fused_only and op.inputs[0] not in swallowed]
+    return found | {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
 
 
 def _float_reason(op: Op, view: GraphView, spec: TargetSpec) -> str:
@@ -112,14 +133,24 @@ def _float_reason(op: Op, view: GraphView, spec: TargetSpec) -> str:
         return f"{spec.name} has no integer kernel for {name} in these rules"
     if any(not view.values[n].dtype.startswith("float") for n in (*op.inputs, *op.outputs)):
         return "works on integers or booleans already"
+    if (wanted := spec.rules[op.kind].dims) and _reduced(op, view) != wanted:
+        return f"the {spec.name} kernel reduces dimensions {wanted} of a 4-D value only"
     if op.kind in PAIRWISE and len(op.inputs) != 2:
         return "one operand is a number, not a tensor"
     constants = [n for n in op.inputs if view.values[n].const]
     if op.kind in WEIGHTED and op.inputs[1] not in constants:
         return "its weight is computed, not constant"
+    if op.kind in WEIGHTED and any(len(view.consumers[n]) > 1 for n in constants):
+        return "its weight or bias is shared with another operation"
     if op.kind not in WEIGHTED and constants:
         return "one operand is a constant tensor"
     return ""
+
+
+def _reduced(op: Op, view: GraphView) -> tuple[int, ...]:
+    """Dimensions that an operation reduces, counted from the front; empty where the value is not 4-D."""
+    rank, dims = len(view.values[op.inputs[0]].shape), op.attrs.get("dims")
+    return tuple(sorted(dim % rank for dim in dims)) if rank == 4 and dims is not None else ()
 
 
 def _swallowed(view: GraphView, spec: TargetSpec, integer_ops: list[Op]) -> dict[str, str]:
@@ -148,11 +179,12 @@ def _is_merged(op: Op, spec: TargetSpec, swallowed: Mapping[str, str], unbound: 
 def _group(
     members: tuple[str, ...],
     fixed: Mapping[str, tuple[float, int]],
+    clamped: Set[str],
     stats: Mapping[str, TensorStats],
     spec: TargetSpec,
     recipe: Recipe,
 ) -> dict[str, ValuePlan]:
-    """One set of parameters for a tied group."""
+    """One set of parameters for a tied group; its grid starts at zero where a ReLU is nothing but that."""
     if not members:
         return {}
     scheme = _activation_scheme(spec, recipe.activation_bits)
@@ -167,9 +199,37 @@ def _group(
             for n in members
         }
     ranges = [recipe.ranges(stats[n], scheme) for n in members]
-    params = numerics.params_from_range(min(lo for lo, _ in ranges), max(hi for _, hi in ranges), scheme)
+    lowest = 0.0 if clamped & set(members) else min(lo for lo, _ in ranges)
+    params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)
     first = ValuePlan(params, "explicit", recipe.method)
     return {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
+
+
+def _raise_first(
+    integer_ops: Sequence[Op],
+    values: dict[str, ValuePlan],
+    swallowed: Mapping[str, str],
+    groups: Mapping[str, tuple[str, ...]],
+) -> set[str]:
+    """Raises the first scale too fine for the kernel that makes it to one accumulator step; returns whose it was."""
+
+    def params(name: str) -> QuantParams | None:
+        return values[name].params if name in values else None
+
+    for op in integer_ops:
+        factor = gain(op, params, swallowed)
+        if factor < GAIN_LIMIT:
+            continue
+        leaves = swallowed.get(op.outputs[0], op.outputs[0])
+        members = {n for group in groups.values() if leaves in group for n in group if params(n)}
+        old = values[leaves].params
+        if old is None or "fixed" in {values[n].origin for n in members}:
+            continue  # check_plan says so
+        new = QuantParams(old.scheme, (numerics.float32(old.scale[0] * factor),), old.zero_point)
+        note = f", scale raised to one step of the {op.kind} kernel's accumulator"
+        values.update({n: replace(values[n], params=new, reason=values[n].reason + note) for n in members})
+        return members
+    return set()
 
 
 def _activation_scheme(spec: TargetSpec, bits: int) -> QuantScheme:

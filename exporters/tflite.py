@@ -18,9 +18,15 @@ from qtools.graph.capture import Program
 
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
+INPUT, OUTPUT = "image", "logits"
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
-KERNELS = ("xnnpack", "default", "reference")
+LABELS = {
+    "xnnpack": "artifact, XNNPACK",
+    "default": "artifact, LiteRT default kernels",
+    "reference": "artifact, reference kernels",
+}
+"""Kernel sets, the one that phones run first, and what a report calls them."""
 
 
 def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Path) -> Lowered:
@@ -62,7 +68,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     source = flatbuffer.read(lowered.path.read_bytes())
     writer = PlanWriter(source, program.view, plan, lowered.binding, weights)
     model = flatbuffer.read(writer.write(float_io=options.get("io") == "float32"))
-    flatbuffer.name_signature(model, "image", "logits")
+    flatbuffer.name_signature(model, INPUT, OUTPUT)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
     files.write_bytes(path, flatbuffer.write(model))
     toolchain = {name: version(name) for name in TOOLCHAIN}
@@ -84,19 +90,22 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     from exporters._tflite.run import TfliteRunner
 
     values = program.view.values
-    ends = {program.view.inputs[0]: "image", program.view.outputs[0]: "logits"}
     binding = {
-        name: (tensor if name not in ends else _renamed(tensor, ends[name]), values[name].shape)
+        name: (tensor, values[name].shape)
         for name, tensor in (lowered.binding if lowered else {}).items()
         if not values[name].const
     }
-    return TfliteRunner(path, kernels, threads, binding)
+    ends = {program.view.inputs[0]: INPUT, program.view.outputs[0]: OUTPUT}
+    return TfliteRunner(path, kernels, threads, binding, ends)
 
 
-def _renamed(tensor: Any, name: str) -> Any:
-    import dataclasses
-
-    return dataclasses.replace(tensor, tensor=name)
-
-
-TARGET = Target(SPEC, lower, apply, open_artifact, KERNELS, simulator="xnnpack")
+TARGET = Target(
+    SPEC,
+    lower,
+    apply,
+    open_artifact,
+    tuple(LABELS),
+    simulator="xnnpack",
+    labels=LABELS,
+    slow=frozenset({"reference"}),
+)

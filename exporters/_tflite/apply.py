@@ -14,13 +14,12 @@ from exporters._tflite import flatbuffer
 from exporters._tflite.bind import MOVES, TensorBinding
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, QuantParams, QuantPlan
+from qtools.core.types import GraphView, OpKind, QuantParams, QuantPlan
 
 Change = qtyping.QuantTransformation
+WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 _OUTSIDE = -1
 """ai-edge-quantizer's operator index for the graph's own inputs and outputs."""
-_PASSES_CODES = ("PAD", "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS")
-"""Operators that pass codes on unchanged, with zero padding as the zero point."""
 
 
 class PlanWriter:
@@ -59,16 +58,21 @@ class PlanWriter:
         return bytes(ModelModifier(self.model).modify_model(params, enable_progress_bar=False))
 
     def _refuse_lost_values(self) -> None:
-        """Every value the plan quantizes must be bound, or be data that an operator only moves."""
+        """Every value the plan quantizes must be bound, be data that an operator only moves, or be a bias of zeros."""
         lost = [
             name
             for name, entry in self.plan.values.items()
-            if entry.params is not None and name not in self.binding and not self._only_moves(name)
+            if entry.params is not None and name not in self.binding and not self._needs_no_tensor(name)
         ]
+        if self.plan.params(self.view.outputs[0]) and int(self.graph.outputs[0]) not in self.params:
+            lost.append(self.view.outputs[0])  # something that is no part of the plan lies behind it
         if lost:
             raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
 
-    def _only_moves(self, name: str) -> bool:
+    def _needs_no_tensor(self, name: str) -> bool:
+        if name in self.weights:
+            biases = {op.inputs[2] for op in self.view.ops if op.kind in WEIGHTED and len(op.inputs) > 2}
+            return name in biases and not self.weights[name].any()
         op = self.view.producer.get(name)
         return op is not None and op.kind in MOVES
 
@@ -89,10 +93,14 @@ class PlanWriter:
                 self._take_params(output)
             else:
                 source = int(operator.inputs[0])
-                moved = flatbuffer.op_name(self.model, operator) in _PASSES_CODES and source in self.params
+                moved = self._passes_codes(operator) and source in self.params
                 self.integer[position] = moved
                 if moved:
                     self.params[output] = self.params[source]
+
+    def _passes_codes(self, operator: Any) -> bool:
+        """Zero padding is the zero point."""
+        return flatbuffer.only_moves(self.model, operator) or flatbuffer.op_name(self.model, operator) == "PAD"
 
     def _take_params(self, index: int) -> None:
         value = self.value_of.get(flatbuffer.name_of(self.model, index))
@@ -107,9 +115,8 @@ class PlanWriter:
         is_integer = self.integer[made_by[0]] if made_by else outside_is_integer
         consumers = []
         for position, operator in enumerate(self.graph.operators):
-            if index in operator.inputs:
-                change = Change.ADD_QUANTIZE if self.integer[position] else Change.NO_QUANTIZE
-                consumers.append(self._edge(position, change, uniform))
+            change = Change.ADD_QUANTIZE if self.integer[position] else Change.NO_QUANTIZE
+            consumers += [self._edge(position, change, uniform) for source in operator.inputs if source == index]
         if index in self.graph.outputs:
             change = Change.ADD_QUANTIZE if outside_is_integer else Change.NO_QUANTIZE
             consumers.append(self._edge(_OUTSIDE, change, uniform))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 from exporters._tflite import flatbuffer
+from exporters._tflite.rules import SPEC
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, OpKind
 from qtools.graph.capture import Program
@@ -71,8 +72,12 @@ def bind(
     theirs = _artifact_values(model, data, examples)
     found: dict[int, tuple[str, TensorBinding]] = {}
     unbound: dict[str, str] = {}
+    moved = _made_by_moves(model)
     for name, array in ours.items():
-        match = _find(array, theirs, found)
+        computed = (
+            (op := program.view.producer.get(name)) is not None and op.kind in SPEC.rules and op.kind not in MOVES
+        )
+        match = _find(array, theirs, found.keys() | (moved if computed else set()))
         if match is None:
             unbound[name] = _why(program.view, name)
         else:
@@ -115,7 +120,7 @@ def _run_float(model: Any, data: bytes, example: NDArray[np.float32]) -> Iterato
 
 
 def _find(
-    array: NDArray[Any], theirs: Mapping[int, NDArray[Any]], taken: Mapping[int, Any]
+    array: NDArray[Any], theirs: Mapping[int, NDArray[Any]], taken: Set[int]
 ) -> tuple[int, tuple[int, ...], float] | None:
     """First free tensor, in execution order, with the same numbers in some layout."""
     limit = TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
@@ -130,6 +135,16 @@ def _find(
             if error <= limit:
                 return index, permutation, error * TOLERANCE / limit
     return None
+
+
+def _made_by_moves(model: Any) -> set[int]:
+    """Tensors that hold another tensor's numbers: no place for what an integer kernel computes, even if equal."""
+    return {
+        int(out)
+        for operator in model.subgraphs[0].operators
+        if flatbuffer.only_moves(model, operator)
+        for out in operator.outputs
+    }
 
 
 def _layouts(rank: int) -> Iterator[tuple[int, ...]]:

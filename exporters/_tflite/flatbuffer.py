@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Model = Any
 """schema.ModelT; the generated code carries no types."""
 
+MOVES = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS")
+"""Operators that pass numbers on unchanged."""
 _OPCODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
@@ -59,6 +61,15 @@ def op_name(model: Model, operator: Any) -> str:
     """Builtin name of an operator, e.g. "CONV_2D"."""
     code = model.operatorCodes[operator.opcodeIndex]
     return _OPCODES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def only_moves(model: Model, operator: Any) -> bool:
+    """Whether an operator passes numbers on unchanged, a sum over dimensions of size 1 included."""
+    if op_name(model, operator) not in ("SUM", "MEAN"):
+        return op_name(model, operator) in MOVES
+    tensors = model.subgraphs[0].tensors
+    sizes = {int(np.prod(tensors[index].shape)) for index in (operator.inputs[0], operator.outputs[0])}
+    return len(sizes) == 1
 
 
 def constant(model: Model, index: int) -> NDArray[Any] | None:
@@ -136,8 +147,14 @@ def rename_tensors(model: Model, names: Mapping[int, str]) -> None:
 
 
 def name_signature(model: Model, input_name: str, output_name: str) -> None:
-    """Names the single input and the single output, in the graph and in its signature."""
+    """Names the single input and the single output, in the graph and in its signature.
+
+    Where the input stays float, its integer twin behind the QUANTIZE takes over the name the input had.
+    """
     graph = model.subgraphs[0]
+    for operator in graph.operators:
+        if op_name(model, operator) == "QUANTIZE" and operator.inputs[0] == graph.inputs[0]:
+            graph.tensors[operator.outputs[0]].name = graph.tensors[graph.inputs[0]].name
     for index, name in ((graph.inputs[0], input_name), (graph.outputs[0], output_name)):
         graph.tensors[index].name = name.encode()
     for signature in model.signatureDefs or []:
@@ -162,6 +179,11 @@ def metadata(model: Model, name: str) -> bytes | None:
         if entry.name == name.encode():
             return bytes(bytearray(model.buffers[entry.buffer].data))
     return None
+
+
+def tensor_names(data: bytes) -> set[str]:
+    """Names of all tensors of the main graph."""
+    return {tensor.name.decode() for tensor in read(data).subgraphs[0].tensors}
 
 
 def expose(data: bytes, names: list[str]) -> bytes:

@@ -29,12 +29,18 @@ class TfliteRunner:
     """Runs a .tflite image by image; takes and gives arrays in the program's layout (NCHW)."""
 
     def __init__(
-        self, path: Path, kernels: str, threads: int, binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]]
+        self,
+        path: Path,
+        kernels: str,
+        threads: int,
+        binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]],
+        ends: Mapping[str, str],
     ) -> None:
         self.kernels = kernels
         self._data = path.read_bytes()
         self._threads = threads
-        self._binding = dict(binding)
+        self._binding, self._ends = dict(binding), dict(ends)
+        self._tensors: dict[str, str] = {}
         self._interpreter = self._open(self._data)
         self._tapped: Interpreter | None = None
 
@@ -55,13 +61,21 @@ class TfliteRunner:
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where quantized, else float32."""
         if self._tapped is None:
-            names = [binding.tensor for binding, _ in self._binding.values()]
-            self._tapped = self._open(flatbuffer.expose(self._data, names))
+            self._tensors = self._present()
+            self._tapped = self._open(flatbuffer.expose(self._data, list(dict.fromkeys(self._tensors.values()))))
         self._invoke(self._tapped, image)
-        tensors = {d["name"]: d["index"] for d in self._tapped.get_output_details()}
+        index = {d["name"]: d["index"] for d in self._tapped.get_output_details()}
         return {
-            value: binding.to_program(self._tapped.get_tensor(tensors[binding.tensor]), shape).copy()
+            value: binding.to_program(self._tapped.get_tensor(index[self._tensors[value]]), shape).copy()
             for value, (binding, shape) in self._binding.items()
+        }
+
+    def _present(self) -> dict[str, str]:
+        """Value id -> tensor. A value with nothing moved or converted between it and an end has the end's name."""
+        names = flatbuffer.tensor_names(self._data)
+        return {
+            value: binding.tensor if binding.tensor in names else self._ends[value]
+            for value, (binding, _) in self._binding.items()
         }
 
     def invoke(self) -> None:

@@ -30,6 +30,9 @@ Calibration = Annotated[int | None, Option(help="Calibration images; default 256
 Evaluation = Annotated[int | None, Option(help="Evaluation images; default 512, fewer for a small folder.")]
 Method = Annotated[str, Option(help="Activation ranges: minmax, percentile, mse, entropy.")]
 Ends = Annotated[str, Option(help="Type of the artifact's input and output: int8 or float32.")]
+OnnxActivations = Annotated[
+    str, Option(help="Type of the activations in ONNX: uint8 (default, for x86 and NPUs) or int8 (for Arm).")
+]
 Out = Annotated[
     Path | None, Option("--out", "-o", help="Run folder; default runs/<model>-<weights>-<scheme>-<target>.")
 ]
@@ -53,6 +56,7 @@ def quantize(
     evaluation: Evaluation = None,
     method: Method = DEFAULT_METHOD,
     io: Ends = "int8",
+    onnx_activations: OnnxActivations = "",
     out: Out = None,
     force: Force = False,
     input_size: InputSize = None,
@@ -79,6 +83,7 @@ def quantize(
         force=force,
         input_size=input_size,
         command=_command(context),
+        target_options={"activations": onnx_activations} if onnx_activations else {},
     )
     from qtools.cli._progress import Bars
 

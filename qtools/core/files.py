@@ -66,6 +66,20 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def size(path: Path) -> int:
+    """Bytes of a file, or of every file in a folder (an .mlpackage is one)."""
+    members = path.rglob("*") if path.is_dir() else (path,)
+    return sum(member.stat().st_size for member in members if member.is_file())
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with everything in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def exists_already(path: Path) -> InputError:
     """The refusal to overwrite a folder that the user named."""
     return InputError(f"{path} exists already", "give another --out, or --force to replace it")

@@ -69,6 +69,26 @@ def weight_params(weight: NDArray[np.float32], scheme: QuantScheme) -> QuantPara
     return QuantParams(scheme, tuple(map(float, scales)), (0,) * len(scales))
 
 
+def with_scale_dtype(params: QuantParams, dtype: str) -> QuantParams:
+    """The same range on scales that `dtype` represents exactly, each rounded up so that nothing is clipped.
+
+    Core ML stores scales as float16: a scale that is rounded after the weights were would shift all of them.
+
+    Raises:
+        ValueError: If a scale is too large for the type.
+    """
+    kind = np.dtype(dtype).type
+    with np.errstate(over="ignore"):
+        nearest = params.scale_array.astype(kind)
+    up = np.where(nearest.astype(np.float64) < params.scale_array, np.nextafter(nearest, kind(np.inf)), nearest)
+    if not np.isfinite(up).all():
+        raise ValueError(f"scale {params.scale_array.max()} does not fit {dtype}")
+    scheme, low = params.scheme, params.scheme.qmin - params.zero_point_array.astype(np.float64)
+    moved = np.rint(scheme.qmin - low * params.scale_array / up.astype(np.float64))
+    zeros = np.clip(moved, scheme.qmin, scheme.qmax) if not scheme.symmetric else np.zeros_like(moved)
+    return QuantParams(scheme, tuple(map(float, up)), tuple(map(int, zeros)))
+
+
 def bias_params(source: QuantParams, weight: QuantParams) -> QuantParams:
     """int32 bias at float32(input scale x weight scale), one per output channel, as the accumulator has it."""
     scales = np.broadcast_to(source.scale_array[0] * weight.scale_array, weight.scale_array.shape).astype(np.float32)

@@ -106,6 +106,7 @@ class Target:
         labels: What a report calls each of `kernels`.
         slow: Those of `kernels` that take many times as long as the first and get fewer images.
         quantized: What a report calls the artifact beside "float" where both are timed.
+        timed: False where this machine has no runtime of the target, so that no latency can be measured.
         configure: The user's choices for this target (option -> value) -> the Target that has them; None where there
             are none to make.
     """
@@ -116,6 +117,7 @@ class Target:
     open: Callable[..., Runner]
     kernels: Sequence[str]
     simulator: str
+    timed: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()
     quantized: str = "int8"

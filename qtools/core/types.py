@@ -248,6 +248,7 @@ class TargetSpec:
         fused: (producer kind, activation kind) pairs that become one kernel, so that no tensor lies between.
         expand: Composite kinds that the converter takes apart, written out before planning.
         suffix: File ending of the artifact.
+        scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
     """
 
     name: str
@@ -257,6 +258,8 @@ class TargetSpec:
     fused: tuple[tuple[OpKind, OpKind], ...]
     expand: frozenset[OpKind]
     suffix: str
+    scale_dtype: str = "float32"
+    float_results: bool = False
 
 
 @dataclass(frozen=True)

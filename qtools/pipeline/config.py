@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -32,6 +33,7 @@ class Options(TypedDict, total=False):
     seed: int
     force: bool
     input_size: int
+    target_options: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class RunConfig:
         force: Whether an existing run folder given with `out` is replaced.
         input_size: Side in pixels, for modules that do not say.
         command: How the run was called, for the report.
+        target_options: Choices that only this target has, e.g. {"activations": "int8"} of onnx.
     """
 
     model: str | nn.Module
@@ -89,6 +92,7 @@ class RunConfig:
     force: bool = False
     input_size: int | None = None
     command: str = ""
+    target_options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         plugins.check("exporters", self.target, "target")

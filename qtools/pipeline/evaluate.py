@@ -105,9 +105,7 @@ def compare_values(
         batch = torch.from_numpy(pixels)
         exact = {n: t.numpy() for n, t in execute.observe(program, batch) if n in bound}
         simulated = {n: t.numpy() for n, t in simulator.observe(batch) if n in bound}
-        simulated, real = (
-            {n: simulator.as_codes(n, v) for n, v in side.items()} for side in (simulated, real)
-        )
+        simulated, real = ({n: simulator.as_codes(n, v) for n, v in side.items()} for side in (simulated, real))
         tally.add(exact, simulated, real)
         progress("inner values", done, few)
     return tally

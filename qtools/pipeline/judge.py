@@ -28,17 +28,9 @@ ISLAND_AGREEMENT_PERCENT = 99.0
 """With float islands the kernels' float32 sums differ in the last bit, which moves codes now and then."""
 AGREEMENT_TO_SHIP_PERCENT = 97.0
 """Below this the report warns; whether it is enough for an app is the user's call."""
-PACKAGES = ("torch", "timm", "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "numpy")
 Outputs = Mapping[str, Logits]
 """Stage name -> logits, from `qtools.pipeline.evaluate`."""
-STAGES = {
-    "float": "float",
-    "fused": "fused",
-    "simulated": "simulated integers",
-    "xnnpack": "artifact, XNNPACK",
-    "default": "artifact, LiteRT default kernels",
-    "reference": "artifact, reference kernels",
-}
+STAGES = {"float": "float", "fused": "fused", "simulated": "simulated integers"}
 
 
 def warnings(prepared: Prepared, plan: QuantPlan) -> tuple[str, ...]:
@@ -84,11 +76,13 @@ def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tu
     }
 
 
-def clock_checks(speed: Latency) -> tuple[Check, ...]:
+def clock_checks(speed: Latency | None) -> tuple[Check, ...]:
     """Whether quantization paid on this host."""
+    if speed is None:
+        return (Check("not slower than float", "not run", note="this machine has no runtime of the target to time"),)
     ratio = speed.ratios[0]
     status: Status = "failed" if ratio.lo > 1 else "passed"  # a busy host widens the interval and proves nothing
-    note = f"int8 / float on {speed.host}, {speed.threads} thread(s); a host number, not a phone's"
+    note = f"{ratio.name} / float on {speed.host}, {speed.threads} thread(s); a host number, not a phone's"
     return (Check("not slower than float", status, ratio.median, "x", 1.0, note),)
 
 
@@ -129,7 +123,7 @@ def report(
         ranges=range_rows(view, plan, stats, weights, config.method),
         size=size,
         checks=_checks(prepared, plan, outputs, target, artifact),
-        environment=environment.describe(tuple(p for p in PACKAGES if _installed(p))),
+        environment=environment.describe(_packages(artifact)),
         digests={
             "artifact": artifact.sha256,
             "plan": artifact.plan_sha256,
@@ -142,6 +136,11 @@ def report(
     )
 
 
+def _packages(artifact: Artifact) -> tuple[str, ...]:
+    """What had a hand in the run, as far as it is installed."""
+    return tuple(p for p in dict.fromkeys(("torch", "timm", *artifact.toolchain, "numpy")) if _installed(p))
+
+
 def _reasons(plan: QuantPlan) -> dict[str, str]:
     """Why codes may differ: with float islands, everything behind them inherits their last bits."""
     if not plan.float_ops:
@@ -152,6 +151,7 @@ def _reasons(plan: QuantPlan) -> dict[str, str]:
 
 def _ledger(prepared: Prepared, outputs: Outputs, target: Target) -> tuple[LedgerRow, ...]:
     labels, exact = prepared.images.labels, outputs["float"]
+    words = {**STAGES, **target.labels}
     rows = []
     for name, logits in outputs.items():
         n = len(logits)
@@ -159,7 +159,7 @@ def _ledger(prepared: Prepared, outputs: Outputs, target: Target) -> tuple[Ledge
         role: Literal["reference", "step", "side"] = "side" if name in target.kernels[1:] else "step"
         role = "reference" if name == "float" else role
         note = f"first {n} images" if n < len(exact) else ""
-        rows.append(LedgerRow(STAGES.get(name, name), role, accuracy, note))
+        rows.append(LedgerRow(words.get(name, name), role, accuracy, note))
     return tuple(rows)
 
 

@@ -37,7 +37,7 @@ from qtools.pipeline.evaluate import (
     of_simulator,
 )
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
-from qtools.simulate.run import Simulator
+from qtools.simulate.run import open_simulator
 from reports import environment, latency
 from reports.build import Measured, Report, Size, report_text
 
@@ -105,10 +105,11 @@ def quantize(
     Args:
         model: A model's name ("m1_1", any timm classifier) or an `nn.Module`.
         bits: Width of weights and activations.
-        target: "tflite".
+        target: Name of a file in exporters/: "tflite", "onnx", ...
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
-        **options: weights, builder, eval_data, method, calibration, evaluation, io, seed, force, input_size.
+        **options: weights, builder, eval_data, method, calibration, evaluation, io, seed, force, input_size,
+            target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -134,7 +135,8 @@ def quantize(
 def run(config: RunConfig, listener: Listener) -> RunResult:
     """Runs all stages. The run folder appears when everything in it is complete, or not at all."""
     watch = Stopwatch(listener)
-    target: Target = plugins.find("exporters", config.target, "TARGET")
+    found: Target = plugins.find("exporters", config.target, "TARGET")
+    target = found.configured(config.target_options)
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     with watch.stage("load"):
@@ -231,24 +233,27 @@ def _finish(
     with watch.stage("export"):
         options = {"io": config.io, "metadata": judge.metadata(prepared, plan, config, notices)}
         artifact = target.apply(lowered, plan, program, path, options)
-        simulator = Simulator(program, plan, target.simulator)
+        simulator = open_simulator(program, plan, target.simulator)
         threads = os.cpu_count() or 1
         runners = {kernels: target.open(path, kernels, threads, program, lowered) for kernels in target.kernels}
     with watch.stage("evaluate"):
         stages = {
             "float": of_module(prepared.loaded.module),
             "fused": of_program(program, prepared.batch),
-            "simulated": of_simulator(simulator, prepared.batch),
+            # float sums change their order with the batch size, and artifacts run one image at a time
+            "simulated": of_simulator(simulator, 1 if target.spec.float_results else prepared.batch),
         } | {name: of_runner(runner) for name, runner in runners.items()}
-        limits = {"reference": SLOW_KERNEL_IMAGES}
+        limits = dict.fromkeys(target.slow, SLOW_KERNEL_IMAGES)
         outputs = evaluate(images, stages, limits, prepared.batch, watch.listener)
     with watch.stage("compare inner values"):
         notices += judge.agreement_warning(outputs, target.kernels[0])
         tally = compare_values(images, program, simulator, runners[target.kernels[0]], plan, watch.listener)
-    with watch.stage("time"):
-        speed = _time(target, path, prepared)
-    float_bytes = lowered.path.stat().st_size
-    lowered.path.unlink()
+    speed = None
+    if target.timed:
+        with watch.stage("time"):
+            speed = _time(target, path, prepared)
+    float_bytes = files.size(lowered.path)
+    files.remove(lowered.path)
     measured = Measured(speed, watch.seconds, _peak_memory_bytes(), judge.clock_checks(speed))
     size = Size(artifact.size_bytes, float_bytes)
     report = judge.report(
@@ -271,7 +276,11 @@ def _time(target: Target, path: Path, prepared: Prepared) -> latency.Latency:
         runner.codes(image)  # puts an image into the input
     host = environment.describe().cpu
     return latency.measure(
-        {"int8": quantized.invoke, "float": plain.invoke}, host=host, threads=LATENCY_THREADS, runs=60, warmup=10
+        {target.quantized: quantized.invoke, "float": plain.invoke},
+        host=host,
+        threads=LATENCY_THREADS,
+        runs=60,
+        warmup=10,
     )
 
 

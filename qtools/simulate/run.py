@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -151,3 +152,11 @@ class Simulator:
 
 def _inputs(node: fx.Node) -> set[str]:
     return {source.name for source in node.all_input_nodes}
+
+
+def open_simulator(program: Program, plan: QuantPlan, kernels: str) -> Any:
+    """The executor of a kernel library: its own SIMULATOR where it has one, the integer executor otherwise."""
+    plugins.check("qtools.simulate", kernels, "simulator")
+    module = importlib.import_module(f"qtools.simulate.{kernels}")
+    own = getattr(module, "SIMULATOR", None)
+    return Simulator(program, plan, kernels) if own is None else own(program, plan)
