@@ -22,7 +22,7 @@ from qtools.core.errors import InputError, MissingPlatform, QtoolsError
 
 with quiet():
     import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil import Builder as Mil
 
 SETTINGS = {"compute_precision": ct.precision.FLOAT32, "minimum_deployment_target": ct.target.iOS17}
 
@@ -31,9 +31,9 @@ SETTINGS = {"compute_precision": ct.precision.FLOAT32, "minimum_deployment_targe
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weight = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
 
-    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 8))], opset_version=ct.target.iOS17)
+    @Mil.program(input_specs=[Mil.TensorSpec(shape=(1, 8))], opset_version=ct.target.iOS17)
     def program(image: Any) -> Any:
-        return mb.relu(x=mb.linear(x=image, weight=weight))
+        return Mil.relu(x=Mil.linear(x=image, weight=weight))
 
     path = tmp_path_factory.mktemp("coreml") / "good.mlpackage"
     with quiet():
@@ -166,7 +166,7 @@ def test_unknown_argument_is_named(copy: Path) -> None:
         relu.inputs["slope"].CopyFrom(relu.inputs["x"])
 
     edit(copy, change)
-    with pytest.raises(MissingPlatform, match="'slope' of relu"):
+    with pytest.raises(MissingPlatform, match="'slope' of 'relu"):
         Evaluator(copy).run({"image": np.ones((1, 8), np.float32)})
 
 

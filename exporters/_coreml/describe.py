@@ -1,0 +1,157 @@
+"""What a package says about itself: inputs and outputs, labels, author, licence, and qtools' own facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from exporters._coreml import edit, values
+from exporters._coreml.blob import BlobWriter
+from exporters._coreml.convert import INPUT, OUTPUT
+from qtools.core import files
+from qtools.core.errors import InputError
+
+METADATA = "qtools"
+SPECIFICATION = {7: 8, 8: 9}
+"""Version of the model specification that an operation set belongs to: iOS 17 and iOS 18."""
+LABEL, PROBABILITIES = "classLabel", "classLabel_probs"
+RGB = 20
+"""FeatureTypes.proto: ImageFeatureType.ColorSpace."""
+ARRAY_FLOAT32 = 65568
+"""FeatureTypes.proto: ArrayFeatureType.ArrayDataType."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How a package is fed and what it answers.
+
+    Attributes:
+        pixels: True for an image input, 0 to 255, RGB, normalised inside.
+        mean: Per channel, on the scale 0 to 1.
+        std: Per channel, on the scale 0 to 1.
+        labels: One per class, or empty for logits.
+    """
+
+    pixels: bool = False
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+    labels: Sequence[str] = ()
+
+
+def entrance(ends: Ends, shape: tuple[int, ...], writer: BlobWriter) -> list[Any]:
+    """From the package's input to the model's normalised float16 input, called image_half.
+
+    The mean is subtracted by an operation in front of the first convolution, not in its bias: there, zero padding
+    would stand for a black border instead of a border of the mean.
+    """
+    if not ends.pixels:
+        return edit.cast(INPUT, f"{INPUT}_half", shape, "float16", writer)
+    column = (1, len(ends.mean), 1, 1)
+    mean = (255 * np.asarray(ends.mean, np.float64)).astype(np.float16).reshape(column)
+    factor = (1 / (255 * np.asarray(ends.std, np.float64))).astype(np.float16).reshape(column)
+    made = edit.cast(INPUT, f"{INPUT}_pixels", shape, "float16", writer)
+    made.append(edit.constant(f"{INPUT}_mean", mean, "float16", writer))
+    made.append(edit.constant(f"{INPUT}_factor", factor, "float16", writer))
+    half = (shape, "float16")
+    centred = f"{INPUT}_centred"
+    made.append(edit.operation("sub", centred, half, {"x": f"{INPUT}_pixels", "y": f"{INPUT}_mean"}))
+    made.append(edit.operation("mul", f"{INPUT}_half", half, {"x": centred, "y": f"{INPUT}_factor"}))
+    return made
+
+
+def exit_of(ends: Ends, shape: tuple[int, ...], writer: BlobWriter) -> list[Any]:
+    """From the float32 logits to what the package answers."""
+    if not ends.labels:
+        return []
+    if len(ends.labels) != shape[-1]:
+        raise InputError(f"{len(ends.labels)} labels for {shape[-1]} classes", "give one label per class, in order")
+    if len(set(ends.labels)) != len(ends.labels):
+        raise InputError("two classes have the same label, and Core ML answers by label", "make the labels differ")
+    made = [edit.constant("softmax_axis", np.full((), -1, np.int32), "int32", writer)]
+    made.append(edit.operation("softmax", "probabilities", (shape, "float32"), {"x": OUTPUT, "axis": "softmax_axis"}))
+    names = edit.operation("const", "classes", ((), "string"), {})
+    _list_of_strings(names, ends.labels)
+    answer = edit.operation("classify", LABEL, ((), "string"), {"probabilities": "probabilities", "classes": "classes"})
+    answer.outputs.add().name = PROBABILITIES
+    dictionary = answer.outputs[1].type.dictionaryType
+    values.tensor_type(dictionary.keyType, (), "string")
+    values.tensor_type(dictionary.valueType, (), "float32")
+    return [*made, names, answer]
+
+
+def _list_of_strings(const: Any, labels: Sequence[str]) -> None:
+    const.outputs[0].type.ClearField("tensorType")
+    value = const.attributes["val"]
+    for target in (const.outputs[0].type.listType, value.type.listType):
+        values.tensor_type(target.type, (), "string")
+        target.length.constant.size = len(labels)
+    for label in labels:
+        values.put(value.immediateValue.list.values.add(), label, "string")
+
+
+def assemble(source: Any, operations: list[Any], newest: int, ends: Ends, facts: Mapping[str, Any]) -> Any:
+    """The Model message.
+
+    Args:
+        source: The float model's message; only its input shapes are read.
+        operations: The whole program.
+        newest: Number of the operation set it needs.
+        ends: Input and output.
+        facts: "metadata", and optionally "author", "licence", "description", "version".
+    """
+    model = type(source)()
+    model.specificationVersion = SPECIFICATION[newest]
+    program = model.mlProgram
+    program.version = source.mlProgram.version
+    function = program.functions["main"]
+    function.opset = f"CoreML{newest}"
+    block = function.block_specializations[function.opset]
+    block.operations.extend(operations)
+    block.outputs.extend([LABEL, PROBABILITIES] if ends.labels else [OUTPUT])
+    given = source.mlProgram.functions["main"].inputs[0]
+    shape = values.shape_of(given.type.tensorType)
+    function.inputs.add().name = INPUT
+    values.tensor_type(function.inputs[0].type, shape, "float32")
+    _describe_ends(model.description, shape, ends, operations)
+    _describe_origin(model.description.metadata, facts)
+    return model
+
+
+def _describe_ends(description: Any, shape: tuple[int, ...], ends: Ends, operations: list[Any]) -> None:
+    entry = description.input.add()
+    entry.name = INPUT
+    if ends.pixels:
+        image = entry.type.imageType
+        image.height, image.width, image.colorSpace = shape[2], shape[3], RGB
+        entry.shortDescription = "RGB image, normalised inside the model"
+    else:
+        _array(entry.type.multiArrayType, shape)
+        entry.shortDescription = "RGB image, channels first, normalised"
+    if ends.labels:
+        label, probabilities = description.output.add(), description.output.add()
+        label.name, probabilities.name = LABEL, PROBABILITIES
+        label.type.stringType.SetInParent()
+        probabilities.type.dictionaryType.stringKeyType.SetInParent()
+        description.predictedFeatureName = LABEL
+        description.predictedProbabilitiesName = PROBABILITIES
+        return
+    result = next(o for made in operations for o in made.outputs if o.name == OUTPUT)
+    entry = description.output.add()
+    entry.name, entry.shortDescription = OUTPUT, "one number per class, before softmax"
+    _array(entry.type.multiArrayType, values.shape_of(result.type.tensorType))
+
+
+def _array(target: Any, shape: tuple[int, ...]) -> None:
+    target.shape.extend(shape)
+    target.dataType = ARRAY_FLOAT32
+
+
+def _describe_origin(metadata: Any, facts: Mapping[str, Any]) -> None:
+    metadata.author = str(facts.get("author", "qtools"))
+    metadata.license = str(facts.get("licence", ""))
+    metadata.shortDescription = str(facts.get("description", ""))
+    metadata.versionString = str(facts.get("version", ""))
+    metadata.userDefined[METADATA] = files.to_json(facts.get("metadata", {}))

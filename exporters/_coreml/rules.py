@@ -1,0 +1,44 @@
+"""Core ML's int8 path as data: int8 tensors in front of convolutions, additions and pooling, float16 between.
+
+Core ML has no integer operations of its own: a package says dequantize -> operation -> quantize, and the Neural Engine
+(A17 Pro, M4 and later) runs an operation in integers where its operands come out of a dequantize. Everything else
+computes in float16, so a result that no such operation reads stays float16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qtools.core.types import OpKind, OpRule, QuantScheme, TargetSpec
+
+GUIDE = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
+ALGORITHMS = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-algos.html"
+DIALECT = "https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html"
+
+SPEC = TargetSpec(
+    name="coreml",
+    version="w8a8-1",
+    activation=QuantScheme.activation(8),
+    rules={
+        OpKind.CONV: OpRule(GUIDE, weight_axis=0),
+        OpKind.DEPTHWISE_CONV: OpRule(GUIDE, weight_axis=0),
+        OpKind.LINEAR: OpRule(DIALECT, weight_axis=0),
+        OpKind.ADD: OpRule(ALGORITHMS),
+        OpKind.AVG_POOL: OpRule(ALGORITHMS),
+        OpKind.MAX_POOL: OpRule(ALGORITHMS, tied=True),
+    },
+    fused=(),
+    expand=frozenset({OpKind.AVG_POOL}),
+    suffix=".mlpackage",
+    scale_dtype="float16",
+    float_results=True,
+)
+PALETTES = ("per_channel", "per_tensor")
+
+
+def with_palettes(spec: TargetSpec, kind: str) -> TargetSpec:
+    """The same rules with weight scales "per_channel" (palettes then need iOS 18) or "per_tensor" (iOS 17 will do)."""
+    axis = None if kind == "per_tensor" else 0
+    weighted = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
+    rules = {k: replace(rule, weight_axis=axis) if k in weighted else rule for k, rule in spec.rules.items()}
+    return replace(spec, version=f"{spec.version}-{kind}" if axis is None else spec.version, rules=rules)

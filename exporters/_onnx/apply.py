@@ -1,0 +1,228 @@
+"""Writes a plan's numbers into the float ONNX graph: Q/DQ around integer operators, integer weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from exporters._onnx.bind import MOVES, TensorBinding
+from exporters._onnx.edit import CODES, REAL, Editor, container
+from qtools.core import numerics
+from qtools.core.errors import CheckFailed
+from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan
+
+_WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
+
+
+class QdqWriter:
+    """Translates one plan for one float graph, in place. Holds what all tensors need."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        view: GraphView,
+        plan: QuantPlan,
+        binding: Mapping[str, TensorBinding],
+        weights: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        self.edit = Editor(model.graph)
+        self.view, self.plan, self.binding, self.weights = view, plan, binding, weights
+        self.value_of = {b.tensor: value for value, b in binding.items() if not view.values[value].const}
+
+    def write(self, float_io: bool) -> None:
+        """Changes the graph.
+
+        Args:
+            float_io: Whether input and output stay float32 with Q and DQ inside.
+        """
+        self._refuse_lost_values()
+        for op in self.view.ops:
+            if self._is_integer(op):
+                self._drop_fused_relu(op)
+        for op in self.view.ops:
+            if self._is_integer(op) and op.outputs[0] in self.binding:
+                if op.kind in _WEIGHTED:
+                    self._write_weighted(op)
+                elif op.kind is OpKind.MEAN and self._is_spatial(op):
+                    self._write_mean(op)
+                elif op.kind is OpKind.RESHAPE:
+                    self._write_reshape(op)
+        for name in self.view.activations:
+            params = self.plan.params(name)
+            if params is not None and name in self.binding and self._tensor(name) is not None:
+                self._write_pair(name, params, float_io)
+        self.edit.forget_unused()
+
+    def _is_integer(self, op: Op) -> bool:
+        return op.id not in self.plan.float_ops
+
+    def _tensor(self, value: str) -> ir.Value:
+        return self.edit.tensors[self.binding[value].tensor]
+
+    def _refuse_lost_values(self) -> None:
+        """Every value the plan quantizes must be bound, or be data that an operator only moves."""
+        lost = [
+            name
+            for name, entry in self.plan.values.items()
+            if entry.params is not None
+            and name not in self.binding
+            and not ((op := self.view.producer.get(name)) is not None and op.kind in MOVES)
+        ]
+        if lost:
+            raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
+
+    def _drop_fused_relu(self, op: Op) -> None:
+        """A ReLU between a kernel and a grid that starts at zero: the grid's own lower end does its work."""
+        source = op.inputs[0]
+        if op.kind is not OpKind.RELU or self.plan.values[source].origin != "fused":
+            return
+        relu, before = self._tensor(op.outputs[0]), self._tensor(source)
+        params = self.plan.params(op.outputs[0])
+        if params is None or params.zero_point[0] != params.scheme.qmin:
+            raise CheckFailed(f"the ReLU '{op.id}' has no integer form: the grid behind it does not start at zero")
+        node, name = relu.producer(), relu.name
+        assert node is not None  # a ReLU is no input
+        ir.convenience.replace_all_uses_with(relu, before, replace_graph_outputs=True)
+        self.edit.graph.remove(node, safe=True)
+        before.name = name
+        self.edit.tensors[str(name)] = before
+
+    def _write_weighted(self, op: Op) -> None:
+        """Integer weight and bias; a linear layer on tokens becomes one Gemm over all of them, with an int32 bias."""
+        output = self._output_of(op)
+        node = output.producer()
+        assert node is not None
+        weight = self._dequantized(op.inputs[1], node)
+        bias = self._dequantized(op.inputs[2], node) if len(op.inputs) > 2 else None
+        if op.kind is OpKind.LINEAR and node.op_type != "Gemm":
+            self._write_token_linear(op, node, weight, bias)
+            return
+        node.replace_input_with(1, weight)
+        if bias is not None:
+            node.replace_input_with(2, bias)
+
+    def _write_token_linear(self, op: Op, last: ir.Node, weight: ir.Value, bias: ir.Value | None) -> None:
+        """MatMul (and Add) on (..., channels) -> Reshape, Gemm, Reshape. The codes between are the ends' own."""
+        source, output = self.edit.tensors[self._bound_source(op.inputs[0])], last.outputs[0]
+        shape = tuple(int(d) for d in output.shape)  # static, the program was captured so
+        wide = (int(np.prod(shape[:-1])), int(weight.shape[-1]))  # type: ignore[index]
+        flat = self.edit.node(
+            "Reshape", [source, self.edit.stored(f"{op.id}.rows", np.array(wide))], f"{op.id}.flat", wide
+        )
+        flat = self.edit.pair_after(flat, self._known(op.inputs[0]), last)
+        inputs = [flat, weight] + ([] if bias is None else [bias])
+        out_wide = (wide[0], shape[-1])
+        leaves = self._leaves(op)
+        summed = self.edit.node("Gemm", inputs, f"{op.id}.gemm", out_wide, {"transB": 1})
+        summed = self.edit.pair_after(summed, self._known(leaves), last)
+        result = self.edit.node("Reshape", [summed, self.edit.stored(f"{op.id}.shape", np.array(shape))], None, shape)
+        self.edit.put(last, result)
+        self.edit.replace(last, result)
+
+    def _is_spatial(self, op: Op) -> bool:
+        rank = len(self.view.values[op.inputs[0]].shape)
+        return rank == 4 and sorted(dim % rank for dim in op.attrs["dims"]) == [2, 3]
+
+    def _write_mean(self, op: Op) -> None:
+        """ReduceMean over height and width -> GlobalAveragePool, which has an integer kernel."""
+        output = self._output_of(op)
+        node = output.producer()
+        assert node is not None
+        source = self.edit.tensors[self._bound_source(op.inputs[0])]
+        batch, channels = (int(d) for d in source.shape[:2])  # type: ignore[index]
+        pooled = self.edit.node("GlobalAveragePool", [source], f"{op.id}.pooled", (batch, channels, 1, 1))
+        if op.attrs["keepdim"]:
+            self.edit.put(node, pooled)
+        else:
+            pooled = self.edit.pair_after(pooled, self._known(self._leaves(op)), node)
+            axes = self.edit.stored(f"{op.id}.axes", np.array((2, 3)))
+            pooled = self.edit.node("Squeeze", [pooled, axes], None, (batch, channels))
+            self.edit.put(node, pooled)
+        self.edit.replace(node, pooled)
+
+    def _write_reshape(self, op: Op) -> None:
+        """A mean over single elements, which the program knows as a reshape -> Reshape, which passes codes on."""
+        node = self._output_of(op).producer()
+        if node is None or node.op_type != "ReduceMean":
+            return
+        shape = tuple(int(d) for d in self._output_of(op).shape)  # type: ignore[union-attr]
+        source = self.edit.tensors[self._bound_source(op.inputs[0])]
+        moved = self.edit.node("Reshape", [source, self.edit.stored(f"{op.id}.shape", np.array(shape))], None, shape)
+        self.edit.put(node, moved)
+        self.edit.replace(node, moved)
+
+    def _leaves(self, op: Op) -> str:
+        """The value that leaves the operation's kernel: its own, or that of the ReLU fused into it."""
+        output = op.outputs[0]
+        return self.view.consumers[output][0].outputs[0] if self.plan.values[output].origin == "fused" else output
+
+    def _output_of(self, op: Op) -> ir.Value:
+        return self._tensor(self._leaves(op))
+
+    def _bound_source(self, value: str) -> str:
+        """Tensor that carries a value; behind an identity that the converter dropped, what went into it."""
+        while value not in self.binding:
+            value = self.view.producer[value].inputs[0]
+        return self.binding[value].tensor
+
+    def _known(self, value: str) -> QuantParams:
+        params = self.plan.params(value)
+        assert params is not None, value  # the plan was checked: integer operations touch quantized values only
+        return params
+
+    def _dequantized(self, value: str, reader: ir.Node) -> ir.Value:
+        """A weight or bias as integers behind a DequantizeLinear of its own."""
+        params, array = self._known(value), self.weights[value]
+        dtype = np.int32 if params.scheme.bits == 32 else np.int8
+        name = self.binding[value].tensor
+        codes = self.edit.stored(name + CODES, numerics.quantize(array, params).astype(dtype))
+        axis = params.scheme.axis
+        inputs = [codes, *self.edit.numbers(name, params, dtype)]
+        real = self.edit.node(
+            "DequantizeLinear", inputs, name + REAL, array.shape, {} if axis is None else {"axis": axis}
+        )
+        self.edit.put(reader, real)
+        return real
+
+    def _write_pair(self, value: str, params: QuantParams, float_io: bool) -> None:
+        """Q and DQ behind a value: integer readers take the DQ's result, float readers only what really was codes."""
+        tensor, made_by = self._tensor(value), self.view.producer.get(value)
+        from_codes = made_by is None or self._is_integer(made_by)
+        uses = [(node, i) for node, i in tensor.uses() if from_codes or self._reads_codes(node)]
+        is_output = any(tensor is out for out in self.edit.graph.outputs)
+        if not uses and not (is_output and from_codes):
+            return
+        name = str(tensor.name)
+        dtype = container(params)
+        if made_by is None and not float_io:
+            codes = tensor
+            tensor.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+        else:
+            codes = self.edit.node(
+                "QuantizeLinear", [tensor, *self.edit.numbers(name, params, dtype)], name + CODES, tensor.shape
+            )
+            codes.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+        end = is_output and from_codes
+        real = None
+        if uses or (end and float_io):
+            real = self.edit.node(
+                "DequantizeLinear", [codes, *self.edit.numbers(name, params, dtype)], name + REAL, tensor.shape
+            )
+            for node, index in uses:
+                node.replace_input_with(index, real)
+        self.edit.put_behind(tensor, [v for v in (codes, real) if v is not None and v is not tensor])
+        if end:
+            last = real if float_io and real is not None else codes
+            tensor.name, last.name = name + ".float", name
+            self.edit.graph.outputs[:] = [last if out is tensor else out for out in self.edit.graph.outputs]
+
+    def _reads_codes(self, node: ir.Node) -> bool:
+        """Whether a node belongs to an integer operation: it makes a value of one, or was written for one."""
+        for out in node.outputs:
+            value = self.value_of.get(str(out.name))
+            if value is not None:
+                return self._is_integer(self.view.producer[value])
+        return str(node.outputs[0].name).endswith((".flat", ".pooled"))

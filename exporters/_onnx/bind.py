@@ -1,0 +1,143 @@
+"""Which tensor of the float ONNX graph is which value of the program, proven by running both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from exporters._onnx import session
+from qtools.core.errors import CheckFailed
+from qtools.core.types import GraphView, Op, OpKind
+from qtools.graph.capture import Program
+from qtools.graph.execute import observe
+
+TOLERANCE = 1e-4
+"""Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
+
+MOVES = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND)
+"""Kinds that the converter may drop or merge, because they compute nothing."""
+
+
+@dataclass(frozen=True)
+class TensorBinding:
+    """Where a value lives in the artifact.
+
+    Attributes:
+        tensor: Name in the float graph.
+        error: Largest relative difference seen in the proof run; 0 for constants, which are equal bit for bit.
+    """
+
+    tensor: str
+    error: float
+
+
+def bind(
+    program: Program, model: ir.Model, examples: Sequence[NDArray[np.float32]]
+) -> tuple[dict[str, TensorBinding], dict[str, str]]:
+    """Takes each value to the tensor of its own name, or else to the one with its numbers, and checks the numbers.
+
+    Args:
+        program: The captured graph.
+        model: The float ONNX graph, its input and output still under the program's names.
+        examples: Inputs of shape (1, 3, height, width); two or more unlike ones make a chance match impossible.
+
+    Returns:
+        (value id -> binding, value id without a tensor -> why).
+
+    Raises:
+        CheckFailed: If the graph's input or output is not what the program computes.
+    """
+    theirs = _artifact_values(model, examples)
+    found: dict[str, TensorBinding] = {}
+    unbound: dict[str, str] = {}
+    for name, array in _program_values(program, examples).items():
+        match = _find(name, array, theirs, {b.tensor for b in found.values()} | program.view.values.keys())
+        if match is None:
+            unbound[name] = _why(program.view, name)
+        else:
+            found[name] = match
+    for end in (program.view.inputs[0], program.view.outputs[0]):
+        if end in unbound:
+            raise CheckFailed(f"the float artifact computes something else than the program: '{end}' is nowhere in it")
+    for op in program.view.ops:
+        _bind_constants(op, program, model, found, unbound)
+    return found, unbound
+
+
+def _program_values(program: Program, examples: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    runs = [
+        {n: t.numpy().copy() for n, t in observe(program, torch.from_numpy(x)) if t.dtype.is_floating_point}
+        for x in examples
+    ]
+    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+
+
+def _artifact_values(model: ir.Model, examples: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """Every float tensor of the graph, computed with all of onnxruntime's own rewriting switched off."""
+    proto = ir.to_proto(model)
+    source = proto.graph.input[0].name
+    floats = [out.name for node in model.graph for out in node.outputs if out.dtype == ir.DataType.FLOAT and out.name]
+    opened = session.start(session.expose(proto, floats), threads=1, optimize=False)
+    runs = [dict(zip(floats, opened.run(floats, {source: x}), strict=True)) | {source: x} for x in examples]
+    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+
+
+def _find(name: str, array: NDArray[Any], theirs: Mapping[str, NDArray[Any]], taken: set[str]) -> TensorBinding | None:
+    """The tensor of the same name, else the first free one in execution order; its numbers must be the value's."""
+    limit = TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
+    others = [name] if name in theirs else [n for n in theirs if n not in taken]
+    for candidate in others:
+        other = theirs[candidate]
+        if other.shape == array.shape:
+            error = float(np.abs(array - other).max(initial=0))
+            if error <= limit:
+                return TensorBinding(candidate, error * TOLERANCE / limit)
+    return None
+
+
+def _why(view: GraphView, name: str) -> str:
+    op = view.producer.get(name)
+    if op is not None and op.kind in MOVES:
+        return "moves data only; the converter dropped it"
+    return "inside one operator of the artifact"
+
+
+def _bind_constants(
+    op: Op, program: Program, model: ir.Model, found: dict[str, TensorBinding], unbound: dict[str, str]
+) -> None:
+    """Weights and biases, bit for bit among what the node that makes the bound output, or the one before it, reads."""
+    for name in (n for n in op.inputs if program.view.values[n].const and n not in found):
+        array = program.constants[name].numpy()
+        output = found.get(op.outputs[0])
+        match = None if output is None else _find_constant(array, _node_making(model, output.tensor))
+        if match is None:
+            unbound[name] = "the converter folded it into something else"
+        else:
+            found[name] = TensorBinding(match, 0.0)
+            unbound.pop(name, None)
+
+
+def _node_making(model: ir.Model, tensor: str) -> ir.Node | None:
+    return next((node for node in model.graph if any(out.name == tensor for out in node.outputs)), None)
+
+
+def _find_constant(array: NDArray[Any], node: ir.Node | None) -> str | None:
+    """Name of the stored tensor that holds the array, as it is or transposed (a linear layer on tokens)."""
+    if node is None:
+        return None
+    before = [v.producer() for v in node.inputs if v is not None and v.producer() is not None]
+    for value in (v for n in (node, *before) if n is not None for v in n.inputs):
+        if value is None or value.const_value is None or not value.is_initializer():
+            continue
+        data = value.const_value.numpy()
+        if data.dtype != np.float32:
+            continue
+        if np.array_equal(data, array) or (array.ndim == 2 and np.array_equal(data, array.T)):
+            return str(value.name)
+    return None

@@ -1,0 +1,74 @@
+"""Program -> float ONNX graph through torch.onnx, with nothing in it that names a machine."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import torch
+
+from exporters._quiet import quiet
+from qtools.core.errors import CheckFailed
+from qtools.graph.capture import Program
+
+OPSET = 20
+"""The first with Gelu as one operator; QuantizeLinear has had all 8-bit types since 10."""
+IR_VERSION = 10
+
+
+def convert(program: Program) -> ir.Model:
+    """Converts the captured graph at batch 1, NCHW. Value names are the program's value ids, mostly.
+
+    Raises:
+        CheckFailed: If torch.onnx refuses the graph; its own words are on stderr.
+    """
+    shape = program.view.values[program.view.inputs[0]].shape
+    module = program.exported.module()
+    with quiet():
+        try:
+            exported = torch.onnx.export(
+                module, (torch.zeros(shape),), dynamo=True, opset_version=OPSET, verbose=False, optimize=False
+            )
+            assert exported is not None  # only the older exporter returns nothing
+            model = _simplified(exported.model)
+        except Exception as error:  # broad: the exporter raises anything; the original stays attached
+            raise CheckFailed(f"torch.onnx could not convert the model: {error}") from error
+    if model.opset_imports.get("") != OPSET:
+        raise CheckFailed(f"torch.onnx wrote opset {model.opset_imports.get('')} instead of {OPSET}")
+    model.ir_version = IR_VERSION
+    _strip(model)
+    return model
+
+
+def _simplified(model: ir.Model) -> ir.Model:
+    """What torch.onnx's own `optimize` does, except that equal subexpressions and equal constants stay apart.
+
+    A layer that is read twice must keep two tensors, or two values of the plan would share one; and one zero bias
+    that serves two convolutions could not have two scales.
+    """
+    from onnx_ir.passes import Sequential, common
+    from onnxscript import optimizer, rewriter
+
+    common.InlinePass()(model)
+    optimizer.fold_constants(model)
+    model = rewriter.rewrite(model)
+    tidy = Sequential(
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.NameFixPass(),
+    )
+    return tidy(model).model
+
+
+def _strip(model: ir.Model) -> None:
+    """Removes stack traces, source lines and absolute paths, which torch.onnx writes into every node."""
+    graph = model.graph
+    model.doc_string = graph.doc_string = None
+    values = [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
+    for holder in (model, graph, *graph, *values):
+        holder.metadata_props.clear()
+        holder.doc_string = None
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value.doc_string = None
+    model.functions.clear()

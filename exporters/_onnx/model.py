@@ -1,0 +1,80 @@
+"""ONNX files: reading with suspicion, writing with stable bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from qtools.core.errors import CheckFailed, InputError
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """Serialized with maps and fields in a fixed order, checked by onnx.checker.
+
+    Raises:
+        CheckFailed: If the checker finds a fault; that is ours.
+    """
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # broad: the checker and its shape inference raise several unrelated classes
+        raise CheckFailed(f"onnx.checker refuses the model that was written: {error}") from error
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def parse(path: Path) -> onnx.ModelProto:
+    """Reads a model that may come from anywhere.
+
+    Raises:
+        InputError: If the file is no ONNX model, keeps tensors outside itself, or has a dynamic shape at its ends.
+    """
+    next_step = "export the model again, or give an intact .onnx file"
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error
+    except (DecodeError, ValueError) as error:
+        raise InputError(f"{path.name} is no ONNX model, or only a part of one", next_step) from error
+    if not model.graph.node or not model.graph.input or not model.graph.output:
+        raise InputError(f"{path.name} has no graph: it is no ONNX model, or only a part of one", next_step)
+    outside = [t for t in _tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise InputError(
+            f"{path.name} keeps {len(outside)} tensor(s) in other files, the first in {_location(outside[0])!r}",
+            "save it as one file: onnx.save(model, path, save_as_external_data=False)",
+        )
+    for end in (*model.graph.input, *model.graph.output):
+        shape = end.type.tensor_type.shape
+        if any(not dim.HasField("dim_value") or dim.dim_value < 1 for dim in shape.dim):
+            raise InputError(
+                f"{path.name} has a dynamic shape at '{end.name}'; qtools runs static ones",
+                "fix it: python -m onnxruntime.tools.make_dynamic_shape_fixed --help",
+            )
+    return model
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Every stored tensor by name."""
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Stored tensors of a graph and of the graphs inside its nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)

@@ -1,0 +1,90 @@
+"""Integer kernels of onnxruntime's CPU provider as data.
+
+Each rule was also seen at work: onnxruntime 1.31 replaces DequantizeLinear -> op -> QuantizeLinear by the integer
+kernel, or drops the pairs around an operation that only moves codes. GELU, LayerNorm, Div, Sub, HardSwish, Tanh and a
+ReLU with no kernel in front of it stay in float there, so they have no rule. A softmax kernel exists, but its 8-bit
+attention weights cost accuracy: no rule either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qtools.core.types import OpKind, OpRule, QuantScheme, TargetSpec
+
+SOURCE_TREE = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime"
+SELECTORS = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc"
+MATCHED = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
+RELU = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/relu_quantizelinear.cc"
+POOLING = f"{SOURCE_TREE}/core/mlas/lib/qlgavgpool.cpp"
+ACTIVATIONS = ("uint8", "int8")
+SPATIAL = (2, 3)
+
+_MOVE = OpRule(MATCHED, tied=True)
+
+SPEC = TargetSpec(
+    name="onnx",
+    version="qdq-uint8-1",
+    activation=QuantScheme.activation(8, signed=False),
+    rules={
+        OpKind.CONV: OpRule(SELECTORS, weight_axis=0),
+        OpKind.DEPTHWISE_CONV: OpRule(SELECTORS, weight_axis=0),
+        OpKind.LINEAR: OpRule(SELECTORS, weight_axis=0),
+        OpKind.MATMUL: OpRule(SELECTORS),
+        OpKind.ADD: OpRule(MATCHED),
+        OpKind.MUL: OpRule(MATCHED),
+        OpKind.MEAN: OpRule(POOLING, dims=SPATIAL),
+        OpKind.SIGMOID: OpRule(MATCHED),
+        OpKind.CONCAT: OpRule(MATCHED),
+        OpKind.RELU: OpRule(RELU, fused_only=True),
+        OpKind.MAX_POOL: _MOVE,
+        OpKind.RESHAPE: _MOVE,
+        OpKind.TRANSPOSE: _MOVE,
+        OpKind.SLICE: _MOVE,
+        OpKind.SPLIT: _MOVE,
+        OpKind.EXPAND: _MOVE,
+        OpKind.IDENTITY: _MOVE,
+    },
+    fused=(
+        (OpKind.CONV, OpKind.RELU),
+        (OpKind.DEPTHWISE_CONV, OpKind.RELU),
+        (OpKind.LINEAR, OpKind.RELU),
+        (OpKind.MATMUL, OpKind.RELU),
+        (OpKind.ADD, OpKind.RELU),
+        (OpKind.MUL, OpKind.RELU),
+    ),
+    expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
+    suffix=".onnx",
+)
+
+QNN_PAGE = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
+QNN_CONFIG = f"{SOURCE_TREE}/python/tools/quantization/execution_providers/qnn/quant_config.py"
+
+QNN = replace(
+    SPEC,
+    name="onnx_qnn",
+    version="qdq-uint8-1",
+    rules={
+        **{kind: replace(rule, source=QNN_PAGE) for kind, rule in SPEC.rules.items()},
+        OpKind.MEAN: OpRule(QNN_PAGE),
+        OpKind.RELU: OpRule(QNN_PAGE, fused_only=True),
+        OpKind.SUB: OpRule(QNN_PAGE),
+        OpKind.DIV: OpRule(QNN_PAGE),
+        OpKind.GELU: OpRule(QNN_PAGE),
+        OpKind.HARD_SWISH: OpRule(QNN_PAGE),
+        OpKind.TANH: OpRule(QNN_PAGE),
+        OpKind.SIGMOID: OpRule(QNN_CONFIG, fixed_output=(1 / 256, 0)),
+        OpKind.SOFTMAX: OpRule(QNN_CONFIG, fixed_output=(1 / 256, 0)),
+    },
+)
+"""Qualcomm's HTP, which runs a graph in integers or not at all: pairs around everything it has an 8-bit form of.
+
+Its own rounding is nobody's to see outside the chip: what is simulated and run here is onnxruntime's CPU provider on
+the same file, with integer kernels where it has them and Q/DQ around float where it has not.
+"""
+
+
+def with_activations(spec: TargetSpec, kind: str) -> TargetSpec:
+    """The same rules with the activations in "uint8" (x86 with VNNI, QNN) or "int8" (Arm)."""
+    activation = QuantScheme.activation(spec.activation.bits, signed=kind == "int8")
+    return replace(spec, version=spec.version.replace("uint8", kind), activation=activation)

@@ -1,0 +1,124 @@
+"""An artifact opened with onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from exporters._onnx import model as files
+from exporters._onnx import session
+from exporters._onnx.edit import CODES
+from qtools.core import numerics
+from qtools.core.errors import CheckFailed
+from qtools.core.types import QuantParams, QuantScheme
+
+KERNELS = ("ort", "ort_float")
+"""Kernel sets: onnxruntime as it ships, and with all rewriting off, so that each Q/DQ runs by itself around float."""
+
+
+class OrtRunner:
+    """Runs an .onnx image by image, NCHW."""
+
+    def __init__(self, path: Path, kernels: str, threads: int, tensors: Mapping[str, str]) -> None:
+        """Opens the file.
+
+        Args:
+            path: The .onnx.
+            kernels: One of KERNELS.
+            threads: Threads inside one operator.
+            tensors: Value id -> name of its tensor in the float graph, for `values`.
+        """
+        self.kernels = kernels
+        self._model = files.parse(path)
+        self._threads, self._tensors = threads, dict(tensors)
+        self._session = self._start(self._model)
+        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        self._ends = _ends(self._model)
+        self._feed: dict[str, NDArray[Any]] = {}
+        self._tapped: Any = None
+        self._present: dict[str, str] = {}
+
+    def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Output codes (float32 logits where the output is float), shape (batch, classes)."""
+        rows = []
+        for image in images:
+            self._feed = self._prepared(image)
+            rows.append(self._session.run([self._output], self._feed)[0].reshape(-1))
+        return np.stack(rows)
+
+    def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Output codes as an app dequantizes them."""
+        params = self._ends.get(self._output)
+        return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
+
+    def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Every bound value for one image of shape (3, height, width): codes where quantized, else float32.
+
+        The codes are read between QuantizeLinear and DequantizeLinear, where onnxruntime's integer kernels have
+        their outputs, so that reading them leaves the kernels as they are; that is checked.
+        """
+        if self._tapped is None:
+            self._tapped = self._open_tapped()
+        feed = self._prepared(image)
+        names = [n for n in dict.fromkeys(self._present.values()) if n != self._input]
+        found = feed | dict(zip(names, self._tapped.run(names, feed), strict=True))
+        return {value: found[name] for value, name in self._present.items()}
+
+    def invoke(self) -> None:
+        """One inference on whatever the input holds; for timing."""
+        self._session.run(None, self._feed)
+
+    def _open_tapped(self) -> Any:
+        there = {out for node in self._model.graph.node for out in node.output}
+        there |= {self._input, self._output}
+        ends = {self._input, self._output}
+        for value, tensor in self._tensors.items():
+            name = tensor if tensor in ends and tensor + CODES not in there else tensor + CODES
+            name = name if name in there else tensor
+            if name in there:
+                self._present[value] = name
+        tapped = session.expose(self._model, [n for n in dict.fromkeys(self._present.values()) if n != self._input])
+        if self.kernels == KERNELS[0]:
+            plain, watched = (_integer_kernels(m) for m in (self._model, tapped))
+            if plain != watched:
+                raise CheckFailed(f"reading inner values changes onnxruntime's kernels: {plain} became {watched}")
+        return self._start(tapped)
+
+    def _start(self, model: onnx.ModelProto) -> Any:
+        return session.start(model, threads=self._threads, optimize=self.kernels == KERNELS[0])
+
+    def _prepared(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        params = self._ends.get(self._input)
+        data: NDArray[Any] = np.ascontiguousarray(image[None])
+        if params is not None:
+            limits = params.scheme.qmin, params.scheme.qmax
+            codes = np.rint(data / params.scale_array[0]) + params.zero_point[0]
+            data = np.clip(codes, *limits).astype(np.int8 if params.scheme.signed else np.uint8)
+        return {self._input: data}
+
+
+def _integer_kernels(model: onnx.ModelProto) -> dict[str, int]:
+    found = session.operators(model)
+    return {name: count for name, count in sorted(found.items()) if name.startswith(("QLinear", "QGemm"))}
+
+
+def _ends(model: onnx.ModelProto) -> dict[str, QuantParams]:
+    """Grids of integer ends, from the DequantizeLinear that reads or the QuantizeLinear that makes them."""
+    ends = {end.name for end in (*model.graph.input, *model.graph.output)}
+    stored = files.initializers(model)
+    found: dict[str, QuantParams] = {}
+    for node in model.graph.node:
+        if node.op_type not in ("DequantizeLinear", "QuantizeLinear"):
+            continue
+        end = node.input[0] if node.op_type == "DequantizeLinear" else node.output[0]
+        if end in ends and end not in found and len(node.input) == 3:
+            scale, zero_point = stored[node.input[1]], stored[node.input[2]]
+            limits = np.iinfo(str(zero_point.dtype))
+            scheme = QuantScheme(limits.bits, False, None, int(limits.min), int(limits.max))
+            found[end] = QuantParams(scheme, (float(scale),), (int(zero_point),))
+    return found

@@ -1,0 +1,132 @@
+"""Core ML (.mlpackage): int8 weights and activations, palettes of 6 and 4 bits, float16 between."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters._coreml.rules import PALETTES, SPEC, with_palettes
+from qtools.core import files
+from qtools.core.errors import InputError
+from qtools.core.protocols import Lowered, Runner, Target
+from qtools.core.types import Artifact, QuantPlan
+from qtools.graph.capture import Program
+
+TOOLCHAIN = ("coremltools", "torch")
+FLOAT_CONSTANT_BYTES = 1024
+"""A float constant above this is a weight that was not quantized; below it, a bias or a scalar."""
+OPTION = "palettes"
+KERNELS = ("coreml", "evaluator") if sys.platform == "darwin" else ("evaluator",)
+
+
+def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Path) -> Lowered:
+    """Converts to a float32 package and proves which of its values is which of the program's.
+
+    Args:
+        program: The captured graph.
+        examples: Two or more unlike inputs, (1, 3, height, width), for the proof of the binding.
+        folder: Where model_float.mlpackage is written.
+    """
+    from exporters._coreml import package
+    from exporters._coreml.bind import bind
+    from exporters._coreml.convert import convert
+    from exporters._coreml.evaluator import Evaluator
+
+    path = convert(program, folder / f"model_float{SPEC.suffix}")
+    binding, unbound = bind(program, Evaluator(path), examples)
+    worst = max(tensor.error for tensor in binding.values())
+    return Lowered(SPEC.name, path, binding, unbound, worst, package.digest(path))
+
+
+def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]) -> Artifact:
+    """Writes the plan into the float package, in float16.
+
+    Args:
+        lowered: The float package and its binding.
+        plan: Checked against this target.
+        program: Where the float weights are.
+        path: Where the package goes.
+        options: "metadata": JSON-able facts; "io": "pixels" for an image input with the normalisation of "input" in
+            the metadata; "labels", "author", "licence", "description", "version".
+    """
+    from exporters._coreml import package
+    from exporters._coreml.apply import PlanWriter
+    from exporters._coreml.describe import Ends, assemble
+    from exporters._coreml.edit import compact
+
+    source = package.Package(lowered.path)
+    floats = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    writer = PlanWriter(source, program.view, plan, lowered.binding, floats)
+    pixels = options.get("io") == "pixels"
+    image = options["metadata"]["input"] if pixels else None
+    ends = Ends(labels=tuple(options.get("labels", ())))
+    if image is not None:
+        ends = Ends(True, tuple(image.mean), tuple(image.std), ends.labels)
+    operations = writer.write(ends)
+    blobs = compact(operations, writer.writer)  # first: it moves what the operations name
+    package.write(path, assemble(source.spec, operations, writer.newest, ends, options), blobs)
+    toolchain = {name: version(name) for name in TOOLCHAIN}
+    left = tuple(writer.float_constants(operations, FLOAT_CONSTANT_BYTES))
+    size, digest = files.size(path), package.digest(path)
+    return Artifact(path.name, SPEC.name, files.digest_json(plan), size, digest, toolchain, left)
+
+
+def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
+    """Opens a package; with `lowered`, its inner values can be read too.
+
+    Args:
+        path: The .mlpackage.
+        kernels: One of KERNELS.
+        threads: Not used: torch and Core ML decide for themselves.
+        program: The graph whose values are spoken of.
+        lowered: The binding to read inner values by.
+    """
+    from exporters._coreml.run import EvaluatedPackage, NativePackage
+
+    if kernels == "coreml":
+        return NativePackage(path)
+    values = program.view.values
+    binding = {
+        name: (tensor, values[name].shape)
+        for name, tensor in (lowered.binding if lowered else {}).items()
+        if not values[name].const
+    }
+    return EvaluatedPackage(path, kernels, binding)
+
+
+def configure(options: Mapping[str, str]) -> Target:
+    """The target with {"palettes": "per_channel" or "per_tensor"}.
+
+    Raises:
+        InputError: For another option or value.
+    """
+    kind = options.get(OPTION)
+    if set(options) != {OPTION} or kind not in PALETTES:
+        raise InputError(
+            f"the coreml target has no option {dict(options)}", f"it has '{OPTION}': {' or '.join(PALETTES)}"
+        )
+    return dataclasses.replace(TARGET, spec=with_palettes(SPEC, str(kind)))
+
+
+TARGET = Target(
+    SPEC,
+    lower,
+    apply,
+    open_artifact,
+    KERNELS,
+    simulator="coreml",
+    timed=sys.platform == "darwin",
+    labels={
+        "coreml": "artifact, Core ML",
+        "evaluator": "artifact, evaluated by qtools' reading of the ML Program (float32)",
+        "simulated": "simulated (float operations on quantized values)",
+    },
+    configure=configure,
+)

@@ -1,0 +1,147 @@
+"""ONNX QDQ for onnxruntime: 8-bit activations, int8 per-channel weights, int32 biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters._onnx import rules
+from qtools.core import files
+from qtools.core.errors import InputError
+from qtools.core.protocols import Lowered, Runner, Target
+from qtools.core.types import Artifact, QuantPlan, TargetSpec
+from qtools.graph.capture import Program
+
+TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+METADATA = "qtools"
+INPUT, OUTPUT = "image", "logits"
+FLOAT_CONSTANT_BYTES = 1024
+"""A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
+OPTION = "activations"
+LABELS = {"ort": "artifact, onnxruntime", "ort_float": "artifact, onnxruntime without integer kernels"}
+INT8_LABELS = LABELS | {"ort": "artifact, onnxruntime as on Arm (int8 allowed)"}
+"""x86 has no fast kernels for int8 activations and its default is to rewrite them: measured is what Arm does."""
+
+
+def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.float32]], folder: Path) -> Lowered:
+    """Converts to a float graph whose tensors carry the program's value ids.
+
+    Args:
+        spec: The target.
+        program: The captured graph.
+        examples: Two or more unlike inputs, (1, 3, height, width), for the proof of the binding.
+        folder: Where model_float.onnx is written.
+    """
+    from exporters._onnx.bind import TensorBinding, bind
+    from exporters._onnx.convert import convert
+    from exporters._onnx.model import to_bytes
+
+    model = convert(program)
+    found, unbound = bind(program, model, examples)
+    for value, end, name in (
+        (program.view.inputs[0], model.graph.inputs[0], INPUT),
+        (program.view.outputs[0], model.graph.outputs[0], OUTPUT),
+    ):
+        end.name = name
+        found[value] = TensorBinding(name, found[value].error)
+    path = files.write_bytes(folder / f"model_float{spec.suffix}", to_bytes(model))
+    worst = max(tensor.error for tensor in found.values())
+    return Lowered(spec.name, path, found, unbound, worst, files.digest_file(path))
+
+
+def apply(
+    spec: TargetSpec, lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]
+) -> Artifact:
+    """Writes the plan into the float graph.
+
+    Args:
+        spec: The target.
+        lowered: The float artifact and its binding.
+        plan: Checked against this target.
+        program: Where the float weights are.
+        path: Where the artifact goes.
+        options: "io": "int8" (integer ends, in the type of the activations) or "float32"; "metadata": JSON-able
+            facts stored in the file.
+    """
+    import onnx_ir
+
+    from exporters._onnx.apply import QdqWriter
+    from exporters._onnx.model import to_bytes
+
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    model = onnx_ir.load(lowered.path)
+    QdqWriter(model, program.view, plan, lowered.binding, weights).write(options.get("io") == "float32")
+    model.producer_name, model.producer_version = "qtools", ""
+    model.metadata_props[METADATA] = files.to_json(options.get("metadata", {}))
+    files.write_bytes(path, to_bytes(model))
+    toolchain = {name: version(name) for name in TOOLCHAIN}
+    left = _float_constants(model, {b.tensor: value for value, b in lowered.binding.items()})
+    size = path.stat().st_size
+    return Artifact(path.name, spec.name, files.digest_json(plan), size, files.digest_file(path), toolchain, left)
+
+
+def _float_constants(model: Any, value_of: Mapping[str, str]) -> tuple[str, ...]:
+    """Float constants above FLOAT_CONSTANT_BYTES, by value id where they are bound; scales are no weights."""
+    found = []
+    for name, value in model.graph.initializers.items():
+        array = value.const_value.numpy()
+        is_scale = all(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node, _ in value.uses())
+        if array.dtype == np.float32 and array.nbytes > FLOAT_CONSTANT_BYTES and not is_scale:
+            found.append(value_of.get(name, name))
+    return tuple(found)
+
+
+def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
+    """Opens an artifact; with `lowered`, its inner values can be read too.
+
+    Args:
+        path: The .onnx.
+        kernels: "ort" or "ort_float".
+        threads: Threads inside one operator.
+        program: The graph whose values are bound.
+        lowered: The binding to read inner values by.
+    """
+    from exporters._onnx.run import OrtRunner
+
+    values = program.view.values
+    bound = lowered.binding if lowered else {}
+    return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const})
+
+
+def target(spec: TargetSpec) -> Target:
+    """What there is to do with a set of rules."""
+    return Target(
+        spec,
+        partial(lower, spec),
+        partial(apply, spec),
+        open_artifact,
+        tuple(LABELS),
+        simulator="onnxruntime",
+        labels=INT8_LABELS if spec.activation.signed else LABELS,
+        quantized="QDQ",
+        configure=partial(configure, spec),
+    )
+
+
+def configure(spec: TargetSpec, options: Mapping[str, str]) -> Target:
+    """The target with the user's choices: "activations" is "uint8" (default) or "int8".
+
+    Raises:
+        InputError: If a choice is unknown.
+    """
+    unknown = sorted(options.keys() - {OPTION})
+    if unknown:
+        raise InputError(f"the {spec.name} target has no option '{unknown[0]}'", f"its option is: {OPTION}")
+    kind = options.get(OPTION, rules.ACTIVATIONS[0])
+    if kind not in rules.ACTIVATIONS:
+        raise InputError(f"activations cannot be '{kind}'", f"choose one of: {', '.join(rules.ACTIVATIONS)}")
+    return target(rules.with_activations(spec, kind))
+
+
+TARGET = target(rules.SPEC)

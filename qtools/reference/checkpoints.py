@@ -1,0 +1,151 @@
+"""Building reference models, measuring them, and the two files a shipped checkpoint consists of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from qtools.reference.images import CLASSES, REFERENCE_TROUBLE, render
+
+IMAGE_SIZE = 224
+
+
+def build(name: str) -> nn.Module:
+    """The timm architecture with one output per reference class, freshly initialised."""
+    return timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+
+
+def normalisation(model: nn.Module) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation (RGB, of 0..1 pixels) from the model's timm configuration."""
+    config = model.pretrained_cfg
+    return list(config["mean"]), list(config["std"])
+
+
+class Normalise:
+    """Turns uint8 pictures into the model's input."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Takes mean and standard deviation from the model's timm configuration."""
+        mean, std = normalisation(model)
+        self._mean = torch.tensor(mean).view(1, 3, 1, 1) * 255.0
+        self._std = torch.tensor(std).view(1, 3, 1, 1) * 255.0
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(n, h, w, 3) uint8 to (n, 3, h, w) float32 in channels-last layout."""
+        planes = pixels.permute(0, 3, 1, 2).to(torch.float32)
+        return (planes - self._mean) / self._std
+
+
+def batches(
+    split: str, indices: range, size: int, batch: int, trouble: float = REFERENCE_TROUBLE
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Renders scenes in order, (n, size, size, 3) uint8 and (n,) int64 labels at a time; the last may be short."""
+    for start in range(0, len(indices), batch):
+        scenes = [render(index, split=split, size=size, trouble=trouble) for index in indices[start : start + batch]]
+        pixels = torch.from_numpy(np.stack([scene[0] for scene in scenes]))
+        yield pixels, torch.tensor([scene[1] for scene in scenes])
+
+
+@torch.inference_mode()
+def per_class_accuracy(model: nn.Module, split: str, indices: range, size: int = IMAGE_SIZE) -> Tensor:
+    """Share of right answers for each class.
+
+    Args:
+        model: a classifier of the reference classes; put into eval mode.
+        split: split to render.
+        indices: scenes to use; a multiple of the class count weighs every class alike.
+        size: side of the renders in pixels.
+
+    Returns:
+        (classes,) float64; their mean is the top-1 where the classes are balanced.
+    """
+    model.eval()
+    normalise = Normalise(model)
+    right, seen = torch.zeros(len(CLASSES), dtype=torch.float64), torch.zeros(len(CLASSES), dtype=torch.float64)
+    for pixels, labels in batches(split, indices, size, 50):
+        hits = (model(normalise(pixels)).argmax(1) == labels).double()
+        right.index_add_(0, labels, hits)
+        seen.index_add_(0, labels, torch.ones_like(hits))
+    return right / seen
+
+
+@torch.no_grad()
+def settle_batch_norm(model: nn.Module, indices: range, size: int = IMAGE_SIZE, batch: int = 32) -> None:
+    """Replaces running batch-norm statistics by plain averages over training renders, in float32.
+
+    The running averages of the last training steps were taken in bfloat16 while the weights still moved.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    kept = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    normalise = Normalise(model)
+    for pixels, _ in batches("train", indices, size, batch):
+        model(normalise(pixels))
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def save_weights(model: nn.Module, path: Path) -> str:
+    """Writes the state dict as float16 safetensors under its timm names, without batch counters.
+
+    The header says what the loader has to know: renders come at the network's size, so nothing is cropped.
+
+    Returns:
+        The file's SHA-256 in hexadecimal.
+
+    Raises:
+        ValueError: a value is not finite in float16; nothing is written.
+    """
+    state = {}
+    for key, value in model.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        half = value.detach().to(torch.float16) if value.is_floating_point() else value.detach()
+        if half.is_floating_point() and not torch.isfinite(half).all():
+            raise ValueError(f"{key} leaves the range of float16")
+        state[key] = half.contiguous().clone()
+    partial = path.with_name(path.name + ".partial")
+    header = {"input": f"3x{IMAGE_SIZE}x{IMAGE_SIZE}", "crop_pct": "1.0", "licence": "Apache-2.0"}
+    save_file(state, partial, metadata=header)
+    partial.chmod(0o644)  # safetensors makes files private; this one is shipped
+    os.replace(partial, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load(name: str, path: Path) -> nn.Module:
+    """Builds the model and fills it with a shipped checkpoint, in float32 and eval mode.
+
+    Raises:
+        RuntimeError: the file's keys are not those of the architecture.
+    """
+    model = build(name)
+    state = {key: value.float() if value.is_floating_point() else value for key, value in load_file(path).items()}
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise RuntimeError(f"{path.name} does not fit {name}: missing {missing[:4]}, unexpected {unexpected[:4]}")
+    return model.eval()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes JSON atomically, keys in the given order."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,104 @@
+"""What a Core ML package computes: float operations on values that went through quantize and dequantize.
+
+Core ML documents no integer kernels: a package says dequantize -> operation -> quantize, with float16 in between. Here
+the operations run in float32, as in qtools' evaluator of ML Programs; constants that stay in float are rounded to
+float16, because that is how the package stores them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from qtools.core import numerics
+from qtools.core.types import QuantPlan
+from qtools.graph.capture import Program
+from qtools.graph.execute import evaluate, walk
+
+
+class FakeQuantized:
+    """A program and a plan; every value that an integer operation reads is put on its grid.
+
+    A value made by an integer operation exists as codes only, so that all its readers see the grid. A value made by
+    a float operation is put on the grid for its integer readers; the others read it as it is.
+    """
+
+    def __init__(self, program: Program, plan: QuantPlan) -> None:
+        self._program, self._plan = program, plan
+        self._integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
+        makers = {out: op.id for op in program.view.ops for out in op.outputs}
+        self._stored = {
+            n for n in program.view.activations if plan.params(n) and (n not in makers or makers[n] in self._integer)
+        }
+        self._constants = {name: self._constant(name, tensor) for name, tensor in program.constants.items()}
+
+    def codes(self, images: torch.Tensor) -> torch.Tensor:
+        """The output, shape (batch, classes): floats, as Core ML gives them."""
+        name = self._program.view.outputs[0]
+        return self._on_grid(name, next(v for n, v in self._walk(images) if n == name), name in self._stored)
+
+    def logits(self, codes: torch.Tensor) -> torch.Tensor:
+        """The output itself."""
+        return codes
+
+    def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields (value id, codes or floats) for every activation."""
+        for name, value in self._walk(images):
+            params = self._plan.params(name)
+            if name in self._stored and params is not None:
+                yield name, numerics.quantize(value, params).float()
+            else:
+                yield name, value
+
+    def as_codes(self, value: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Codes of a quantized value, also where a float operation made it and its readers quantize it.
+
+        Args:
+            value: A value's id.
+            array: What `observe`, or the artifact, has for it: codes or floats.
+        """
+        params = self._plan.params(value)
+        if params is None or self.holds_codes(value) or not np.issubdtype(array.dtype, np.floating):
+            return array
+        return np.asarray(numerics.quantize(array.astype(np.float32), params))
+
+    def holds_codes(self, value: str) -> bool:
+        """Whether `observe` yields this value as codes."""
+        return value in self._stored
+
+    def _walk(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        for node, value in walk(self._program, images, self._compute):
+            if node.name not in self._program.constants and isinstance(value, torch.Tensor):
+                yield node.name, value
+
+    def _compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+        integer = node.name in self._integer
+        operands = {
+            source.name: self._operand(source.name, alive[source.name], integer) for source in node.all_input_nodes
+        }
+        return evaluate(node, operands)
+
+    def _operand(self, name: str, value: Any, integer: bool) -> Any:
+        if name in self._constants:
+            return self._constants[name]
+        return self._on_grid(name, value, integer or name in self._stored)
+
+    def _on_grid(self, name: str, value: Any, wanted: bool) -> Any:
+        params = self._plan.params(name)
+        if params is None or not wanted:
+            return value
+        return numerics.dequantize(numerics.quantize(value, params), params)
+
+    def _constant(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        params = self._plan.params(name)
+        if params is not None:
+            return numerics.dequantize(numerics.quantize(tensor, params), params)
+        return tensor.half().float() if tensor.is_floating_point() else tensor
+
+
+SIMULATOR = FakeQuantized

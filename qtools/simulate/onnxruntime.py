@@ -1,0 +1,124 @@
+"""Rounding rules of onnxruntime's CPU provider on x86-64 (MLAS with AVX2 or newer).
+
+Sources, all in github.com/microsoft/onnxruntime: core/mlas/lib/quantize.cpp (QuantizeLinear, requantization),
+core/mlas/lib/intrinsics/avx2/qladd_avx2.cpp, core/mlas/lib/qlmul.cpp, core/mlas/lib/qlgavgpool.cpp,
+contrib_ops/cpu/quantization/qlinear_lookup_table.cc (Sigmoid, Concat). Rounding is half to even. Convolutions,
+Gemm and pooling round before the zero point is added, Add and Mul after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from qtools.core import numerics
+from qtools.core.types import Op, OpKind, QuantParams
+from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
+from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
+
+
+def quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+    """QuantizeLinear: round(x / scale) + zero_point in float32. It divides, it does not multiply by 1 / scale."""
+    codes = torch.round(x / torch.tensor(params.scale_array[0])) + params.zero_point[0]
+    return codes.clamp(params.scheme.qmin, params.scheme.qmax)
+
+
+def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """QLinearConv, QGemm: clip(rint(float32(acc) * float32(float32(s_x * s_w) / s_out)) + z)."""
+    constants = out.prepared
+    assert isinstance(constants, Weighted)
+    accumulator = accumulate(op, data[0], constants)
+    channels = (1, -1, 1, 1) if accumulator.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
+    return _clamped(numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params), out)
+
+
+def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """QLinearMatMul of two activations: as `_weighted`. The sum is exact in float64."""
+    a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
+    return _clamped(numerics.requantize(a @ b, _scale_product(data, out), out.params), out)
+
+
+def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """Fused multiply-adds: rint(a * r_a + (b * r_b + (z - (z_a * r_a + z_b * r_b)))), r = s / s_out.
+
+    A product of a code and a float32 is exact in float64, so one addition there and one rounding to float32 is what
+    the processor's fused instruction does. Only z_b * r_b is rounded on its own: the compiler fuses the rest.
+    """
+    a, b = data
+    ra, rb = (float(np.float32(x.params.scale_array[0] / out.params.scale_array[0])) for x in data)
+    za, zb = (x.params.zero_point[0] for x in data)
+    fixed = np.float32(out.params.zero_point[0]) - np.float32(za * ra + float(np.float32(zb * rb)))
+    inner = (b.codes.double() * rb + float(fixed)).float()
+    return _rounded((a.codes.double() * ra + inner.double()).float(), out)
+
+
+def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """rint(float32((a - za) * (b - zb)) * float32(float32(s_a * s_b) / s_out) + z), float32 after each."""
+    a, b = data
+    product = (a.codes - a.params.zero_point[0]) * (b.codes - b.params.zero_point[0])
+    return _rounded(product * _scale_product(data, out) + out.params.zero_point[0], out)
+
+
+def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """QLinearGlobalAveragePool: clip(rint(float32(sum) * float32(s_in / float32(s_out * count))) + z)."""
+    x = data[0]
+    dims = tuple(op.attrs["dims"])
+    count = math.prod(x.codes.shape[d] for d in dims)
+    total = (x.codes.double() - x.params.zero_point[0]).sum(dims, keepdim=op.attrs["keepdim"])
+    scale = x.params.scale_array[0] / np.float32(out.params.scale_array[0] * np.float32(count))
+    return _clamped(numerics.requantize(total, float(np.float32(scale)), out.params), out)
+
+
+def _sigmoid_table(op: Op, constants: Mapping[int, Operand], source: QuantParams, out: QuantParams) -> torch.Tensor:
+    """The 256 answers of QLinearSigmoid."""
+    codes = torch.arange(source.scheme.qmin, source.scheme.qmax + 1)
+    return quantize(torch.sigmoid(numerics.dequantize(codes, source).double()).float(), out)
+
+
+def _sigmoid(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    table, x = out.prepared, data[0]
+    assert isinstance(table, torch.Tensor)
+    rows = (x.codes - x.params.scheme.qmin).int().flatten()
+    return torch.index_select(table, 0, rows).reshape(x.codes.shape)
+
+
+def _concat(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """QLinearConcat: codes of the output's own grid are copied, others dequantized and quantized again."""
+    parts = [
+        x.codes
+        if (x.params.scale, x.params.zero_point) == (out.params.scale, out.params.zero_point)
+        else quantize(numerics.dequantize(x.codes.int(), x.params), out.params)
+        for x in data
+    ]
+    return torch.cat(parts, op.attrs["dim"])
+
+
+def _scale_product(data: tuple[Operand, ...], out: Output) -> float:
+    a, b = (x.params.scale_array[0] for x in data)
+    return float(np.float32(np.float32(a * b) / out.params.scale_array[0]))
+
+
+def _rounded(real: torch.Tensor, out: Output) -> torch.Tensor:
+    return _clamped(torch.round(real), out)
+
+
+def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
+    return codes.clamp(out.lowest, out.params.scheme.qmax)
+
+
+QUANTIZE: Quantize = quantize
+
+KERNELS: Kernels = {
+    OpKind.CONV: Kernel(_weighted, prepare_weighted),
+    OpKind.DEPTHWISE_CONV: Kernel(_weighted, prepare_weighted),
+    OpKind.LINEAR: Kernel(_weighted, prepare_weighted),
+    OpKind.MATMUL: Kernel(_matmul),
+    OpKind.ADD: Kernel(_add),
+    OpKind.MUL: Kernel(_mul),
+    OpKind.MEAN: Kernel(_mean),
+    OpKind.SIGMOID: Kernel(_sigmoid, _sigmoid_table),
+    OpKind.CONCAT: Kernel(_concat),
+}
