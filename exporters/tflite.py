@@ -107,5 +107,5 @@ TARGET = Target(
     tuple(LABELS),
     simulator="xnnpack",
     labels=LABELS,
-    slow=frozenset({"reference"}),
+    slow=frozenset({"default", "reference"}),
 )
