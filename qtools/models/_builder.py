@@ -55,7 +55,7 @@ def load_builder(target: str, input_size: int | tuple[int, int] | InputSpec | No
         raise InputError(
             f"--builder {target} returned {type(built).__name__}, not torch.nn.Module", "return the model itself"
         )
-    return wrap_module(built, source=target, input_size=input_size)
+    return wrap_module(built, name=module_name.rpartition(".")[2], source=target, input_size=input_size)
 
 
 @torch.no_grad()

@@ -284,7 +284,7 @@ def project(tmp_path, monkeypatch):
 
 def test_builder_from_the_current_directory(project):
     loaded = load_builder("own_net:build")
-    assert (loaded.spec.name, loaded.spec.classes, loaded.spec.input.size) == ("build", 2, (2, 2))
+    assert (loaded.spec.name, loaded.spec.classes, loaded.spec.input.size) == ("own_net", 2, (2, 2))
     assert loaded.weights.source == "own_net:build"
     assert load_builder("own_net:bare", input_size=2).spec.input.size == (2, 2)
 
