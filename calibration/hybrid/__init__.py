@@ -1,0 +1,1 @@
+"""What hybrid and re-parameterized networks need before their ranges are taken."""

@@ -1,0 +1,209 @@
+"""Per-channel factors that level the channels of linear paths, folded into the weights on either side.
+
+A residual stream is written and read by convolutions and linear layers only: its channels may be scaled by any
+positive numbers, if every writer's weights are multiplied and every reader's divided by them. Between a depthwise
+convolution and the pointwise one behind its squeeze-and-excite gate the same holds. One wide channel then no longer
+dictates the step of all others, which per-tensor activations suffer from most (Nagel et al. 2019, arXiv:1906.04721,
+section 4.1, there for pairs of layers; Xiao et al. 2022, arXiv:2211.10438, equation 4, for the exponent that shares
+the burden between activations and weights).
+
+The factors are powers of two: scaling by them commutes with float rounding, so the network's float results keep
+every bit, and that is what `qtools` checks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtools.core.types import GraphView, Op, OpKind, TensorStats
+
+STRENGTH = 0.5
+"""Share of the channels' imbalance that goes from activations to weights; at 1 the weights get all of it."""
+LARGEST = 64.0
+"""Largest factor: a channel that is silent on the calibration images may still speak later."""
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+_LAYERS = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
+_CHANNEL_WISE = (OpKind.RELU, OpKind.IDENTITY, OpKind.PAD, OpKind.RESIZE, OpKind.MAX_POOL, OpKind.AVG_POOL)
+"""Kinds that treat every channel alike and commute with a positive factor; padding is with zeros (`_commutes`)."""
+_GATES = (OpKind.SIGMOID, OpKind.HARD_SIGMOID, OpKind.TANH)
+
+
+@dataclass(frozen=True)
+class LinearPath:
+    """Values whose channels can only be scaled together.
+
+    Attributes:
+        values: Ids, in execution order.
+        channels: Their number of channels.
+        writers: Layers whose output channels carry the factors.
+        readers: Layers whose input channels take them away again.
+    """
+
+    values: tuple[str, ...]
+    channels: int
+    writers: tuple[Op, ...]
+    readers: tuple[Op, ...]
+
+
+def linear_paths(view: GraphView) -> tuple[LinearPath, ...]:
+    """Finds every set of values between layers that per-channel factors can pass unchanged.
+
+    Args:
+        view: The captured graph.
+    """
+    united = _Union(view)
+    layers = [op for op in view.ops if _is_layer(op, view)]
+    for op in view.ops:
+        if op in layers:
+            continue
+        kept, held = _through(op, view)
+        united.join(kept)
+        united.hold(held)
+    united.hold((*view.inputs, *view.outputs))
+    return tuple(
+        LinearPath(
+            values,
+            view.values[values[0]].shape[view.values[values[0]].channel_axis or 0],
+            tuple(op for op in layers if op.outputs[0] in values),
+            tuple(op for op in layers if op.inputs[0] in values),
+        )
+        for values in united.free()
+    )
+
+
+def factors(path: LinearPath, stats: Mapping[str, TensorStats], strength: float = STRENGTH) -> NDArray[np.float32]:
+    """What each channel of a path is multiplied by, powers of two, shape (channels,).
+
+    With a_c the largest magnitude of channel c over all values of the path, relative to the widest channel of each,
+    the factor is a_c^-strength, rounded to a power of two and at most LARGEST.
+
+    Args:
+        path: A linear path.
+        stats: Statistics of (at least) its values, per channel.
+        strength: 0 (nothing) to 1 (all channels equally wide).
+    """
+    share = np.zeros(path.channels)
+    for name in path.values:
+        magnitude = np.maximum(np.abs(stats[name].channel_lo), np.abs(stats[name].channel_hi)).astype(np.float64)
+        share = np.maximum(share, magnitude / (magnitude.max() or 1.0))
+    with np.errstate(divide="ignore"):
+        exponent = np.where(share > 0, -strength * np.log2(share), 0.0)  # a dead channel is left alone
+    return np.exp2(np.clip(np.rint(exponent), 0, math.log2(LARGEST))).astype(np.float32)
+
+
+def fold(scales: Sequence[tuple[LinearPath, NDArray[np.float32]]], weights: Weights) -> dict[str, NDArray[np.float32]]:
+    """The constants that change when each path is scaled by its factors.
+
+    Args:
+        scales: Paths, each with its factor per channel.
+        weights: Every constant, by value id.
+
+    Returns:
+        Value id -> new constant, for the weights and biases of all writers and readers.
+    """
+    new: dict[str, NDArray[np.float32]] = {}
+    for path, scale in scales:
+        for op in path.writers:
+            for name in op.inputs[1:]:
+                old = new.get(name, weights[name])
+                new[name] = old * scale.reshape(-1, *[1] * (old.ndim - 1))
+        for op in path.readers:
+            old = new.get(op.inputs[1], weights[op.inputs[1]])
+            new[op.inputs[1]] = old / _per_input(op, scale, old.shape)
+    return new
+
+
+def _per_input(op: Op, scale: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Factors of the input channels laid out to divide a weight of `shape`: (out, in / groups, ...)."""
+    groups = int(op.attrs.get("groups", 1))
+    out, per_group = shape[:2]
+    by_group = scale.reshape(groups, 1, per_group)
+    rows = np.broadcast_to(by_group, (groups, out // groups, per_group)).reshape(out, per_group)
+    return rows.reshape(out, per_group, *[1] * (len(shape) - 2))
+
+
+def _is_layer(op: Op, view: GraphView) -> bool:
+    """Whether factors can be folded into both ends of an operation."""
+    if op.kind not in _LAYERS:
+        return False
+    constants = op.inputs[1:]
+    alone = all(view.values[n].const and len(view.consumers[n]) == 1 for n in constants)
+    return alone and (op.kind is not OpKind.LINEAR or _axis(op.inputs[0], view) == len(view.values[op.inputs[0]].shape) - 1)
+
+
+def _axis(name: str, view: GraphView) -> int | None:
+    return view.values[name].channel_axis
+
+
+def _through(op: Op, view: GraphView) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Values of an operation that share one set of factors, and values that can have none."""
+    floats = tuple(
+        n for n in dict.fromkeys((*op.inputs, *op.outputs)) if view.values[n].dtype.startswith("float")
+    )
+    data = tuple(n for n in floats if not view.values[n].const)
+    if len(data) < len(floats) or not _aligned(op, data, view):
+        return (), data
+    if op.kind in (OpKind.ADD, OpKind.SUB) and len(op.inputs) == 2:
+        return data, ()
+    if op.kind is OpKind.MUL and len(data) == 3:
+        gates = [n for n in op.inputs if (made := view.producer.get(n)) is not None and made.kind in _GATES]
+        return (tuple(n for n in data if n not in gates), tuple(gates)) if len(gates) == 1 else ((), data)
+    if op.kind in _CHANNEL_WISE or op.kind in (OpKind.MEAN, OpKind.RESHAPE):
+        return data, ()
+    return (), data
+
+
+def _aligned(op: Op, data: tuple[str, ...], view: GraphView) -> bool:
+    """Whether channel c of every value is the same channel, and the operation mixes no two channels."""
+    values = [view.values[n] for n in data]
+    if any(v.channel_axis is None for v in values):
+        return False
+    if len({v.shape[v.channel_axis] for v in values}) > 1:
+        return False
+    if op.kind is OpKind.MEAN:
+        dims = op.attrs["dims"]
+        return dims is not None and values[0].channel_axis not in [d % len(values[0].shape) for d in dims]
+    if op.kind is OpKind.RESHAPE:
+        # only where channels are all that there is: a pooled map that is flattened or unflattened
+        return all(math.prod(v.shape[1:]) == v.shape[v.channel_axis or 0] for v in values)
+    if op.kind is OpKind.PAD:
+        return op.attrs.get("value", None) == 0.0
+    return len({len(v.shape) for v in values}) == 1
+
+
+class _Union:
+    """Values in sets that share their factors; a held set has none."""
+
+    def __init__(self, view: GraphView) -> None:
+        self._order = {name: i for i, name in enumerate(view.activations)}
+        self._parent = {name: name for name in self._order}
+        self._held: set[str] = set()
+
+    def _root(self, name: str) -> str:
+        while self._parent[name] != name:
+            self._parent[name] = self._parent[self._parent[name]]
+            name = self._parent[name]
+        return name
+
+    def join(self, names: tuple[str, ...]) -> None:
+        for name in names[1:]:
+            self._parent[self._root(name)] = self._root(names[0])
+
+    def hold(self, names: tuple[str, ...]) -> None:
+        self._held.update(n for n in names if n in self._order)
+
+    def free(self) -> Iterator[tuple[str, ...]]:
+        """Sets none of whose members is held, in execution order."""
+        held = {self._root(name) for name in self._held}
+        sets: dict[str, list[str]] = {}
+        for name in self._order:
+            if (root := self._root(name)) not in held:
+                sets.setdefault(root, []).append(name)
+        return (tuple(members) for members in sets.values())
