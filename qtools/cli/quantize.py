@@ -28,7 +28,7 @@ Data = Annotated[Path | None, Option(help="Your images: class folders, a flat fo
 Eval = Annotated[Path | None, Option("--eval", help="Images to evaluate on; default: what is left of --data.")]
 Calibration = Annotated[int | None, Option(help="Calibration images; default 256, fewer for a small folder.")]
 Evaluation = Annotated[int | None, Option(help="Evaluation images; default 512, fewer for a small folder.")]
-Method = Annotated[str, Option(help="Activation ranges: minmax, percentile, mse, entropy.")]
+Method = Annotated[str, Option(help="auto, or activation ranges and nothing else: minmax, percentile, mse, entropy.")]
 Ends = Annotated[str, Option(help="Type of the artifact's input and output: int8 or float32.")]
 OnnxActivations = Annotated[
     str, Option(help="Type of the activations in ONNX: uint8 (default, for x86 and NPUs) or int8 (for Arm).")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from calibration.method import AUTO
+from calibration.method import method as calibration_method
 from qtools.core import plugins
 from qtools.core.errors import InputError
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BITS = (8,)
-DEFAULT_METHOD = "percentile"
+DEFAULT_METHOD = AUTO
 IO = ("int8", "float32")
 CALIBRATION_IMAGES = 256
 EVALUATION_IMAGES = 512
@@ -70,7 +72,7 @@ class RunConfig:
         builder: "package.module:function" that makes the module, instead of a name; "" for none.
         target: Name of a file in exporters/.
         bits: Width of weights and activations.
-        method: Name of a file in calibration/ranges/.
+        method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output.
         out: Run folder; None makes runs/<model>-<weights>-<scheme>-<target>.
@@ -96,7 +98,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         plugins.check("exporters", self.target, "target")
-        plugins.check("calibration.ranges", self.method, "method")
+        calibration_method(self.method)
         if self.bits not in BITS:
             raise InputError(f"--bits {self.bits} is not available yet", "use --bits 8")
         if self.io not in IO:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import qtools
+from calibration.method import method
 from qtools.core import files, metrics
 from qtools.core.protocols import Target
-from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status, TensorStats
+from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status
 from qtools.pipeline.config import RunConfig
+from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left
+from qtools.pipeline.prepare import Prepared
 from reports import environment
 from reports.accuracy import paired_accuracy
 from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.fidelity import FidelityTally, differences, equal_images
 from reports.latency import Latency
 from reports.ranges import range_rows
-
-if TYPE_CHECKING:
-    from qtools.pipeline.quantize import Prepared
 
 BINDING_LIMIT = 1e-4
 EQUAL_IMAGES_PERCENT = 99.9
@@ -88,13 +88,14 @@ def clock_checks(speed: Latency | None) -> tuple[Check, ...]:
 
 def report(
     prepared: Prepared,
-    plan: QuantPlan,
+    decision: Decision,
     what: tuple[RunConfig, Target, Artifact],
-    seen: tuple[Outputs, FidelityTally, Mapping[str, TensorStats]],
+    seen: tuple[Outputs, FidelityTally],
     rest: tuple[Size, Measured, tuple[str, ...]],
 ) -> Report:
     """Joins everything a run measured."""
-    (config, target, artifact), (outputs, tally, stats), (size, measured, notices) = what, seen, rest
+    (config, target, artifact), (outputs, tally), (size, measured, notices) = what, seen, rest
+    plan = decision.plan
     loaded, images, view = prepared.loaded, prepared.images, prepared.program.view
     subject = Subject(
         loaded.spec.name,
@@ -120,8 +121,9 @@ def report(
         ledger=_ledger(prepared, outputs, target),
         fidelity=rows,
         differences=differences(rows, reasons),
-        ranges=range_rows(view, plan, stats, weights, config.method),
+        ranges=range_rows(view, plan, decision.stats, weights, method(config.method).ranges_name),
         size=size,
+        steps=decision.steps,
         checks=_checks(prepared, plan, outputs, target, artifact),
         environment=environment.describe(_packages(artifact)),
         digests={
