@@ -14,7 +14,11 @@ from qtools.pipeline.config import DEFAULT_METHOD, Images, RunConfig
 Option = typer.Option
 
 Model = Annotated[str, typer.Argument(help="m1_1, repvit_m1_1, or any timm classifier; leave out with --builder.")]
-Bits = Annotated[int, Option(help="Width of weights and activations.")]
+Bits = Annotated[int, Option(help="Width of weights and activations; Core ML has activations of 8 bits only.")]
+WeightBits = Annotated[int | None, Option(help="Width of the weights, where it differs from --bits.")]
+ActBits = Annotated[
+    int | None, Option(help="Width of the activations, where it differs from --bits; 16 on Core ML: float16.")
+]
 TargetName = Annotated[str, Option(help="What the artifact is for.")]
 Weights = Annotated[
     str,
@@ -47,6 +51,8 @@ def quantize(
     context: typer.Context,
     model: Model = "",
     bits: Bits = 8,
+    weight_bits: WeightBits = None,
+    act_bits: ActBits = None,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -76,6 +82,8 @@ def quantize(
         builder=builder,
         target=target,
         bits=bits,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

@@ -15,7 +15,6 @@ from qtools.core.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-BITS = (8,)
 DEFAULT_METHOD = AUTO
 IO = ("int8", "float32")
 CALIBRATION_IMAGES = 256
@@ -33,6 +32,8 @@ class Options(TypedDict, total=False):
     evaluation: int
     io: str
     seed: int
+    weight_bits: int
+    act_bits: int
     force: bool
     input_size: int
     target_options: Mapping[str, str]
@@ -72,6 +73,8 @@ class RunConfig:
         builder: "package.module:function" that makes the module, instead of a name; "" for none.
         target: Name of a file in exporters/.
         bits: Width of weights and activations.
+        weight_bits: Width of the weights, where it differs.
+        act_bits: Width of the activations, where it differs.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output.
@@ -87,6 +90,8 @@ class RunConfig:
     builder: str = ""
     target: str = "tflite"
     bits: int = 8
+    weight_bits: int | None = None
+    act_bits: int | None = None
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"
@@ -99,12 +104,5 @@ class RunConfig:
     def __post_init__(self) -> None:
         plugins.check("exporters", self.target, "target")
         calibration_method(self.method)
-        if self.bits not in BITS:
-            raise InputError(f"--bits {self.bits} is not available yet", "use --bits 8")
         if self.io not in IO:
             raise InputError(f"--io {self.io} is unknown", f"choose one of: {', '.join(IO)}")
-
-    @property
-    def scheme(self) -> str:
-        """Short name of the scheme, e.g. "w8a8"."""
-        return f"w{self.bits}a{self.bits}"

@@ -13,14 +13,14 @@ import qtools
 from calibration import plan as planning
 from calibration.check import check_plan
 from calibration.collect import collect
-from calibration.method import Method, method
+from calibration.method import Method
 from calibration.weights.bias import correct_biases
+from calibration.widths import Widths
 from qtools.core.protocols import Target
 from qtools.core.types import QuantPlan, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.graph.execute import observer
-from qtools.pipeline.config import RunConfig
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
 from qtools.simulate.run import Executor, open_simulator
@@ -43,6 +43,8 @@ class Decision:
         program: The captured graph over the weights that are exported.
         simulator: Executes `program` under `plan`.
         steps: What was tried on the weights, and what it brought.
+        saturated: Executes the same with codes that end where a grid narrower than its container ends, as papers
+            quote it; None where no grid is.
     """
 
     stats: Mapping[str, TensorStats]
@@ -50,31 +52,35 @@ class Decision:
     program: Program
     simulator: Executor
     steps: tuple[Step, ...]
+    saturated: Executor | None = None
 
 
-def decide(prepared: Prepared, target: Target, config: RunConfig, watch: Stopwatch) -> Decision:
+def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], watch: Stopwatch) -> Decision:
     """Collects statistics, makes the plan, and corrects biases under it where the method says so."""
-    program, images, chosen = prepared.program, prepared.images, method(config.method)
+    program, images, (chosen, widths) = prepared.program, prepared.images, config
     with watch.stage("calibrate"):
         floats = set(program.view.activations)
         axes = {name: program.view.values[name].channel_axis for name in floats}
         batches = images.batches(images.calibration, prepared.batch)
         stats = collect(batches, observer(program, floats), axes, watch.listener)
     with watch.stage("plan"):
-        plan = _plan(prepared, target, config, chosen, stats)
+        recipe = planning.Recipe(
+            prepared.loaded.spec.name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges
+        )
+        plan = _plan(prepared, target, recipe, stats)
         simulator = open_simulator(program, plan, target.simulator)
     decision = Decision(stats, plan, program, simulator, prepared.steps)
-    if not chosen.correct_biases:
+    if chosen.correct_biases:
+        with watch.stage("correct biases"):
+            decision = _with_corrected_biases(decision, prepared, target)
+    if widths.activations >= target.spec.activation.bits:
         return decision
-    with watch.stage("correct biases"):
-        return _with_corrected_biases(decision, prepared, target)
+    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True), stats)
+    return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
 
-def _plan(
-    prepared: Prepared, target: Target, config: RunConfig, chosen: Method, stats: Mapping[str, TensorStats]
-) -> QuantPlan:
+def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe, stats: Mapping[str, TensorStats]) -> QuantPlan:
     view = prepared.program.view
-    recipe = planning.Recipe(prepared.loaded.spec.name, config.bits, config.bits, chosen.ranges_name, chosen.ranges)
     weights = {name: tensor.numpy() for name, tensor in prepared.program.constants.items()}
     plan = planning.plan(view, target.spec, stats, weights, recipe, prepared.lowered.unbound)
     digests = {

@@ -10,7 +10,7 @@ import qtools
 from calibration.method import method
 from qtools.core import files, metrics
 from qtools.core.protocols import Target
-from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status
+from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status, TargetSpec
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left
@@ -30,10 +30,16 @@ AGREEMENT_TO_SHIP_PERCENT = 97.0
 """Below this the report warns; whether it is enough for an app is the user's call."""
 Outputs = Mapping[str, Logits]
 """Stage name -> logits, from `qtools.pipeline.evaluate`."""
-STAGES = {"float": "float", "fused": "fused", "simulated": "simulated integers"}
+SATURATED = "saturated"
+STAGES = {
+    "float": "float",
+    "fused": "fused",
+    "simulated": "simulated integers",
+    SATURATED: "simulated, codes cut where the narrow grid ends",
+}
 
 
-def warnings(prepared: Prepared, plan: QuantPlan) -> tuple[str, ...]:
+def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec) -> tuple[str, ...]:
     """What happened that the user did not ask for; `reports.verdict.notices` adds what the report's fields say."""
     found = list(prepared.loaded.weights.notes)
     if prepared.certificate.leftover:
@@ -42,6 +48,8 @@ def warnings(prepared: Prepared, plan: QuantPlan) -> tuple[str, ...]:
     if plan.float_ops:
         first = next(iter(plan.float_ops.values()))
         found.append(f"{len(plan.float_ops)} operation(s) stay in float, the first because {first}")
+    if not spec.float_results and any(p and p.scheme.bits < 8 for p in map(plan.params, prepared.program.constants)):
+        found.append(f"{plan.scheme}: {spec.name} keeps narrow codes in bytes; only a compressed download gets smaller")
     return tuple(found)
 
 
@@ -158,7 +166,7 @@ def _ledger(prepared: Prepared, outputs: Outputs, target: Target) -> tuple[Ledge
     for name, logits in outputs.items():
         n = len(logits)
         accuracy = paired_accuracy(None if labels is None else labels[:n], exact[:n], logits)
-        role: Literal["reference", "step", "side"] = "side" if name in target.kernels[1:] else "step"
+        role: Literal["reference", "step", "side"] = "side" if name in (*target.kernels[1:], SATURATED) else "step"
         role = "reference" if name == "float" else role
         note = f"first {n} images" if n < len(exact) else ""
         rows.append(LedgerRow(words.get(name, name), role, accuracy, note))

@@ -25,7 +25,7 @@ from qtools.pipeline.progress import Stopwatch
 from reports.steps import Step
 
 BATCH = 8
-EQUALIZE_IMAGES = 64
+EQUALIZE_IMAGES = 32
 """Images whose channel extremes set the factors: those are powers of two, which more images hardly move."""
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from calibration.method import method
+from calibration.widths import Widths
+from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
@@ -75,8 +77,8 @@ def quantize(
         target: Name of a file in exporters/: "tflite", "onnx", ...
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
-        **options: weights, builder, eval_data, method, calibration, evaluation, io, seed, force, input_size,
-            target_options.
+        **options: weights, builder, eval_data, method, calibration, evaluation, io, seed, weight_bits, act_bits,
+            force, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -104,15 +106,17 @@ def run(config: RunConfig, listener: Listener) -> RunResult:
     watch = Stopwatch(listener)
     found: Target = plugins.find("exporters", config.target, "TARGET")
     target = found.configured(config.target_options)
+    widths = choose_widths(target.spec, config.bits, config.weight_bits, config.act_bits)
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     with watch.stage("load"):
         loaded = _load(config)
         images = data.choose(loaded, config.images)
-    folder = config.out or Path("runs") / _run_name(config, loaded)
+    chosen = method(config.method)
+    folder = config.out or Path("runs") / _run_name(config, loaded, widths)
     with files.whole_folder(folder, replace=config.force or config.out is None) as work:
-        prepared = prepare((loaded, images), target, method(config.method), work, watch)
-        decision = decide(prepared, target, config, watch)
+        prepared = prepare((loaded, images), target, chosen, work, watch)
+        decision = decide(prepared, target, (chosen, widths), watch)
         result = _finish(prepared, decision, (config, target, work, watch))
     return dataclasses.replace(result, folder=folder)
 
@@ -125,10 +129,10 @@ def _load(config: RunConfig) -> models.Loaded:
     return models.wrap_module(config.model, input_size=config.input_size)
 
 
-def _run_name(config: RunConfig, loaded: models.Loaded) -> str:
+def _run_name(config: RunConfig, loaded: models.Loaded, widths: Widths) -> str:
     kind = loaded.weights.kind
     weights = Path(loaded.weights.source).stem if kind == "file" else kind
-    return f"{loaded.spec.name}-{weights}-{config.scheme}-{config.target}"
+    return f"{loaded.spec.name}-{weights}-{widths.scheme}-{config.target}"
 
 
 def _finish(
@@ -140,7 +144,7 @@ def _finish(
     config, target, work, watch = context
     program, lowered, images = prepared.program, prepared.lowered, prepared.images
     plan, simulator = decision.plan, decision.simulator
-    notices = judge.warnings(prepared, plan)
+    notices = judge.warnings(prepared, plan, target.spec)
     path = work / f"model{target.spec.suffix}"
     with watch.stage("export"):
         options = {"io": config.io, "metadata": judge.metadata(prepared, plan, config, notices)}
@@ -154,6 +158,8 @@ def _finish(
             # float sums change their order with the batch size, and artifacts run one image at a time
             "simulated": of_simulator(simulator, 1 if target.spec.float_results else prepared.batch),
         } | {name: of_runner(runner) for name, runner in runners.items()}
+        if decision.saturated is not None:
+            stages[judge.SATURATED] = of_simulator(decision.saturated, prepared.batch)
         limits = dict.fromkeys(target.slow, SLOW_KERNEL_IMAGES)
         outputs = evaluate(images, stages, limits, prepared.batch, watch.listener)
     with watch.stage("compare inner values"):
