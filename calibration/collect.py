@@ -6,11 +6,14 @@ import io
 import math
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from calibration.histogram import BINS, CHUNK, bin_counts
@@ -18,9 +21,9 @@ from qtools.core.errors import CheckFailed, InputError
 from qtools.core.files import write_bytes
 from qtools.core.protocols import Batches, Progress
 from qtools.core.types import TensorStats
+from qtools.graph.side_by_side import side_by_side
 
-if TYPE_CHECKING:
-    import torch
+T = TypeVar("T")
 
 STATS_SCHEMA = 1
 
@@ -56,14 +59,19 @@ def collect(
         CheckFailed: If a value is not finite, or the two passes saw different numbers of elements.
         InputError: If there is no image.
     """
-    import torch
-
     ranges = _ranges(batches, observe, channel_axis, progress)
+
+    def count(images: NDArray[np.float32]) -> dict[str, NDArray[np.int64]]:
+        return {
+            name: bin_counts(_tensor(seen), ranges[name].lo, ranges[name].hi)
+            for name, seen in observe(images)
+            if name in ranges
+        }
+
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
-    for images in _reported(batches, "histograms", progress):
-        for name, seen in observe(images):
-            if name in counts:
-                counts[name] += bin_counts(_tensor(seen, torch), ranges[name].lo, ranges[name].hi)
+    for found_here in _side_by_side(count, batches, "histograms", progress):
+        for name, number in found_here.items():
+            counts[name] += number
     for name, found in ranges.items():
         if counts[name].sum() != found.count:
             raise CheckFailed(
@@ -87,31 +95,91 @@ def collect_extremes(
 def _ranges(
     batches: Batches, observe: Observe, channel_axis: Mapping[str, int | None], progress: Progress | None
 ) -> dict[str, _Range]:
-    import torch
-
     if len(batches) == 0:
         raise InputError("there is no image to calibrate on", "give a folder of images to --data")
+
+    def measure(images: NDArray[np.float32]) -> dict[str, _Part]:
+        return {name: _Part.of(_tensor(seen), channel_axis.get(name)) for name, seen in observe(images)}
+
     ranges: dict[str, _Range] = {}
-    for images in _reported(batches, "ranges", progress):
-        for name, seen in observe(images):
-            if name not in ranges:
-                ranges[name] = _Range(channel_axis.get(name))
-            ranges[name].add(name, _tensor(seen, torch))
+    for parts in _side_by_side(measure, batches, "ranges", progress):
+        for name, part in parts.items():
+            ranges.setdefault(name, _Range(channel_axis.get(name))).add(name, part)
     return ranges
 
 
-def _reported(batches: Batches, label: str, progress: Progress | None) -> Iterator[NDArray[np.float32]]:
+def _side_by_side(
+    work: Callable[[NDArray[np.float32]], T], batches: Batches, label: str, progress: Progress | None
+) -> Iterator[T]:
+    """Results of each batch in order, several in work at once."""
+    sizes: deque[int] = deque()
+
+    def taken() -> Iterator[NDArray[np.float32]]:
+        for images in batches:
+            sizes.append(len(images))
+            yield images
+
     done = 0
-    for images in batches:
-        yield images
-        done += len(images)
+    for result in side_by_side(work, taken()):
+        yield result
+        done += sizes.popleft()
         if progress is not None:
             progress(label, done, len(batches))
 
 
-def _tensor(seen: Any, torch: Any) -> torch.Tensor:
+def _tensor(seen: Any) -> torch.Tensor:
     tensor = seen.detach() if isinstance(seen, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(seen))
     return tensor.to(device="cpu", dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Extremes and sums of one value on one batch.
+
+    Attributes:
+        count: Number of elements.
+        lo: Smallest element per channel.
+        hi: Largest element per channel.
+        sums: Sum per image and channel, float64, shape (images, channels).
+        broken: First image with an element that is not finite, or None.
+    """
+
+    count: int
+    lo: NDArray[np.float32]
+    hi: NDArray[np.float32]
+    sums: NDArray[np.float64]
+    broken: int | None
+
+    @staticmethod
+    def of(x: torch.Tensor, channel_axis: int | None) -> _Part:
+        rows = _laid_out(x, channel_axis)
+        if rows.numel() == 0:
+            return _Part(0, np.empty(0, np.float32), np.empty(0, np.float32), np.empty((0, 0)), None)
+        los, his, sums = [], [], []
+        # A few images at a time, so that the three reductions read from the cache and not from memory.
+        for part in rows.split(max(1, CHUNK // rows[0].numel())):
+            # Rows too short for vector instructions: fold the images together first, where there are several.
+            folded = len(part) > 1 and part.shape[3] < _SHORT_ROW
+            los.append((part.amin(0, keepdim=True) if folded else part).amin((0, 1, 3)))
+            his.append((part.amax(0, keepdim=True) if folded else part).amax((0, 1, 3)))
+            sums.append(part.sum((1, 3), dtype=torch.float64))
+        lo, hi = torch.stack(los).amin(0), torch.stack(his).amax(0)
+        broken = None
+        if not (lo.isfinite().all() and hi.isfinite().all()):
+            broken = int(rows.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
+        return _Part(rows.numel(), lo.numpy(), hi.numpy(), torch.cat(sums).numpy(), broken)
+
+
+def _laid_out(x: torch.Tensor, channel_axis: int | None) -> torch.Tensor:
+    """A view of `x` as (batch, outer, channels, inner)."""
+    batch = x.shape[0] if x.ndim else 1
+    if channel_axis is None:
+        return x.reshape(batch, 1, 1, -1)
+    axis = channel_axis % x.ndim
+    if axis == 0:
+        raise ValueError("the first dimension is the batch and cannot be the channels")
+    outer, channels = math.prod(x.shape[1:axis]), x.shape[axis]
+    return x.reshape(batch, outer, channels, -1) if x.numel() else x.reshape(0, 1, 1, 1)
 
 
 class _Range:
@@ -133,52 +201,27 @@ class _Range:
     def hi(self) -> float:
         return float(self.channel_hi.max())
 
-    def add(self, name: str, x: torch.Tensor) -> None:
+    def add(self, name: str, part: _Part) -> None:
         """Takes in a batch.
 
         Raises:
-            CheckFailed: If an element is not finite.
+            CheckFailed: If an element is not finite, or there is none.
         """
-        import torch
-
-        rows = self._laid_out(x)
-        if rows.numel() == 0:
+        if part.count == 0:
             raise CheckFailed(f"calibration saw the value '{name}' without elements", "this is a fault of the capture")
-        # A few images at a time, so that the three reductions read from the cache and not from memory.
-        for part in rows.split(max(1, CHUNK // rows[0].numel())):
-            # Rows too short for vector instructions: fold the images together first, where there are several.
-            folded = len(part) > 1 and part.shape[3] < _SHORT_ROW
-            lo = (part.amin(0, keepdim=True) if folded else part).amin((0, 1, 3)).numpy()
-            hi = (part.amax(0, keepdim=True) if folded else part).amax((0, 1, 3)).numpy()
-            if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
-                first = int(torch.isfinite(part).flatten(1).all(1).logical_not().nonzero()[0])
-                raise CheckFailed(
-                    f"the value '{name}' is not finite on calibration image {self.images + first}",
-                    "look for overflow in the model, or for an image unlike those it was trained on",
-                )
-            self._merge(lo, hi, part.sum((1, 3), dtype=torch.float64).numpy())
-            self.images += len(part)
-            self.count += part.numel()
-
-    def _laid_out(self, x: torch.Tensor) -> torch.Tensor:
-        """A view of `x` as (batch, outer, channels, inner)."""
-        batch = x.shape[0] if x.ndim else 1
-        if self.channel_axis is None:
-            return x.reshape(batch, 1, 1, -1)
-        axis = self.channel_axis % x.ndim
-        if axis == 0:
-            raise ValueError("the first dimension is the batch and cannot be the channels")
-        outer, channels = math.prod(x.shape[1:axis]), x.shape[axis]
-        return x.reshape(batch, outer, channels, -1) if x.numel() else x.reshape(0, 1, 1, 1)
-
-    def _merge(self, lo: NDArray[np.float32], hi: NDArray[np.float32], sums: NDArray[np.float64]) -> None:
-        """Joins extremes per channel and sums per image and channel, shape (images, channels)."""
+        if part.broken is not None:
+            raise CheckFailed(
+                f"the value '{name}' is not finite on calibration image {self.images + part.broken}",
+                "look for overflow in the model, or for an image unlike those it was trained on",
+            )
         if self.count == 0:
-            self.channel_lo, self.channel_hi, self.channel_sum = lo, hi, np.zeros(len(lo))
-        self.channel_lo = np.minimum(self.channel_lo, lo)
-        self.channel_hi = np.maximum(self.channel_hi, hi)
+            self.channel_lo, self.channel_hi, self.channel_sum = part.lo, part.hi, np.zeros(len(part.lo))
+        self.channel_lo = np.minimum(self.channel_lo, part.lo)
+        self.channel_hi = np.maximum(self.channel_hi, part.hi)
         # cumsum adds one image after the other, whatever the batch; sum would add in pairs that depend on its size.
-        self.channel_sum = np.cumsum(np.vstack([self.channel_sum, sums]), axis=0)[-1]
+        self.channel_sum = np.cumsum(np.vstack([self.channel_sum, part.sums]), axis=0)[-1]
+        self.images += len(part.sums)
+        self.count += part.count
 
     def stats(self, counts: NDArray[np.int64]) -> TensorStats:
         """The finished statistics."""

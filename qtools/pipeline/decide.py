@@ -21,6 +21,7 @@ from qtools.core.types import QuantPlan, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.graph.execute import observer
+from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
 from qtools.simulate.run import Executor, open_simulator
@@ -102,11 +103,12 @@ def _with_corrected_biases(decision: Decision, prepared: Prepared, target: Targe
     batches = (pixels for pixels in images.batches(images.calibration, batch) if len(pixels) == batch)
     own = list(islice(batches, number))
     others = list(islice(batches, max(1, JUDGE_IMAGES // batch))) or own  # one image in all: nothing else is left
-    exact = np.concatenate([execute.run(program, torch.from_numpy(x)).numpy() for x in others])
+    tensors = [torch.from_numpy(pixels) for pixels in others]
+    exact = np.concatenate([out.numpy() for out in side_by_side(lambda x: execute.run(program, x), tensors)])
 
     def loss(simulator: Executor) -> float:
-        codes = [simulator.codes(torch.from_numpy(x)) for x in others]
-        return mean_kl(exact, np.concatenate([simulator.logits(c).numpy() for c in codes]))
+        answers = side_by_side(lambda x: simulator.logits(simulator.codes(x)), tensors)
+        return mean_kl(exact, np.concatenate([answer.numpy() for answer in answers]))
 
     before = loss(decision.simulator)
     corrected = open_simulator(program, plan, target.simulator)

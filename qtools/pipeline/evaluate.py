@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import islice
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from qtools.core.protocols import Progress, Runner
 from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
+from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.data import RunImages
 from qtools.simulate.run import Executor
 from reports.fidelity import FidelityTally
@@ -35,7 +37,7 @@ def evaluate(
 
     Args:
         images: The run's images.
-        stages: Name -> what runs a batch.
+        stages: Name -> what runs a batch, from several threads at once.
         limits: Name -> largest number of images a slow stage gets.
         batch: Images per batch.
         progress: Told after each batch.
@@ -44,14 +46,20 @@ def evaluate(
         Stage name -> logits, shape (images, classes); slow stages have fewer rows, the first ones.
     """
     logits: dict[str, list[Logits]] = {name: [] for name in stages}
+    size = len(images.evaluation)
+
+    def judged(at: tuple[int, NDArray[np.float32]]) -> dict[str, Logits]:
+        first, pixels = at
+        rooms = {name: limits.get(name, size) - first for name in stages}
+        return {name: run(pixels[: rooms[name]]) for name, run in stages.items() if rooms[name] > 0}
+
+    batches = zip(range(0, size, batch), images.batches(images.evaluation, batch), strict=True)
     done = 0
-    for pixels in images.batches(images.evaluation, batch):
-        for name, run in stages.items():
-            room = limits.get(name, done + len(pixels)) - done
-            if room > 0:
-                logits[name].append(run(pixels[:room]))
-        done += len(pixels)
-        progress("images", done, len(images.evaluation))
+    for rows in side_by_side(judged, batches):
+        for name, row in rows.items():
+            logits[name].append(row)
+        done += len(next(iter(rows.values())))
+        progress("images", done, size)
     return {name: np.concatenate(rows) for name, rows in logits.items()}
 
 
@@ -79,8 +87,14 @@ def of_simulator(simulator: Executor, batch: int) -> Stage:
 
 
 def of_runner(runner: Runner) -> Stage:
-    """An opened artifact as a stage."""
-    return lambda pixels: runner.logits(runner.codes(pixels))
+    """An opened artifact as a stage, one batch at a time: runtimes keep their state between the ends of a call."""
+    lock = Lock()
+
+    def run(pixels: NDArray[np.float32]) -> Logits:
+        with lock:
+            return runner.logits(runner.codes(pixels))
+
+    return run
 
 
 def _in_pieces(run: Callable[[torch.Tensor], torch.Tensor], batch: int) -> Stage:

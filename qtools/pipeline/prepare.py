@@ -24,7 +24,8 @@ from qtools.pipeline import data
 from qtools.pipeline.progress import Stopwatch
 from reports.steps import Step
 
-BATCH = 8
+BATCH = 4
+"""Images in one batch; several batches are in work at once (`qtools.graph.side_by_side`)."""
 EQUALIZE_IMAGES = 32
 """Images whose channel extremes set the factors: those are powers of two, which more images hardly move."""
 
