@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from qtools.core import files
 from qtools.core.errors import InputError
+from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import Artifact, QuantPlan
 from qtools.graph.capture import Program
@@ -101,6 +102,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return EvaluatedPackage(path, kernels, binding)
 
 
+def inspect_artifact(path: Path) -> Inspection:
+    """Reads a package of any origin, or a zip archive of one."""
+    from exporters._coreml.inspect import inspect
+
+    return inspect(path)
+
+
 def configure(options: Mapping[str, str]) -> Target:
     """The target with {"palettes": "per_channel" or "per_tensor"}.
 
@@ -129,4 +137,5 @@ TARGET = Target(
         "simulated": "simulated (float operations on quantized values)",
     },
     configure=configure,
+    inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
 )

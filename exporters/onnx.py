@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from exporters._onnx import rules
 from qtools.core import files
 from qtools.core.errors import InputError
+from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import Artifact, QuantPlan, TargetSpec
 from qtools.graph.capture import Program
@@ -114,6 +115,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const})
 
 
+def inspect_artifact(path: Path) -> Inspection:
+    """Reads an .onnx of any origin."""
+    from exporters._onnx.inspect import inspect
+
+    return inspect(path)
+
+
 def target(spec: TargetSpec) -> Target:
     """What there is to do with a set of rules."""
     return Target(
@@ -126,6 +134,7 @@ def target(spec: TargetSpec) -> Target:
         labels=INT8_LABELS if spec.activation.signed else LABELS,
         quantized="QDQ",
         configure=partial(configure, spec),
+        inspectors={spec.suffix: inspect_artifact},
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from exporters._tflite.rules import SPEC
 from qtools.core import files
+from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import Artifact, QuantPlan
 from qtools.graph.capture import Program
@@ -99,6 +100,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return TfliteRunner(path, kernels, threads, binding, ends)
 
 
+def inspect_artifact(path: Path) -> Inspection:
+    """Reads a .tflite of any origin."""
+    from exporters._tflite.inspect import inspect
+
+    return inspect(path)
+
+
 TARGET = Target(
     SPEC,
     lower,
@@ -108,4 +116,5 @@ TARGET = Target(
     simulator="xnnpack",
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
+    inspectors={SPEC.suffix: inspect_artifact},
 )

@@ -104,6 +104,17 @@ def _parse(file: Path) -> Any:
     return spec
 
 
+def main_block(spec: Any) -> tuple[Any, Any]:
+    """The function "main" of an ML Program and the block of it that runs."""
+    functions = spec.mlProgram.functions
+    if "main" not in functions:
+        raise InputError("the package has no function 'main'", "a truncated or corrupt package; export it again")
+    function = functions["main"]
+    if function.opset not in function.block_specializations:
+        raise InputError(f"the package has no program for its own opset '{function.opset}'", "a truncated or corrupt package; export it again")
+    return function, function.block_specializations[function.opset]
+
+
 def write(path: Path, spec: Any, weights: bytes) -> Path:
     """Writes a package. The folder appears whole, an older one is replaced.
 
