@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,9 @@ from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import Artifact, QuantPlan
-from qtools.graph.capture import Program
+
+if TYPE_CHECKING:
+    from qtools.graph.capture import Program
 
 TOOLCHAIN = ("coremltools", "torch")
 FLOAT_CONSTANT_BYTES = 1024

@@ -100,9 +100,9 @@ class _Program:
 
     def _constant(self, operation: Any, grids: set[str]) -> None:
         name = operation.outputs[0].name if operation.outputs else ""
-        value = operation.attributes["val"] if "val" in operation.attributes else None
-        if not name or value is None:
+        if not name or "val" not in operation.attributes:
             raise InputError("a constant of the program has no name or no value", CORRUPT)
+        value = operation.attributes["val"]
         self._constants[name] = _dtype(value.type)
         self._store(value, "grids" if name in grids else "parameters")
 
@@ -116,16 +116,13 @@ class _Program:
             elements: Its count, where it is packed into bytes.
         """
         kind, where = _dtype(value.type), value.WhichOneof("value")
-        if not kind or kind == "string":
+        setting = kind == "bool" or (kind.startswith("int") and kind != "int8" and not dtype)
+        if kind in ("", "string") or (setting and where != "blobFileValue"):
             return
         count = math.prod(values.shape_of(value.type.tensorType))
         if where == "blobFileValue":
             file = value.blobFileValue
             size = self._package.blob(file.fileName).entry(int(file.offset), count)[2]
-        elif kind.startswith("int") and kind != "int8" and not dtype:
-            return
-        elif kind == "bool":
-            return
         else:
             size = -(-count * _bits(kind) // 8)
         self.rows.append((purpose, dtype or kind, elements or count, size))

@@ -65,30 +65,36 @@ def inspect(path: Path) -> Inspection:
 
 def _check(model: Mapping[str, Any], size: int, name: str) -> None:
     """Indices name something, stored data has its declared size, and no shape is absurd."""
-
-    def refuse(why: str) -> InputError:
-        return InputError(f"{name} is corrupt: {why}", "copy or export it again")
-
-    if not model["graphs"] or not model["graphs"][0]["operators"]:
-        raise refuse("it has no graph")
-    for buffer in model["buffers"]:
-        if buffer["offset"] > 1 and buffer["offset"] + buffer["size"] > size:
-            raise refuse("a buffer ends outside the file")
-    if any(not 0 <= entry["buffer"] < len(model["buffers"]) for entry in model["metadata"]):
-        raise refuse("a metadata entry names no buffer")
+    fault = _model_fault(model, size)
     for graph in model["graphs"]:
-        count = len(graph["tensors"])
-        for tensor in graph["tensors"]:
-            if fault := _tensor_fault(model, tensor):
-                raise refuse(f"tensor '{tensor['name']}' {fault}")
-        ends = [*graph["inputs"], *graph["outputs"]]
-        if any(not 0 <= i < count for i in ends):
-            raise refuse("an input or output of the graph is no tensor")
-        for operator in graph["operators"]:
-            if operator["code"] >= len(model["codes"]):
-                raise refuse("an operation has no code")
-            if any(not -1 <= i < count for i in [*operator["inputs"], *operator["outputs"]]):
-                raise refuse("an operation reads or writes what is no tensor")
+        fault = fault or _graph_fault(model, graph)
+    if fault:
+        raise InputError(f"{name} is corrupt: {fault}", "copy or export it again")
+
+
+def _model_fault(model: Mapping[str, Any], size: int) -> str:
+    if not model["graphs"] or not model["graphs"][0]["operators"]:
+        return "it has no graph"
+    if any(b["offset"] > 1 and b["offset"] + b["size"] > size for b in model["buffers"]):
+        return "a buffer ends outside the file"
+    if any(entry["buffer"] >= len(model["buffers"]) for entry in model["metadata"]):
+        return "a metadata entry names no buffer"
+    return ""
+
+
+def _graph_fault(model: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
+    count = len(graph["tensors"])
+    for tensor in graph["tensors"]:
+        if found := _tensor_fault(model, tensor):
+            return f"tensor '{tensor['name']}' {found}"
+    if any(not 0 <= i < count for i in [*graph["inputs"], *graph["outputs"]]):
+        return "an input or output of the graph is no tensor"
+    for operator in graph["operators"]:
+        if operator["code"] >= len(model["codes"]):
+            return "an operation has no code"
+        if any(not -1 <= i < count for i in [*operator["inputs"], *operator["outputs"]]):
+            return "an operation reads or writes what is no tensor"
+    return ""
 
 
 def _tensor_fault(model: Mapping[str, Any], tensor: Mapping[str, Any]) -> str:
