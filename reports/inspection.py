@@ -19,7 +19,18 @@ IN_FLOAT = ("float", "dynamic")
 
 @dataclass(frozen=True)
 class OpRow:
-    """Alike operations, counted."""
+    """Alike operations, counted.
+
+    Attributes:
+        kind: Their type.
+        count: How many.
+        source: Element type of the activations they read.
+        weight: Element type of their weights as stored.
+        result: Element type of what they make.
+        arithmetic: What the file has them compute in.
+        runs: Where the runtime runs them.
+        fallback: True where the file says integer and the runtime computes in float.
+    """
 
     kind: str
     count: int
@@ -28,6 +39,7 @@ class OpRow:
     result: str
     arithmetic: Arithmetic
     runs: str
+    fallback: bool
 
 
 @dataclass(frozen=True)
@@ -92,8 +104,12 @@ def to_json(description: Description) -> str:
 
 def table(ops: Iterable[ArtifactOp]) -> tuple[OpRow, ...]:
     """Alike operations counted, in the order of their first."""
-    counts = Counter((op.kind, op.source, op.weight, op.result, op.arithmetic, op.runs) for op in ops)
-    return tuple(OpRow(kind, count, *rest) for (kind, *rest), count in counts.items())
+    rows = (OpRow(op.kind, 0, op.source, op.weight, op.result, op.arithmetic, op.runs, _falls_back(op)) for op in ops)
+    return tuple(replace(row, count=count) for row, count in Counter(rows).items())
+
+
+def _falls_back(op: ArtifactOp) -> bool:
+    return op.arithmetic == "QDQ" and op.dequantized
 
 
 def settle(ops: Sequence[ArtifactOp]) -> tuple[ArtifactOp, ...]:

@@ -18,7 +18,8 @@ from qtools.core.inspection import Arithmetic, ArtifactOp, End, Inspection, Plac
 
 UNPACK = "constexpr_"
 LOOK_UP = "constexpr_lut_to_dense"
-DATA = ("quantized_data", "indices", "data", "nonzero_data")
+OPERANDS = ("weight", "y", "x", "input")
+DATA = ("quantized_data", "indices", "data", "nonzero_data", "input")
 """Where an operation that unpacks a weight has the numbers; its other arguments are the grid."""
 GRIDS = ("scale", "zero_point", "offset", "lut")
 PAIR = ("quantize", "dequantize")
@@ -135,30 +136,42 @@ class _Program:
         self._shapes |= {o.name: _shape(o.type) for o in operation.outputs}
         source = self._types.get(reads[0], "") if reads else ""
         result = self._types[writes[0]] if writes else ""
-        weights = [n for p in ("weight", "y", "x", "input") for n in _names(operation, p) if n in self._constants]
-        weight = self._constants[weights[0]] if weights else ""
         if operation.type.startswith(UNPACK) or (operation.type in PAIR and not reads):
             weight = self._unpacked(operation)
             self._constants |= dict.fromkeys(writes, weight)
             return ArtifactOp(operation.type, (), writes, "", weight, result, "unpack")
+        literals = _literals(operation)
+        for parameter, value in literals.items():
+            self._store(value, "grids" if operation.type in PAIR and parameter in GRIDS else "parameters")
+        weights = [self._constants[n] for p in OPERANDS for n in _names(operation, p) if n in self._constants]
+        weights += [_dtype(literals[p].type) for p in OPERANDS if p in literals]
+        weight = weights[0] if weights else ""
         return ArtifactOp(operation.type, reads, writes, source, weight, result, _arithmetic(operation, source, result))
 
     def _unpacked(self, operation: Any) -> str:
-        """Stored type of a weight that an operation unpacks; iOS 16 keeps the numbers in its attributes."""
-        inside = {n: v for n, v in operation.attributes.items() if v.type.WhichOneof("type") == "tensorType"}
-        found = next((self._constants[n] for p in (*DATA, "input") for n in _names(operation, p)), "")
+        """Stored type of a weight that an operation unpacks; counts what the operation itself holds."""
+        inside = _literals(operation)
+        found = next((self._constants[n] for p in DATA for n in _names(operation, p) if n in self._constants), "")
         palette = operation.type.startswith(LOOK_UP)
         for parameter, value in inside.items():
             if parameter in GRIDS:
                 self._store(value, "grids")
             elif parameter in DATA:
                 found = _dtype(value.type)
-                if palette and "lut" in inside:
+                if palette and found == "uint8" and "lut" in inside:  # before iOS 18 indices are packed into bytes
                     entries = math.prod(values.shape_of(inside["lut"].type.tensorType))
-                    found = f"uint{max(entries - 1, 1).bit_length()}"
+                    found = f"uint{min(max(entries - 1, 1).bit_length(), 8)}"
                 elements = math.prod(values.shape_of(operation.outputs[0].type.tensorType))
                 self._store(value, "parameters", found, elements)
         return f"{found} palette" if palette else found
+
+
+def _literals(operation: Any) -> dict[str, Any]:
+    """Tensors that an operation holds itself, in its attributes or in place of a named input."""
+    found = {name: value for name, value in operation.attributes.items() if name != "name"}
+    for parameter, argument in operation.inputs.items():
+        found |= {parameter: b.value for b in argument.arguments if b.WhichOneof("binding") == "value"}
+    return {name: value for name, value in found.items() if value.type.WhichOneof("type") == "tensorType"}
 
 
 def _arithmetic(operation: Any, source: str, result: str) -> Arithmetic:

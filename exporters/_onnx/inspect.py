@@ -24,6 +24,8 @@ UNKNOWN_OP = ("is not a registered function/op", "Could not find an implementati
 """How onnxruntime says that it lacks an operation."""
 FLOATS = frozenset({"float32", "float16", "bfloat16", "float64"})
 CODES = frozenset({"int8", "uint8", "int16", "uint16", "int4", "uint4"})
+Kernel = tuple[str, bool]
+"""Its name, and whether it reads what was dequantized."""
 
 
 def inspect(path: Path) -> Inspection:
@@ -93,7 +95,7 @@ class _Ops:
     """Nodes as neutral operations. What is computed from constants alone is a constant."""
 
     def __init__(
-        self, graph: onnx.GraphProto, types: Mapping[str, int], where: Mapping[str, str], grids: set[str]
+        self, graph: onnx.GraphProto, types: Mapping[str, int], where: Mapping[str, Kernel], grids: set[str]
     ) -> None:
         self._main, self._where, self._grids = graph, where, grids
         self._types = {name: dtype_name(code) for name, code in types.items()}
@@ -107,13 +109,13 @@ class _Ops:
                 held = [dtype_name(a.t.data_type) for a in node.attribute if a.HasField("t")]
                 self._constants |= dict.fromkeys(node.output, held[0] if held else "float32")
                 continue
-            runs = self._where.get(str(index), MERGED) if graph is self._main and self._where else ""
-            yield self._op(node, runs)
+            known = graph is self._main and self._where
+            yield self._op(node, *(self._where.get(str(index), (MERGED, False)) if known else ("", False)))
             for attribute in node.attribute:
                 for inner in (attribute.g, *attribute.graphs):
                     yield from self.walk(inner)
 
-    def _op(self, node: onnx.NodeProto, runs: str) -> ArtifactOp:
+    def _op(self, node: onnx.NodeProto, runs: str, dequantized: bool) -> ArtifactOp:
         held = [name for name in node.input if name in self._constants and name not in self._grids]
         reads = tuple(name for name in node.input if name and name not in self._constants)
         writes = tuple(name for name in node.output if name)
@@ -124,11 +126,12 @@ class _Ops:
             self._types.setdefault(name, self._guess(node, -1) or source)
         result = self._types[writes[0]] if writes else ""
         if held and not reads:
-            self._constants |= dict.fromkeys(writes, weight or self._constants[held[0]])
+            weight = weight or self._constants[held[0]]
+            self._constants |= dict.fromkeys(writes, weight)
         inner = any(a.HasField("g") or a.graphs for a in node.attribute)
         unpacks = bool(held) and not reads and not inner
         arithmetic = "unpack" if unpacks else _arithmetic(node, {source, result})
-        return ArtifactOp(node.op_type, reads, writes, source, weight, result, arithmetic, runs)
+        return ArtifactOp(node.op_type, reads, writes, source, weight, result, arithmetic, runs, dequantized)
 
     def _guess(self, node: onnx.NodeProto, end: int) -> str:
         """Element type that a node itself tells, where inference found none: it knows standard operators only.
@@ -156,7 +159,7 @@ def _arithmetic(node: onnx.NodeProto, types: set[str]) -> Arithmetic:
     return "integer" if types & CODES else "index"
 
 
-def _placement(path: Path) -> tuple[Placement, dict[str, int], dict[str, str]]:
+def _placement(path: Path) -> tuple[Placement, dict[str, int], dict[str, Kernel]]:
     """What onnxruntime makes of the graph, the element types found, and the kernel of each node."""
     found = _apart.ask("exporters._onnx.opened", path, "onnxruntime")
     runtime = f"onnxruntime {found['version']}, CPU provider (int8 allowed, as on Arm)"

@@ -50,23 +50,23 @@ def rewritten(model: onnx.ModelProto) -> onnx.GraphProto:
         return onnx.load(path).graph
 
 
-def kernels(model: onnx.ModelProto, graph: onnx.GraphProto) -> dict[int, str]:
-    """Position of a node -> the kernel that runs it, with "float" where the kernel reads what was dequantized.
+def kernels(model: onnx.ModelProto, graph: onnx.GraphProto) -> dict[int, tuple[str, bool]]:
+    """Position of a node -> the kernel that runs it, and whether that kernel reads what was dequantized.
 
     Args:
         model: The model with marked nodes.
         graph: What became of it. A change of layout may drop a node's name, but keeps its operator.
     """
     dequantized = {out for node in graph.node if node.op_type == "DequantizeLinear" for out in node.output}
-    found, nameless = {}, set()
+    found: dict[int, tuple[str, bool]] = {}
+    nameless: dict[str, tuple[str, bool]] = {}
     for node in graph.node:
-        in_float = node.op_type != "QuantizeLinear" and any(name in dequantized for name in node.input)
+        kernel = node.op_type, any(name in dequantized for name in node.input)
         marks = MARKED.findall(node.name)
-        for mark in marks:
-            found[int(mark)] = f"{node.op_type}, float" if in_float else node.op_type
+        found |= {int(mark): kernel for mark in marks}
         if not marks:
-            nameless.add(node.op_type)
-    lost = {i: n.op_type for i, n in enumerate(model.graph.node) if n.op_type in nameless}
+            nameless[node.op_type] = kernel
+    lost = {i: nameless[n.op_type] for i, n in enumerate(model.graph.node) if n.op_type in nameless}
     return lost | found
 
 

@@ -43,6 +43,7 @@ class ArtifactOp:
         result: Element type of the first activation it makes.
         arithmetic: What it computes in.
         runs: Where the runtime of this machine runs it; empty where that is not known.
+        dequantized: Whether that kernel reads what was dequantized for it, and so computes in float.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class ArtifactOp:
     result: str
     arithmetic: Arithmetic
     runs: str = ""
+    dequantized: bool = False
 
 
 @dataclass(frozen=True)

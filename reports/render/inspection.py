@@ -23,7 +23,7 @@ _WORDS = {
     "float": "float",
     "dynamic": "float, integer weights",
     "Q/DQ": "conversion",
-    "unpack": "unpacks weights",
+    "unpack": "constants",
     "index": "indices",
 }
 _COLOURS = {"float": "yellow", "dynamic": "yellow", "Q/DQ": "dim", "unpack": "dim", "index": "dim"}
@@ -87,31 +87,37 @@ def _ops(description: Description) -> Table:
     )
     for row in description.table:
         types = f"{row.source or words.DASH} × {row.weight}" if row.weight else row.source or words.DASH
-        cells = row.kind, str(row.count), types, row.result, _WORDS[row.arithmetic], row.runs or words.DASH
-        table.add_row(*map(Text, cells), style=_COLOURS.get(row.arithmetic))
+        runs = f"{row.runs}, in float" if row.fallback else row.runs or words.DASH
+        cells = row.kind, str(row.count), types, row.result, _WORDS[row.arithmetic], runs
+        table.add_row(*map(Text, cells), style="yellow" if row.fallback else _COLOURS.get(row.arithmetic))
     return table
 
 
 def _islands(description: Description) -> list[RenderableType]:
     if not set(description.arithmetic) & {"integer", "QDQ"}:
         return [Text("No operation is integer: the whole graph computes in float.\n")]
+    fallbacks = _counted(_sum((row.kind, row.count) for row in description.table if row.fallback))
+    notes = [Text(f"Written as integer, but run in float here: {fallbacks}.\n", style="yellow")] if fallbacks else []
     if not description.islands:
-        return [Text("Float islands: none. All arithmetic between the conversions is integer.\n")]
+        return [Text("Float islands in the file: none.\n"), *notes]
     table = _table(f"Float islands: {len(description.islands)}", ">#", "Operations", "entered by", "left by")
     for number, island in enumerate(description.islands, 1):
         entered = _borders(island.entered, island.from_inputs, "graph input")
         left = _borders(island.left, island.to_outputs, "graph output")
         table.add_row(*map(Text, (str(number), _counted(island.ops), entered, left)))
-    return [table]
+    return [table, *notes]
 
 
 def _borders(borders: Iterable[Border], ends: Sequence[str], end: str) -> str:
-    counts: dict[str, int] = {}
-    for border in borders:
-        counts[border.kind] = counts.get(border.kind, 0) + 1
-    if ends:
-        counts[end] = len(ends)
-    return _counted(counts) or words.DASH
+    counted = [(border.kind, 1) for border in borders]
+    return _counted(_sum([*counted, *((end, 1) for _ in ends)])) or words.DASH
+
+
+def _sum(rows: Iterable[tuple[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, count in rows:
+        found[name] = found.get(name, 0) + count
+    return found
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -162,11 +168,15 @@ def _short(value: object) -> str:
 
 def _table(title: str, *columns: str) -> Table:
     """A plain table; a leading ">" aligns a column to the right."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left", pad_edge=False, padding=(0, 1)
+    )
     table.title_style = "bold"
     for name in columns:
-        right = name.startswith(">")
-        table.add_column(Text(name.removeprefix(">")), justify="right" if right else "left", overflow="fold")
+        right, whole = name.startswith(">"), name in ("Operation", "shape", "computes in")
+        table.add_column(
+            Text(name.removeprefix(">")), justify="right" if right else "left", overflow="fold", no_wrap=right or whole
+        )
     return table
 
 
