@@ -10,7 +10,7 @@ OURS = "qtools"
 """The entry that every exporter writes."""
 
 
-def ours(entries: Mapping[str, bytes]) -> tuple[Mapping[str, Any] | None, dict[str, int]]:
+def ours(entries: Mapping[str, bytes | memoryview]) -> tuple[Mapping[str, Any] | None, dict[str, int]]:
     """qtools' own entry as an object, or None; and the sizes of all others.
 
     Args:
@@ -18,7 +18,7 @@ def ours(entries: Mapping[str, bytes]) -> tuple[Mapping[str, Any] | None, dict[s
     """
     sizes = {name: len(content) for name, content in sorted(entries.items())}
     try:
-        found = json.loads(entries[OURS])
+        found = json.loads(bytes(entries[OURS]))
     except (KeyError, ValueError, RecursionError):
         return None, sizes
     if not isinstance(found, dict):

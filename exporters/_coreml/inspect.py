@@ -170,7 +170,9 @@ def _literals(operation: Any) -> dict[str, Any]:
     """Tensors that an operation holds itself, in its attributes or in place of a named input."""
     found = {name: value for name, value in operation.attributes.items() if name != "name"}
     for parameter, argument in operation.inputs.items():
-        found |= {parameter: b.value for b in argument.arguments if b.WhichOneof("binding") == "value"}
+        given = [b.value for b in argument.arguments if b.WhichOneof("binding") == "value"]
+        if given:
+            found[parameter] = given[0]
     return {name: value for name, value in found.items() if value.type.WhichOneof("type") == "tensorType"}
 
 

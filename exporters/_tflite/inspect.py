@@ -40,8 +40,7 @@ def inspect(path: Path) -> Inspection:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error
-    model = tables.read(data, path.name)
-    _check(model, len(data), path.name)
+    model = checked(data, path.name)
     ops = [op for number in range(len(model["graphs"])) for op in _ops(model, number)]
     placement, share = _placement(path, len(model["graphs"][0]["operators"]))
     for index, where in share.items():
@@ -63,13 +62,23 @@ def inspect(path: Path) -> Inspection:
     )
 
 
-def _check(model: Mapping[str, Any], size: int, name: str) -> None:
-    """Indices name something, stored data has its declared size, and no shape is absurd."""
-    fault = _model_fault(model, size)
+def checked(data: bytes, name: str) -> dict[str, Any]:
+    """The Model table, whose indices name something, whose data has its declared size, and whose shapes can be.
+
+    Args:
+        data: The file.
+        name: What a message calls it.
+
+    Raises:
+        InputError: With the first fault.
+    """
+    model = tables.read(data, name)
+    fault = _model_fault(model, len(data))
     for graph in model["graphs"]:
         fault = fault or _graph_fault(model, graph)
     if fault:
         raise InputError(f"{name} is corrupt: {fault}", "copy or export it again")
+    return model
 
 
 def _model_fault(model: Mapping[str, Any], size: int) -> str:
@@ -205,7 +214,7 @@ def _metadata(model: Mapping[str, Any], data: bytes) -> tuple[Mapping[str, Any] 
     for entry in model["metadata"]:
         buffer = model["buffers"][entry["buffer"]]
         start = int(buffer["offset"])
-        held[entry["name"]] = data[start : start + buffer["size"]] if start > 1 else buffer["data"].tobytes()
+        held[entry["name"]] = memoryview(data)[start : start + buffer["size"]] if start > 1 else buffer["data"].data
     return ours(held)
 
 

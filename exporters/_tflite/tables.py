@@ -15,6 +15,10 @@ import numpy as np
 from qtools.core.errors import InputError
 
 IDENTIFIER = b"TFL3"
+WORK = 16
+"""How many times the bytes of a file may be read in all; an honest file names few things twice."""
+TABLE = 16
+"""What opening a table counts as, in bytes."""
 SCALARS = {"i8": "<b", "u8": "<B", "i32": "<i", "u32": "<I", "u64": "<Q"}
 VECTORS = {"i32s": "<i4", "f32s": "<f4", "i64s": "<i8", "bytes": "<u1"}
 TABLES: Mapping[str, Mapping[str, tuple[int, str]]] = {
@@ -77,16 +81,15 @@ class _Broken(Exception):
 
 
 class _Walk:
-    """One pass over a file. A table or vector that is named twice is read once, so work is bounded by the size."""
+    """One pass over a file, whose work is bounded by the file's size however often something is named in it."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._known = data, dict[tuple[str, int], Any]()
-        self._left = len(data) // 4 + 1
+        self._data = data
+        self._left = WORK * len(data)
 
     def table(self, kind: str, at: int) -> dict[str, Any]:
         """The fields of a table."""
-        if (kind, at) in self._known:
-            return dict(self._known[kind, at])
+        self._spend(TABLE)
         fields_at = at - self._number("<i", at)
         size = self._number("<H", fields_at)
         self._inside(fields_at, size)
@@ -95,7 +98,6 @@ class _Walk:
             slot = 4 + 2 * number
             offset = self._number("<H", fields_at + slot) if slot + 2 <= size else 0
             found[name] = self._field(what, at + offset) if offset else self._absent(what)
-        self._known[kind, at] = found
         return found
 
     def _field(self, what: str, at: int) -> Any:
@@ -104,24 +106,24 @@ class _Walk:
         target = at + self._number("<I", at)
         if what in TABLES:
             return self.table(what, target)
-        count = self._number("<I", target)
+        count, start = self._number("<I", target), target + 4
         if what.startswith("["):
-            return self._vector(what, target + 4, count)
+            self._inside(start, 4 * count)
+            return [self._field(what[1:-1], start + 4 * i) for i in range(count)]
         if what == "text":
-            self._inside(target + 4, count)
-            return self._data[target + 4 : target + 4 + count].decode(errors="replace")
+            self._inside(start, count)
+            self._spend(count)
+            return self._data[start : start + count].decode(errors="replace")
         code = np.dtype(VECTORS[what])
-        self._inside(target + 4, count * code.itemsize)
-        return np.frombuffer(self._data, code, count, target + 4)
+        self._inside(start, count * code.itemsize)
+        if what != "bytes":  # these are handed on without a look
+            self._spend(count * code.itemsize)
+        return np.frombuffer(self._data, code, count, start)
 
-    def _vector(self, what: str, at: int, count: int) -> list[dict[str, Any]]:
-        if (what, at) not in self._known:
-            self._inside(at, 4 * count)
-            self._left -= count
-            if self._left < 0:
-                raise _Broken("its vectors overlap")
-            self._known[what, at] = [self._field(what[1:-1], at + 4 * i) for i in range(count)]
-        return list(self._known[what, at])
+    def _spend(self, work: int) -> None:
+        self._left -= work
+        if self._left < 0:
+            raise _Broken("its tables overlap")
 
     def _number(self, code: str, at: int) -> int:
         self._inside(at, struct.calcsize(code))
