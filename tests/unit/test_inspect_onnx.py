@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,10 +172,8 @@ def test_changed_bytes_are_refused_or_read_but_never_crash(made: Path, tmp_path:
         for position in rng.integers(0, len(data), 8):
             changed[position] = int(rng.integers(256))
         (tmp_path / "changed.onnx").write_bytes(bytes(changed))
-        try:
-            inspect(tmp_path / "changed.onnx")
-        except InputError as error:
-            assert "changed.onnx" in str(error)
+        with contextlib.suppress(InputError):
+            assert inspect(tmp_path / "changed.onnx").ops
 
 
 def broken(change: Callable[[onnx.TensorProto], None], path: Path) -> Path:
