@@ -261,8 +261,8 @@ def test_tables_named_many_times_do_not_multiply_the_work() -> None:
     )
     graph_fields = struct.pack("<HHHHHHHH", 14, 8, 0, 0, 0, 0, 4, 0)  # name at 4
     graph = struct.pack("<iII", 16, 4, count) + b"a" * count
-    with pytest.raises(InputError, match="overlap"):
-        checked(head + fields + model + vector + graph_fields + graph, "overlap.tflite")
+    with pytest.raises(InputError, match="its tables overlap"):
+        checked(head + fields + model + vector + graph_fields + graph, "many.tflite")
 
 
 def test_a_file_that_only_litert_can_refuse(save: Any) -> None:
