@@ -29,8 +29,9 @@ def ask(module: str, path: Path, runtime: str) -> Any:
     Raises:
         InputError: If the process crashed, took too long or too much memory.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", module, str(path.resolve())]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(place or str(Path.cwd()) for place in sys.path)}
+    # -P: without it, a json.py that came along with the file into the working folder would be imported
+    command = [sys.executable, "-P", "-m", module, str(path.resolve())]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

@@ -19,6 +19,7 @@ def ours(entries: Mapping[str, bytes | memoryview]) -> tuple[Mapping[str, Any] |
     sizes = {name: len(content) for name, content in sorted(entries.items())}
     try:
         found = json.loads(bytes(entries[OURS]))
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # NaN and half characters are no JSON
     except (KeyError, ValueError, RecursionError):
         return None, sizes
     if not isinstance(found, dict):

@@ -80,6 +80,8 @@ class _Program:
         """Operations of a block, then of the blocks inside each."""
         grids = {name for o in block.operations for parameter in GRIDS if _has_grid(o) for name in _names(o, parameter)}
         for operation in block.operations:
+            if not operation.outputs or not operation.type:
+                raise InputError(f"an operation '{operation.type}' of the program makes nothing", CORRUPT)
             if operation.type == "const":
                 self._constant(operation, grids)
                 continue
@@ -100,7 +102,7 @@ class _Program:
         return tuple(end(i.name) for i in function.inputs), tuple(map(end, block.outputs))
 
     def _constant(self, operation: Any, grids: set[str]) -> None:
-        name = operation.outputs[0].name if operation.outputs else ""
+        name = operation.outputs[0].name
         if not name or "val" not in operation.attributes:
             raise InputError("a constant of the program has no name or no value", CORRUPT)
         value = operation.attributes["val"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -66,7 +67,15 @@ class _Arrays:
         self._held = {t.name: t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL}
 
     def __getitem__(self, name: str) -> NDArray[Any] | None:
-        return onnx.numpy_helper.to_array(self._held[name]).reshape(-1) if name in self._held else None
+        if name not in self._held:
+            return None
+        try:
+            array = onnx.numpy_helper.to_array(self._held[name]).reshape(-1)
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"the constant '{name}' cannot be read: {error}", files.NEXT_STEP) from error
+        if not array.size or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise InputError(f"the scale or zero point '{name}' holds no numbers", files.NEXT_STEP)
+        return array
 
 
 def _end(value: onnx.ValueInfoProto, graph: onnx.GraphProto, arrays: _Arrays) -> End:

@@ -38,11 +38,13 @@ def dtype_name(code: int) -> str:
 
 
 def check(model: onnx.ModelProto, path: Path) -> None:
-    """Refuses tensors that lie outside the model's folder or do not hold what they declare.
+    """Refuses names that are no text, and tensors outside the model's folder or without what they declare.
 
     Raises:
         InputError: With the tensor's name.
     """
+    if any(isinstance(text, bytes) for text in _texts(model)):
+        raise InputError(f"{path.name} is corrupt: a name in it is no text", NEXT_STEP)
     for tensor in external(model):
         _outside(tensor, path)
     for tensor in tensors(model.graph):
@@ -56,6 +58,19 @@ def check(model: onnx.ModelProto, path: Path) -> None:
                 f"{path.name}: tensor '{name}' declares {wanted:,} bytes and holds {held:,}; the file is corrupt",
                 NEXT_STEP,
             )
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """Every text of a message; protobuf hands over bytes where one is not UTF-8."""
+    for field, value in message.ListFields():
+        if message.DESCRIPTOR.name == "TensorProto" and field.name not in ("name", "external_data"):
+            continue  # numbers
+        items = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING:
+            yield from items
+        elif field.type == field.TYPE_MESSAGE:
+            for item in items:
+                yield from _texts(item)
 
 
 def _outside(tensor: onnx.TensorProto, path: Path) -> Path:

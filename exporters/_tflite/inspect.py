@@ -118,6 +118,8 @@ def _tensor_fault(model: Mapping[str, Any], tensor: Mapping[str, Any]) -> str:
     if held and dtype in BITS and held != -(-math.prod(shape) * BITS[dtype] // 8):
         return f"declares {dtype} of shape {tuple(shape)}, but {held:,} bytes are stored"
     grid = tensor["grid"]
+    if grid is not None and not np.isfinite(grid["scale"]).all():
+        return "has a scale that is no number"
     if grid is not None and len(grid["scale"]) > 1:
         axis = grid["axis"]
         if not 0 <= axis < len(shape) or len(grid["scale"]) != shape[axis]:

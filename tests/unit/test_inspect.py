@@ -132,7 +132,9 @@ def test_partitions_are_what_lies_between_a_delegates_ends(delegates: list[Any],
     assert partitions(PLAIN, [*PLAIN, *delegates]) == expected
 
 
-@pytest.mark.parametrize("content", [b"not json", b"[1]", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"not json", b"[1]", b"\xff", b"[" * 100_000, b'{"a": NaN}', b'{"a": 1e999}', b'{"a": "\\ud800"}']
+)
 def test_a_foreign_entry_of_our_name_is_foreign(content: bytes) -> None:
     assert ours({"qtools": content, "a": b"12"}) == (None, {"a": 2, "qtools": len(content)})
 
@@ -168,6 +170,13 @@ def test_a_runtime_that_crashes_takes_nothing_with_it(
     monkeypatch.setattr(_apart, "SECONDS", 2)
     with pytest.raises(InputError, match=said):
         _apart.ask(module(body), Path("a.bin"), "the runtime")
+
+
+def test_nothing_is_imported_from_the_folder_of_the_file(module: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "download").mkdir()
+    (tmp_path / "download" / "json.py").write_text("raise SystemExit('code from a download ran')")
+    monkeypatch.chdir(tmp_path / "download")
+    assert _apart.ask(module("from exporters import _apart; _apart.answer(1)"), Path("a.bin"), "the runtime") == 1
 
 
 def test_the_answer_comes_back_whatever_else_is_printed(module: Any) -> None:

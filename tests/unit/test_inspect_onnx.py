@@ -176,6 +176,28 @@ def test_changed_bytes_are_refused_or_read_but_never_crash(made: Path, tmp_path:
             assert inspect(tmp_path / "changed.onnx").ops
 
 
+@pytest.mark.parametrize("name", [b"image", b"Conv", b"w1"])
+def test_a_name_that_is_no_text_is_refused(made: Path, tmp_path: Path, name: bytes) -> None:
+    data = (made / "float.onnx").read_bytes().replace(name, b"\xff" + name[1:], 1)
+    (tmp_path / "name.onnx").write_bytes(data)
+    with pytest.raises(InputError, match="no text"):
+        inspect(tmp_path / "name.onnx")
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_refused(tmp_path: Path, scale: float) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("DequantizeLinear", ["image", "s"], ["real"])],
+        "ends",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 4])],
+        [helper.make_tensor_value_info("real", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(np.float32(scale), "s")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "s.onnx")
+    with pytest.raises(InputError, match="holds no numbers"):
+        inspect(tmp_path / "s.onnx")
+
+
 def broken(change: Callable[[onnx.TensorProto], None], path: Path) -> Path:
     model = network()
     change(model.graph.initializer[0])

@@ -240,6 +240,7 @@ def change(edit: Any) -> bytes:
         (lambda m, g: setattr(g, "outputs", [2**30]), "no tensor"),
         (lambda m, g: setattr(g, "operators", []), "no graph"),
         (lambda m, g: setattr(g.tensors[1].quantization, "scale", [1.0, 2.0]), "2 scales"),
+        (lambda m, g: setattr(g.tensors[0].quantization, "scale", [float("nan")]), "a scale that is no number"),
         (lambda m, g: vars(m.buffers[0]).update(offset=2**40, size=2**40), "outside the file"),
     ],
 )
