@@ -28,6 +28,8 @@ def to_bytes(model: ir.Model) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
+MAX_BYTES = (1 << 31) - 1
+"""Protobuf's own limit for a message."""
 NEXT_STEP = "export the model again, or give an intact .onnx file"
 
 
@@ -38,6 +40,8 @@ def read(path: Path) -> onnx.ModelProto:
         InputError: If the file is no ONNX model.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path.name} is longer than the 2 GB that an ONNX file can be", NEXT_STEP)
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error

@@ -20,6 +20,7 @@ from qtools.core.inspection import Arithmetic, ArtifactOp, End, Grid, Inspection
 
 DELEGATE = "DELEGATE"
 XNNPACK, KERNEL = "XNNPACK", "LiteRT kernel"
+MAX_BYTES = 4 << 30
 MAX_ELEMENTS = 1 << 30
 """No tensor of a phone model is larger; a shape beyond this is an attack on memory."""
 BITS = {"FLOAT16": 16, "BFLOAT16": 16, "FLOAT32": 32, "FLOAT64": 64, "INT4": 4, "INT2": 2, "UINT4": 4, "BOOL": 8}
@@ -37,6 +38,8 @@ def inspect(path: Path) -> Inspection:
         InputError: If it is no .tflite, or a broken one.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path.name} is longer than {MAX_BYTES >> 30} GiB, which no model for a phone is")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error

@@ -120,6 +120,11 @@ def _sum(rows: Iterable[tuple[str, int]]) -> dict[str, int]:
     return found
 
 
+def _all(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    return f"{total} {'operation' if total == 1 else 'operations'} ({_counted(counts)})"
+
+
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
@@ -128,10 +133,9 @@ def _placement(inspection: Inspection) -> list[RenderableType]:
     placement = inspection.placement
     parts: list[RenderableType] = [Text(f"{placement.runtime}: {placement.note or 'opened'}", style="bold")]
     for number, part in enumerate(placement.partitions, 1):
-        parts.append(Text(f"  delegated part {number}: {sum(part.values())} operations ({_counted(part)})"))
+        parts.append(Text(f"  delegated part {number}: {_all(part)}"))
     if placement.left:
-        kept = f"{sum(placement.left.values())} operations ({_counted(placement.left)})"
-        parts.append(Text(f"  not delegated: {kept}", style="yellow"))
+        parts.append(Text(f"  not delegated: {_all(placement.left)}", style="yellow"))
     if placement.kernels:
         parts.append(Text(f"  runs, after its rewriting: {_counted(placement.kernels)}"))
     return [*parts, Text("")]

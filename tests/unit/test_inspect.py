@@ -195,7 +195,7 @@ def test_the_terminal_shows_every_fact_and_no_control_character() -> None:
     text = rendering.render(subject.describe(_inspection()))
     for said in ("m.bin", "Float islands: 2", "1 MEAN, 1 SUB", "graph output", "0.5", "[red]m[/red]", "7 bytes"):
         assert said in text
-    assert "delegated part 1: 2 operations (2 CONV)" in text and "not delegated: 1 operations (1 SOFTMAX)" in text
+    assert "delegated part 1: 2 operations (2 CONV)" in text and "not delegated: 1 operation (1 SOFTMAX)" in text
     assert "\x1b" not in text
 
 

@@ -96,3 +96,16 @@ def test_an_empty_folder_ends_in_two(run: Run, tmp_path: Path, name: str) -> Non
     (tmp_path / name).mkdir()
     code, out, err = run(tmp_path / name)
     assert (code, out) == (2, "") and "error" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["long.tflite", "long.onnx"])
+def test_a_file_of_impossible_length_is_not_read(run: Run, tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(5 << 30)  # a hole: no byte of it lies on the disk
+    code, out, err = run(tmp_path / name)
+    assert (code, out) == (2, "") and "is longer than" in err
+
+
+def test_a_name_in_a_file_cannot_move_the_cursor(run: Run, model: Callable[[str], Path]) -> None:
+    code, out, err = run(model("Con\x1b[2Jvoluted"))
+    assert code == 3 and "\x1b" not in out + err and "Con\N{REPLACEMENT CHARACTER}[2Jvoluted" in err
