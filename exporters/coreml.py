@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from qtools.core import files
 from qtools.core.errors import InputError
+from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import Artifact, QuantPlan
-from qtools.graph.capture import Program
+
+if TYPE_CHECKING:
+    from qtools.graph.capture import Program
 
 TOOLCHAIN = ("coremltools", "torch")
 FLOAT_CONSTANT_BYTES = 1024
@@ -101,6 +104,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return EvaluatedPackage(path, kernels, binding)
 
 
+def inspect_artifact(path: Path) -> Inspection:
+    """Reads a package of any origin, or a zip archive of one."""
+    from exporters._coreml.inspect import inspect
+
+    return inspect(path)
+
+
 def configure(options: Mapping[str, str]) -> Target:
     """The target with {"palettes": "per_channel" or "per_tensor"}.
 
@@ -129,4 +139,5 @@ TARGET = Target(
         "simulated": "simulated (float operations on quantized values)",
     },
     configure=configure,
+    inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
 )

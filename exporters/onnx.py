@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from exporters._onnx import rules
 from qtools.core import files
 from qtools.core.errors import InputError
+from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import Artifact, QuantPlan, TargetSpec
-from qtools.graph.capture import Program
+
+if TYPE_CHECKING:
+    from qtools.graph.capture import Program
 
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 METADATA = "qtools"
@@ -114,6 +117,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const})
 
 
+def inspect_artifact(path: Path) -> Inspection:
+    """Reads an .onnx of any origin."""
+    from exporters._onnx.inspect import inspect
+
+    return inspect(path)
+
+
 def target(spec: TargetSpec) -> Target:
     """What there is to do with a set of rules."""
     return Target(
@@ -126,6 +136,7 @@ def target(spec: TargetSpec) -> Target:
         labels=INT8_LABELS if spec.activation.signed else LABELS,
         quantized="QDQ",
         configure=partial(configure, spec),
+        inspectors={spec.suffix: inspect_artifact},
     )
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters._tflite.rules import SPEC
 from qtools.core import files
+from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import Artifact, QuantPlan
-from qtools.graph.capture import Program
+
+if TYPE_CHECKING:
+    from qtools.graph.capture import Program
 
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
@@ -99,6 +102,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return TfliteRunner(path, kernels, threads, binding, ends)
 
 
+def inspect_artifact(path: Path) -> Inspection:
+    """Reads a .tflite of any origin."""
+    from exporters._tflite.inspect import inspect
+
+    return inspect(path)
+
+
 TARGET = Target(
     SPEC,
     lower,
@@ -108,4 +118,5 @@ TARGET = Target(
     simulator="xnnpack",
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
+    inspectors={SPEC.suffix: inspect_artifact},
 )

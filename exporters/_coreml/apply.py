@@ -14,9 +14,8 @@ from exporters._coreml.bind import MOVES, WEIGHTED, TensorBinding
 from exporters._coreml.blob import BlobWriter
 from exporters._coreml.convert import INPUT, OUTPUT
 from exporters._coreml.describe import Ends, entrance, exit_of
-from exporters._coreml.evaluator import main_block
 from exporters._coreml.half import shapes, to_float16
-from exporters._coreml.package import Package
+from exporters._coreml.package import Package, main_block
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
 

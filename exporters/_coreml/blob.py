@@ -74,6 +74,12 @@ class BlobReader:
         Returns:
             A flat array of `count` elements (narrow types one per byte), and the name of the stored type.
         """
+        dtype, start, size = self.entry(offset, count)
+        raw = np.frombuffer(self._data, np.uint8, size, start)
+        return (unpack(raw, dtype, count) if dtype in SUBBYTE else raw.view(dtype)), dtype
+
+    def entry(self, offset: int, count: int) -> tuple[str, int, int]:
+        """Type, first byte and length in bytes of an entry that holds `count` elements."""
         if offset % ALIGNMENT or not _HEADER.size <= offset <= len(self._data) - _METADATA.size:
             raise self._broken(f"an entry at offset {offset} cannot be")
         sentinel, code, size, start, padding = _METADATA.unpack_from(self._data, offset)
@@ -84,16 +90,14 @@ class BlobReader:
         if start > len(self._data) or size > len(self._data) - start:
             raise self._broken(f"the entry at offset {offset} ends outside the file")
         dtype = DTYPES[code]
-        raw = np.frombuffer(self._data, np.uint8, size, start)
         if dtype in SUBBYTE:
             stored = (size * 8 - min(padding, 7)) // SUBBYTE[dtype]
             if not count <= stored <= count + 7:
                 raise self._broken(f"the entry at offset {offset} holds {stored} elements, not {count}")
-            return unpack(raw, dtype, count), dtype
-        width = np.dtype(dtype).itemsize
-        if size != count * width:
+        elif size != count * np.dtype(dtype).itemsize:
+            width = np.dtype(dtype).itemsize
             raise self._broken(f"the entry at offset {offset} holds {size} bytes, not {count * width}")
-        return raw.view(dtype), dtype
+        return dtype, start, size
 
     def _broken(self, why: str) -> InputError:
         return InputError(f"{self._name} is no weight file that can be read: {why}", "export the package again")

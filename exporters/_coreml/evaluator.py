@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from exporters._coreml import ops_constants, ops_elementwise, ops_layers, ops_shape, values
 from exporters._coreml.arguments import Arguments, Implementation
-from exporters._coreml.package import Package
+from exporters._coreml.package import Package, main_block
 from qtools.core.errors import InputError, MissingPlatform, QtoolsError
 
 ROUNDINGS = ("float32", "float16")
@@ -204,17 +204,6 @@ class _Scope:
         if value is None:
             raise InputError(f"a {reader} reads '{name}', which nothing before it makes", _ENDS)
         return value
-
-
-def main_block(spec: Any) -> tuple[Any, Any]:
-    """The function "main" of an ML Program and the block of it that runs."""
-    functions = spec.mlProgram.functions
-    if "main" not in functions:
-        raise InputError("the package has no function 'main'", _ENDS)
-    function = functions["main"]
-    if function.opset not in function.block_specializations:
-        raise InputError(f"the package has no program for its own opset '{function.opset}'", _ENDS)
-    return function, function.block_specializations[function.opset]
 
 
 def _refuse_unknown(operations: list[Any]) -> None:

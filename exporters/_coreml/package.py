@@ -19,6 +19,7 @@ WEIGHT_FILE = "@model_path/weights/weight.bin"
 """How a program names its weight file: relative to the folder of model.mlmodel."""
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MODEL_BYTES = 1 << 30
+_AGAIN = "a truncated or corrupt package; export it again"
 _NAMESPACE = uuid.UUID("6f1f8a55-0a52-5c0e-9f1e-3f0f6d6f7174")
 """Any fixed number: ids of package items are derived from it, so that two builds agree."""
 
@@ -102,6 +103,17 @@ def _parse(file: Path) -> Any:
     if spec.WhichOneof("Type") != "mlProgram":
         raise InputError(f"{file.name} is no ML Program but '{spec.WhichOneof('Type')}'", "convert to an ML Program")
     return spec
+
+
+def main_block(spec: Any) -> tuple[Any, Any]:
+    """The function "main" of an ML Program and the block of it that runs."""
+    functions = spec.mlProgram.functions
+    if "main" not in functions:
+        raise InputError("the package has no function 'main'", _AGAIN)
+    function = functions["main"]
+    if function.opset not in function.block_specializations:
+        raise InputError(f"the package has no program for its own opset '{function.opset}'", _AGAIN)
+    return function, function.block_specializations[function.opset]
 
 
 def write(path: Path, spec: Any, weights: bytes) -> Path:

@@ -28,25 +28,41 @@ def to_bytes(model: ir.Model) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def parse(path: Path) -> onnx.ModelProto:
-    """Reads a model that may come from anywhere.
+MAX_BYTES = (1 << 31) - 1
+"""Protobuf's own limit for a message."""
+NEXT_STEP = "export the model again, or give an intact .onnx file"
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Reads the file's own content, wherever its tensors are and whatever its shapes.
 
     Raises:
-        InputError: If the file is no ONNX model, keeps tensors outside itself, or has a dynamic shape at its ends.
+        InputError: If the file is no ONNX model.
     """
-    next_step = "export the model again, or give an intact .onnx file"
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path.name} is longer than the 2 GB that an ONNX file can be", NEXT_STEP)
         model = onnx.load_model_from_string(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error
     except (DecodeError, ValueError) as error:
-        raise InputError(f"{path.name} is no ONNX model, or only a part of one", next_step) from error
+        raise InputError(f"{path.name} is no ONNX model, or only a part of one", NEXT_STEP) from error
     if not model.graph.node or not model.graph.input or not model.graph.output:
-        raise InputError(f"{path.name} has no graph: it is no ONNX model, or only a part of one", next_step)
-    outside = [t for t in _tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+        raise InputError(f"{path.name} has no graph: it is no ONNX model, or only a part of one", NEXT_STEP)
+    return model
+
+
+def parse(path: Path) -> onnx.ModelProto:
+    """Reads a model that qtools is to run, from anywhere.
+
+    Raises:
+        InputError: If the file is no ONNX model, keeps tensors outside itself, or has a dynamic shape at its ends.
+    """
+    model = read(path)
+    outside = external(model)
     if outside:
         raise InputError(
-            f"{path.name} keeps {len(outside)} tensor(s) in other files, the first in {_location(outside[0])!r}",
+            f"{path.name} keeps {len(outside)} tensor(s) in other files, the first in {location(outside[0])!r}",
             "save it as one file: onnx.save(model, path, save_as_external_data=False)",
         )
     for end in (*model.graph.input, *model.graph.output):
@@ -59,16 +75,22 @@ def parse(path: Path) -> onnx.ModelProto:
     return model
 
 
+def external(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Tensors that are kept in other files."""
+    return [t for t in tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+
+
 def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     """Every stored tensor by name."""
     return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
-def _location(tensor: onnx.TensorProto) -> str:
+def location(tensor: onnx.TensorProto) -> str:
+    """The file an external tensor names."""
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Stored tensors of a graph and of the graphs inside its nodes."""
     yield from graph.initializer
     for node in graph.node:
@@ -77,4 +99,4 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield attribute.t
             yield from attribute.tensors
             for inner in (attribute.g, *attribute.graphs):
-                yield from _tensors(inner)
+                yield from tensors(inner)

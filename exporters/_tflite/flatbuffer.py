@@ -17,7 +17,10 @@ Model = Any
 
 MOVES = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS")
 """Operators that pass numbers on unchanged."""
-_OPCODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+OPCODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+"""Number of an operation -> its name."""
+TENSOR_TYPES = {code: name for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
+"""Number of an element type -> its name, in capitals."""
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.INT8: np.int8,
@@ -60,7 +63,7 @@ def write(model: Model) -> bytes:
 def op_name(model: Model, operator: Any) -> str:
     """Builtin name of an operator, e.g. "CONV_2D"."""
     code = model.operatorCodes[operator.opcodeIndex]
-    return _OPCODES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    return OPCODES[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
 def only_moves(model: Model, operator: Any) -> bool:

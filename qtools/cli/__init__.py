@@ -44,4 +44,8 @@ def _run(words: list[str]) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"qtools: {text}\n")
+    # a message may quote a foreign file, and no name in one may move the cursor
+    shown = "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+    sys.stderr.write(f"qtools: {shown}\n")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtools.core.errors import InputError
+from qtools.core.inspection import Inspection
 from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
 
 
@@ -109,6 +110,7 @@ class Target:
         timed: False where this machine has no runtime of the target, so that no latency can be measured.
         configure: The user's choices for this target (option -> value) -> the Target that has them; None where there
             are none to make.
+        inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
     """
 
     spec: TargetSpec
@@ -122,6 +124,7 @@ class Target:
     slow: frozenset[str] = frozenset()
     quantized: str = "int8"
     configure: Callable[[Mapping[str, str]], Target] | None = None
+    inspectors: Mapping[str, Callable[[Path], Inspection]] = field(default_factory=dict)
 
     def configured(self, options: Mapping[str, str]) -> Target:
         """This target with the user's choices.
