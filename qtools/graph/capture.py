@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from qtools.graph.rewrite import expansions
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
+
+_EXPORTING = Lock()
+"""torch.export patches torch while it runs; batches of a size not seen before may come from several threads."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class Program:
         Raises:
             CheckFailed: If the model takes another path at this batch size (see `batch_size`).
         """
+        with _EXPORTING:
+            return self._graph(batch)
+
+    def _graph(self, batch: int) -> fx.Graph:
         if batch not in self._graphs:
             channels_height_width = self.view.values[self.view.inputs[0]].shape[1:]
             graph = _export(self._source, torch.zeros(batch, *channels_height_width), self._expand).graph
