@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 BITS = (8,)
 DEFAULT_METHOD = "percentile"
-IO = ("int8", "float32")
+PIXELS = "pixels"
+IO = ("int8", "float32", PIXELS)
 CALIBRATION_IMAGES = 256
 EVALUATION_IMAGES = 512
 
@@ -30,6 +31,7 @@ class Options(TypedDict, total=False):
     calibration: int
     evaluation: int
     io: str
+    labels: str | Path
     seed: int
     force: bool
     input_size: int
@@ -72,7 +74,8 @@ class RunConfig:
         bits: Width of weights and activations.
         method: Name of a file in calibration/ranges/.
         images: Which images.
-        io: "int8" or "float32", the artifact's input and output.
+        io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
+        labels: File with the names of the classes, one per line; None takes those of the class folders.
         out: Run folder; None makes runs/<model>-<weights>-<scheme>-<target>.
         force: Whether an existing run folder given with `out` is replaced.
         input_size: Side in pixels, for modules that do not say.
@@ -88,6 +91,7 @@ class RunConfig:
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"
+    labels: Path | None = None
     out: Path | None = None
     force: bool = False
     input_size: int | None = None

@@ -25,8 +25,9 @@ from qtools.fuse.apply import fuse
 from qtools.fuse.certificate import FusionCertificate
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
+from qtools.graph.pixels import LEVELS, taking_pixels
 from qtools.pipeline import data, judge
-from qtools.pipeline.config import Images, Options, RunConfig
+from qtools.pipeline.config import PIXELS, Images, Options, RunConfig
 from qtools.pipeline.evaluate import (
     SLOW_KERNEL_IMAGES,
     compare_values,
@@ -36,6 +37,7 @@ from qtools.pipeline.evaluate import (
     of_runner,
     of_simulator,
 )
+from qtools.pipeline.labels import class_names
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
 from qtools.simulate.run import open_simulator
 from reports import environment, latency
@@ -108,7 +110,7 @@ def quantize(
         target: Name of a file in exporters/: "tflite", "onnx", ...
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
-        **options: weights, builder, eval_data, method, calibration, evaluation, io, seed, force, input_size,
+        **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, force, input_size,
             target_options.
 
     Returns:
@@ -124,6 +126,8 @@ def quantize(
         evaluation=options.get("evaluation"),
         seed=options.get("seed", 0),
     )
+    if options.get("labels") is not None:
+        options["labels"] = Path(options["labels"])
     rest: dict[str, Any] = {k: v for k, v in options.items() if k in {f.name for f in dataclasses.fields(RunConfig)}}
     label = model if isinstance(model, str) else type(model).__name__
     call = f"qtools.quantize({label!r}, bits={bits}, target={target!r})"
@@ -142,6 +146,8 @@ def run(config: RunConfig, listener: Listener) -> RunResult:
     with watch.stage("load"):
         loaded = _load(config)
         images = data.choose(loaded, config.images)
+        classes = class_names(config.labels, images, loaded.spec.classes)
+        images = dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
     folder = config.out or Path("runs") / _run_name(config, loaded)
     with files.whole_folder(folder, replace=config.force or config.out is None) as work:
         prepared = prepare(loaded, images, target, work, watch)
@@ -156,8 +162,11 @@ def prepare(loaded: models.Loaded, images: data.RunImages, target: Target, work:
     if len(examples) == 1:
         examples.append(np.ascontiguousarray(examples[0][..., ::-1]))
     with watch.stage("fuse"):
-        fused, certificate = fuse(loaded.module, torch.from_numpy(examples[0]), strict=loaded.spec.verified)
+        example = torch.from_numpy(images.normalised(examples[0]))
+        fused, certificate = fuse(loaded.module, example, strict=loaded.spec.verified)
     with watch.stage("capture"):
+        if images.pixels:
+            fused = taking_pixels(fused, images.input, target.spec)
         program = capture(fused, torch.from_numpy(examples[0]), target.spec.expand)
         batch = program.batch_size(BATCH)
     with watch.stage(f"convert to {target.spec.name}"):
@@ -181,6 +190,7 @@ def decide(
             config.bits,
             config.method,
             plugins.find("calibration.ranges", config.method, "RANGE"),
+            dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))) if images.pixels else {},
         )
         weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
         plan = planning.plan(program.view, target.spec, stats, weights, recipe, prepared.lowered.unbound)
@@ -231,14 +241,14 @@ def _finish(
     notices = judge.warnings(prepared, plan)
     path = work / f"model{target.spec.suffix}"
     with watch.stage("export"):
-        options = {"io": config.io, "metadata": judge.metadata(prepared, plan, config, notices)}
+        options = judge.apply_options(prepared, plan, config, notices)
         artifact = target.apply(lowered, plan, program, path, options)
         simulator = open_simulator(program, plan, target.simulator)
         threads = os.cpu_count() or 1
         runners = {kernels: target.open(path, kernels, threads, program, lowered) for kernels in target.kernels}
     with watch.stage("evaluate"):
         stages = {
-            "float": of_module(prepared.loaded.module),
+            "float": of_module(prepared.loaded.module, images.normalised),
             "fused": of_program(program, prepared.batch),
             # float sums change their order with the batch size, and artifacts run one image at a time
             "simulated": of_simulator(simulator, 1 if target.spec.float_results else prepared.batch),
