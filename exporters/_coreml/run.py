@@ -76,7 +76,7 @@ class NativePackage:
         self._model: Any = ct.models.MLModel(str(path))
         described = self._model.get_spec().description
         self._takes_image = described.input[0].type.WhichOneof("Type") == "imageType"
-        self._labels = _labels(self._model.get_spec())
+        self._labels = labels_of(self._model.get_spec())
         self._last: NDArray[np.float32] | None = None
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
@@ -111,7 +111,7 @@ class NativePackage:
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
 
 
-def _labels(spec: Any) -> tuple[str, ...]:
+def labels_of(spec: Any) -> tuple[str, ...]:
     """Names of the classes in the order of the logits; () where the package gives logits."""
     _, block = main_block(spec)
     for operation in block.operations:

@@ -101,7 +101,7 @@ def encode(facts: Description, ends: tuple[str, str]) -> bytes:
     options = {0: mean, 1: std}
     picture: _Table = {
         0: ends[0],
-        1: "RGB picture, one whole number 0 to 255 per channel before the normalisation that stands here",
+        1: "RGB picture, one whole number 0 to 255 per channel before the normalisation given here",
         3: {0: _Code(_IMAGE), 1: {0: _Code(_RGB)}},
         4: [{0: _Code(_NORMALIZATION), 1: options}],
         5: {0: (LEVELS - mean) / std, 1: (0 - mean) / std},
