@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters._ends import end_types
+from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
 from qtools.core import files
 from qtools.core.errors import InputError
@@ -78,7 +78,9 @@ def apply(
 
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
     model = onnx_ir.load(lowered.path)
-    QdqWriter(model, program.view, plan, lowered.binding, weights).write(end_types(options.get("io", "int8")))
+    ends = end_types(options.get("io", "int8"))
+    check_bytes(ends, plan, program.view)
+    QdqWriter(model, program.view, plan, lowered.binding, weights).write(ends)
     model.producer_name, model.producer_version = "qtools", ""
     model.metadata_props[METADATA] = files.to_json(options.get("metadata", {}))
     model.doc_string = str(options.get("description", "")) or None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters._ends import end_types
+from exporters._ends import check_bytes, end_types
 from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.protocols import Lowered, Runner, Target
@@ -71,6 +71,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     source = flatbuffer.read(lowered.path.read_bytes())
     writer = PlanWriter(source, program.view, plan, lowered.binding, weights)
     ends = end_types(options.get("io", "int8"))
+    check_bytes(ends, plan, program.view)
     model = flatbuffer.read(writer.write(ends))
     if ends.bytes:
         flatbuffer.take_bytes(model)

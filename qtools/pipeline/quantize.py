@@ -190,7 +190,7 @@ def decide(
             config.bits,
             config.method,
             plugins.find("calibration.ranges", config.method, "RANGE"),
-            dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))) if images.pixels else {},
+            known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))) if images.pixels else {},
         )
         weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
         plan = planning.plan(program.view, target.spec, stats, weights, recipe, prepared.lowered.unbound)

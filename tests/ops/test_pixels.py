@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from calibration.images import fitted, normalise
 from exporters._tflite import flatbuffer
 from qtools.core import numerics, plugins
+from qtools.core.errors import CheckFailed
 from qtools.core.types import InputSpec
 from qtools.graph import execute
 from qtools.graph.capture import capture
@@ -209,6 +210,13 @@ def test_what_goes_in(twins: Any, planned: Any) -> None:
         assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
         assert [d.dim_value for d in image.type.tensor_type.shape.dim] == [1, 3, SIDE, SIDE]
         assert (logits.name, logits.type.tensor_type.elem_type) == ("logits", onnx.TensorProto.FLOAT)
+
+
+def test_pixels_into_a_program_of_normalised_pictures_are_refused(twins: Any, planned: Any) -> None:
+    if twins[1].target.spec.float_results:
+        pytest.skip("its input is float32 whatever goes in")
+    with pytest.raises(CheckFailed, match="no code for every byte"):
+        twins[1].write(planned[1], "pixels", f"refused{twins[1].target.spec.suffix}")
 
 
 def test_same_plan_same_bytes(twins: Any, planned: Any) -> None:
