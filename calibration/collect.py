@@ -58,14 +58,7 @@ def collect(
     """
     import torch
 
-    if len(batches) == 0:
-        raise InputError("there is no image to calibrate on", "give a folder of images to --data")
-    ranges: dict[str, _Range] = {}
-    for images in _reported(batches, "ranges", progress):
-        for name, seen in observe(images):
-            if name not in ranges:
-                ranges[name] = _Range(channel_axis.get(name))
-            ranges[name].add(name, _tensor(seen, torch))
+    ranges = _ranges(batches, observe, channel_axis, progress)
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
     for images in _reported(batches, "histograms", progress):
         for name, seen in observe(images):
@@ -78,6 +71,33 @@ def collect(
                 "the images or the network changed meanwhile: run it again",
             )
     return {name: found.stats(counts[name]) for name, found in ranges.items()}
+
+
+def collect_extremes(
+    batches: Batches,
+    observe: Observe,
+    channel_axis: Mapping[str, int | None],
+    progress: Progress | None = None,
+) -> dict[str, TensorStats]:
+    """The first pass of `collect` alone: statistics without histograms. Arguments and errors are those of `collect`."""
+    ranges = _ranges(batches, observe, channel_axis, progress)
+    return {name: found.stats(np.empty(0, np.int64)) for name, found in ranges.items()}
+
+
+def _ranges(
+    batches: Batches, observe: Observe, channel_axis: Mapping[str, int | None], progress: Progress | None
+) -> dict[str, _Range]:
+    import torch
+
+    if len(batches) == 0:
+        raise InputError("there is no image to calibrate on", "give a folder of images to --data")
+    ranges: dict[str, _Range] = {}
+    for images in _reported(batches, "ranges", progress):
+        for name, seen in observe(images):
+            if name not in ranges:
+                ranges[name] = _Range(channel_axis.get(name))
+            ranges[name].add(name, _tensor(seen, torch))
+    return ranges
 
 
 def _reported(batches: Batches, label: str, progress: Progress | None) -> Iterator[NDArray[np.float32]]:

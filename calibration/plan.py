@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from calibration import float_results
 from calibration.gain import GAIN_LIMIT, gain
 from calibration.ties import tied_groups
+from calibration.widths import Widths
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.protocols import RangeMethod
@@ -46,6 +47,8 @@ class Recipe:
         ranges: The range method itself.
         known: Value id -> (lowest, highest) of values that hold whole numbers between the two, such as the bytes of a
             picture: they get the target's own width, one code per number, and the layer behind them its 8-bit weights.
+        saturate: Whether a grid narrower than the target's ends where its codes end, as in papers. False leaves it
+            the container's room: the steps are those of the narrow grid, and codes beyond it exist.
     """
 
     model: str
@@ -54,11 +57,12 @@ class Recipe:
     method: str
     ranges: RangeMethod
     known: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    saturate: bool = False
 
     @property
     def scheme(self) -> str:
         """Short name, e.g. "w8a8"."""
-        return f"w{self.weight_bits}a{self.activation_bits}"
+        return Widths(self.weight_bits, self.activation_bits).scheme
 
 
 def plan(
@@ -196,7 +200,7 @@ def _group(
         raise CheckFailed(f"kernels insist on different scales for the tied values {', '.join(members)}")
     if insisted:
         scale, zero_point = insisted.pop()
-        params = QuantParams(scheme, (numerics.float32(scale),), (zero_point,))
+        params = QuantParams(spec.activation, (numerics.float32(scale),), (zero_point,))
         return {
             n: ValuePlan(params, "fixed" if n in fixed else "shared", f"the {spec.name} kernel fixes it")
             for n in members
@@ -207,6 +211,8 @@ def _group(
     ranges = [recipe.ranges(stats[n], scheme) for n in members]
     lowest = 0.0 if clamped & set(members) else min(lo for lo, _ in ranges)
     params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)
+    if scheme.bits < spec.activation.bits and not recipe.saturate:
+        params = numerics.in_container(params, spec.activation)
     first = ValuePlan(params, "explicit", recipe.method)
     return {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
 

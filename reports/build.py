@@ -24,6 +24,7 @@ from reports.environment import Environment
 from reports.fidelity import Difference, Fidelity
 from reports.latency import Latency
 from reports.ranges import RangeRow
+from reports.steps import Step
 
 REPORT_SCHEMA = 1
 """Raised when a field changes its meaning or goes. New fields do not raise it: readers ignore what they do not know."""
@@ -39,7 +40,7 @@ class Subject:
         verified: True where the family's fusion and graph are covered by qtools' own tests.
         target: Name of the target.
         scheme: Name of the scheme, e.g. "w8a8".
-        method: Name of the activation range method.
+        method: Name of the calibration method.
         command: Command line or call that made it, without machine paths (`environment.portable_command`).
     """
 
@@ -151,6 +152,7 @@ class Report:
         environment: The machine.
         digests: What -> sha256 ("artifact", "plan", "weights", "data", ...).
         warnings: Said by the pipeline; `notices` adds those that follow from the fields.
+        steps: What calibration did to the weights.
         measured: What differs from run to run.
         schema_version: REPORT_SCHEMA.
     """
@@ -168,6 +170,7 @@ class Report:
     environment: Environment
     digests: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
     measured: Measured = Measured()
     schema_version: int = REPORT_SCHEMA
 

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 Option = typer.Option
 
 Model = Annotated[str, typer.Argument(help="m1_1, repvit_m1_1, or any timm classifier; leave out with --builder.")]
-Bits = Annotated[int, Option(help="Width of weights and activations.")]
+Bits = Annotated[int, Option(help="Width of weights and activations; Core ML has activations of 8 bits only.")]
+WeightBits = Annotated[int | None, Option(help="Width of the weights, where it differs from --bits.")]
+ActBits = Annotated[
+    int | None, Option(help="Width of the activations, where it differs from --bits; 16 on Core ML: float16.")
+]
 TargetName = Annotated[str, Option(help="What the artifact is for.")]
 Weights = Annotated[
     str,
@@ -31,7 +35,7 @@ Data = Annotated[Path | None, Option(help="Your images: class folders, a flat fo
 Eval = Annotated[Path | None, Option("--eval", help="Images to evaluate on; default: what is left of --data.")]
 Calibration = Annotated[int | None, Option(help="Calibration images; default 256, fewer for a small folder.")]
 Evaluation = Annotated[int | None, Option(help="Evaluation images; default 512, fewer for a small folder.")]
-Method = Annotated[str, Option(help="Activation ranges: minmax, percentile, mse, entropy.")]
+Method = Annotated[str, Option(help="auto, or activation ranges and nothing else: minmax, percentile, mse, entropy.")]
 Ends = Annotated[
     str,
     Option(
@@ -60,6 +64,8 @@ def quantize(
     context: typer.Context,
     model: Model = "",
     bits: Bits = 8,
+    weight_bits: WeightBits = None,
+    act_bits: ActBits = None,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -90,6 +96,8 @@ def quantize(
         builder=builder,
         target=target,
         bits=bits,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

@@ -89,6 +89,15 @@ def with_scale_dtype(params: QuantParams, dtype: str) -> QuantParams:
     return QuantParams(scheme, tuple(map(float, up)), tuple(map(int, zeros)))
 
 
+def in_container(params: QuantParams, container: QuantScheme) -> QuantParams:
+    """A narrow per-tensor grid's steps with all codes of a wider container: values beyond the narrow grid keep theirs.
+
+    A grid that starts at zero still does, because a ReLU fused into a kernel is the lower end of its grid.
+    """
+    starts_at_zero = params.zero_point[0] == params.scheme.qmin
+    return QuantParams(container, params.scale, (container.qmin,) if starts_at_zero else params.zero_point)
+
+
 def bias_params(source: QuantParams, weight: QuantParams) -> QuantParams:
     """int32 bias at float32(input scale x weight scale), one per output channel, as the accumulator has it."""
     scales = np.broadcast_to(source.scale_array[0] * weight.scale_array, weight.scale_array.shape).astype(np.float32)

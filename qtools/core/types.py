@@ -295,7 +295,7 @@ class TensorStats:
         channel_lo: Smallest element per channel, shape (channels,), or empty.
         channel_hi: Largest element per channel, shape (channels,), or empty.
         channel_mean: Mean per channel, shape (channels,), or empty.
-        counts: Histogram over equal bins from lo to hi, shape (bins,), int64.
+        counts: Histogram over equal bins from lo to hi, shape (bins,), int64; empty where only extremes were asked for.
     """
 
     count: int

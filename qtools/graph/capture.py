@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,32 @@ class Program:
         except CheckFailed:
             return 1
         return wanted
+
+    def with_constants(self, new: Mapping[str, torch.Tensor]) -> Program:
+        """The same graph over other weights.
+
+        Args:
+            new: Value id -> tensor of the shape and type it replaces; all other constants are kept.
+        """
+        signature = self.exported.graph_signature
+        state, lifted = dict(self.exported.state_dict), dict(self.exported.constants)
+        for node, tensor in new.items():
+            parameter = signature.inputs_to_parameters.get(node) or signature.inputs_to_buffers.get(node)
+            if parameter in state:
+                state[parameter] = nn.Parameter(tensor, requires_grad=False)
+            else:
+                lifted[parameter or signature.inputs_to_lifted_tensor_constants[node]] = tensor
+        exported = torch.export.ExportedProgram(
+            root=self.exported.graph_module,
+            graph=self.exported.graph,
+            graph_signature=signature,
+            state_dict=state,
+            range_constraints=self.exported.range_constraints,
+            module_call_graph=self.exported.module_call_graph,
+            example_inputs=self.exported.example_inputs,
+            constants=lifted,
+        )
+        return replace(self, exported=exported, constants={**self.constants, **new})
 
 
 def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] = frozenset()) -> Program:

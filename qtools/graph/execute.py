@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from qtools.graph.capture import Program, is_getitem
@@ -23,6 +25,15 @@ def observe(program: Program, images: torch.Tensor) -> Iterator[tuple[str, torch
     for node, value in walk(program, images):
         if isinstance(value, torch.Tensor) and node.name not in program.constants:
             yield node.name, value
+
+
+def observer(program: Program, wanted: Set[str]) -> Callable[[NDArray[np.float32]], Iterator[tuple[str, torch.Tensor]]]:
+    """`observe` for arrays of shape (batch, 3, height, width), showing some values only."""
+
+    def show(images: NDArray[np.float32]) -> Iterator[tuple[str, torch.Tensor]]:
+        return ((name, value) for name, value in observe(program, torch.from_numpy(images)) if name in wanted)
+
+    return show
 
 
 def run(program: Program, images: torch.Tensor) -> torch.Tensor:

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from calibration.method import AUTO
+from calibration.method import method as calibration_method
 from qtools.core import plugins
 from qtools.core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-BITS = (8,)
-DEFAULT_METHOD = "percentile"
+DEFAULT_METHOD = AUTO
 PIXELS = "pixels"
 IO = ("int8", "float32", PIXELS)
 CALIBRATION_IMAGES = 256
@@ -33,6 +34,8 @@ class Options(TypedDict, total=False):
     io: str
     labels: str | Path
     seed: int
+    weight_bits: int
+    act_bits: int
     force: bool
     input_size: int
     target_options: Mapping[str, str]
@@ -72,7 +75,9 @@ class RunConfig:
         builder: "package.module:function" that makes the module, instead of a name; "" for none.
         target: Name of a file in exporters/.
         bits: Width of weights and activations.
-        method: Name of a file in calibration/ranges/.
+        weight_bits: Width of the weights, where it differs.
+        act_bits: Width of the activations, where it differs.
+        method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
         labels: File with the names of the classes, one per line; None takes those of the class folders.
@@ -88,6 +93,8 @@ class RunConfig:
     builder: str = ""
     target: str = "tflite"
     bits: int = 8
+    weight_bits: int | None = None
+    act_bits: int | None = None
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"
@@ -100,13 +107,6 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         plugins.check("exporters", self.target, "target")
-        plugins.check("calibration.ranges", self.method, "method")
-        if self.bits not in BITS:
-            raise InputError(f"--bits {self.bits} is not available yet", "use --bits 8")
+        calibration_method(self.method)
         if self.io not in IO:
             raise InputError(f"--io {self.io} is unknown", f"choose one of: {', '.join(IO)}")
-
-    @property
-    def scheme(self) -> str:
-        """Short name of the scheme, e.g. "w8a8"."""
-        return f"w{self.bits}a{self.bits}"

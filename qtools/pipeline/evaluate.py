@@ -15,7 +15,7 @@ from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.pipeline.data import RunImages
-from qtools.simulate.run import Simulator
+from qtools.simulate.run import Executor
 from reports.fidelity import FidelityTally
 
 FIDELITY_IMAGES = 16
@@ -73,7 +73,7 @@ def of_program(program: Program, batch: int) -> Stage:
     return _in_pieces(lambda piece: execute.run(program, piece), batch)
 
 
-def of_simulator(simulator: Simulator, batch: int) -> Stage:
+def of_simulator(simulator: Executor, batch: int) -> Stage:
     """The simulator as a stage; `batch` is the size its graph was captured at."""
     return _in_pieces(lambda piece: simulator.logits(simulator.codes(piece)), batch)
 
@@ -95,7 +95,7 @@ def _in_pieces(run: Callable[[torch.Tensor], torch.Tensor], batch: int) -> Stage
 
 
 def compare_values(
-    images: RunImages, program: Program, simulator: Simulator, runner: Runner, plan: QuantPlan, progress: Progress
+    images: RunImages, program: Program, simulator: Executor, runner: Runner, plan: QuantPlan, progress: Progress
 ) -> FidelityTally:
     """Every value of a few images in float, as simulated and as the artifact has it."""
     tally = FidelityTally(program.view, plan)

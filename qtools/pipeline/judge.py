@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import qtools
+from calibration.method import method
 from qtools.core import files, metrics
 from qtools.core.protocols import Target
-from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status, TensorStats
+from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status, TargetSpec
 from qtools.pipeline.config import RunConfig
+from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left
+from qtools.pipeline.prepare import Prepared
 from reports import environment
 from reports.accuracy import paired_accuracy
 from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.fidelity import FidelityTally, differences, equal_images
 from reports.latency import Latency
 from reports.ranges import range_rows
-
-if TYPE_CHECKING:
-    from qtools.pipeline.quantize import Prepared
 
 BINDING_LIMIT = 1e-4
 EQUAL_IMAGES_PERCENT = 99.9
@@ -30,10 +30,16 @@ AGREEMENT_TO_SHIP_PERCENT = 97.0
 """Below this the report warns; whether it is enough for an app is the user's call."""
 Outputs = Mapping[str, Logits]
 """Stage name -> logits, from `qtools.pipeline.evaluate`."""
-STAGES = {"float": "float", "fused": "fused", "simulated": "simulated integers"}
+SATURATED = "saturated"
+STAGES = {
+    "float": "float",
+    "fused": "fused",
+    "simulated": "simulated integers",
+    SATURATED: "simulated, codes cut where the narrow grid ends",
+}
 
 
-def warnings(prepared: Prepared, plan: QuantPlan) -> tuple[str, ...]:
+def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec) -> tuple[str, ...]:
     """What happened that the user did not ask for; `reports.verdict.notices` adds what the report's fields say."""
     found = list(prepared.loaded.weights.notes)
     if prepared.certificate.leftover:
@@ -42,6 +48,8 @@ def warnings(prepared: Prepared, plan: QuantPlan) -> tuple[str, ...]:
     if plan.float_ops:
         first = next(iter(plan.float_ops.values()))
         found.append(f"{len(plan.float_ops)} operation(s) stay in float, the first because {first}")
+    if not spec.float_results and any(p and p.scheme.bits < 8 for p in map(plan.params, prepared.program.constants)):
+        found.append(f"{plan.scheme}: {spec.name} keeps narrow codes in bytes; only a compressed download gets smaller")
     return tuple(found)
 
 
@@ -104,13 +112,14 @@ def clock_checks(speed: Latency | None) -> tuple[Check, ...]:
 
 def report(
     prepared: Prepared,
-    plan: QuantPlan,
+    decision: Decision,
     what: tuple[RunConfig, Target, Artifact],
-    seen: tuple[Outputs, FidelityTally, Mapping[str, TensorStats]],
+    seen: tuple[Outputs, FidelityTally],
     rest: tuple[Size, Measured, tuple[str, ...]],
 ) -> Report:
     """Joins everything a run measured."""
-    (config, target, artifact), (outputs, tally, stats), (size, measured, notices) = what, seen, rest
+    (config, target, artifact), (outputs, tally), (size, measured, notices) = what, seen, rest
+    plan = decision.plan
     loaded, images, view = prepared.loaded, prepared.images, prepared.program.view
     subject = Subject(
         loaded.spec.name,
@@ -136,8 +145,9 @@ def report(
         ledger=_ledger(prepared, outputs, target),
         fidelity=rows,
         differences=differences(rows, reasons),
-        ranges=range_rows(view, plan, stats, weights, config.method),
+        ranges=range_rows(view, plan, decision.stats, weights, method(config.method).ranges_name),
         size=size,
+        steps=decision.steps,
         checks=_checks(prepared, plan, outputs, target, artifact),
         environment=environment.describe(_packages(artifact)),
         digests={
@@ -172,7 +182,7 @@ def _ledger(prepared: Prepared, outputs: Outputs, target: Target) -> tuple[Ledge
     for name, logits in outputs.items():
         n = len(logits)
         accuracy = paired_accuracy(None if labels is None else labels[:n], exact[:n], logits)
-        role: Literal["reference", "step", "side"] = "side" if name in target.kernels[1:] else "step"
+        role: Literal["reference", "step", "side"] = "side" if name in (*target.kernels[1:], SATURATED) else "step"
         role = "reference" if name == "float" else role
         note = f"first {n} images" if n < len(exact) else ""
         rows.append(LedgerRow(words.get(name, name), role, accuracy, note))

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-import qtools
-from calibration import plan as planning
-from calibration.check import check_plan
-from calibration.collect import collect
+from calibration.method import method
+from calibration.widths import Widths
+from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
-from qtools.core.protocols import Lowered, Target
-from qtools.core.types import Artifact, QuantPlan, TensorStats
-from qtools.fuse.apply import fuse
-from qtools.fuse.certificate import FusionCertificate
-from qtools.graph import execute
-from qtools.graph.capture import Program, capture
-from qtools.graph.pixels import LEVELS, taking_pixels
+from qtools.core.protocols import Target
+from qtools.core.types import Artifact, QuantPlan
 from qtools.pipeline import data, judge
 from qtools.pipeline.config import PIXELS, Images, Options, RunConfig
+from qtools.pipeline.decide import Decision, decide
 from qtools.pipeline.evaluate import (
     SLOW_KERNEL_IMAGES,
     compare_values,
@@ -38,15 +28,14 @@ from qtools.pipeline.evaluate import (
     of_simulator,
 )
 from qtools.pipeline.labels import class_names
+from qtools.pipeline.prepare import Prepared, prepare
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
-from qtools.simulate.run import open_simulator
 from reports import environment, latency
 from reports.build import Measured, Report, Size, report_text
 
 if TYPE_CHECKING:
     from torch import nn
 
-BATCH = 8
 LATENCY_THREADS = 1
 
 
@@ -72,27 +61,6 @@ class RunResult:
         return self.folder / self.artifact.path
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A model on its way: loaded, fused, captured, lowered.
-
-    Attributes:
-        loaded: The model and where its weights came from.
-        images: The run's images.
-        certificate: Proof of the fusion.
-        program: The captured graph.
-        lowered: The float artifact and its binding.
-        batch: Images the program takes at once.
-    """
-
-    loaded: models.Loaded
-    images: data.RunImages
-    certificate: FusionCertificate
-    program: Program
-    lowered: Lowered
-    batch: int
-
-
 def quantize(
     model: str | nn.Module,
     *,
@@ -110,8 +78,8 @@ def quantize(
         target: Name of a file in exporters/: "tflite", "onnx", ...
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
-        **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, force, input_size,
-            target_options.
+        **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
+            act_bits, force, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -141,6 +109,7 @@ def run(config: RunConfig, listener: Listener) -> RunResult:
     watch = Stopwatch(listener)
     found: Target = plugins.find("exporters", config.target, "TARGET")
     target = found.configured(config.target_options)
+    widths = choose_widths(target.spec, config.bits, config.weight_bits, config.act_bits)
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     with watch.stage("load"):
@@ -148,71 +117,13 @@ def run(config: RunConfig, listener: Listener) -> RunResult:
         images = data.choose(loaded, config.images)
         classes = class_names(config.labels, images, loaded.spec.classes)
         images = dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
-    folder = config.out or Path("runs") / _run_name(config, loaded)
+    chosen = method(config.method)
+    folder = config.out or Path("runs") / _run_name(config, loaded, widths)
     with files.whole_folder(folder, replace=config.force or config.out is None) as work:
-        prepared = prepare(loaded, images, target, work, watch)
-        stats, plan = decide(prepared, target, config, watch)
-        result = _finish(prepared, stats, plan, (config, target, work, watch))
+        prepared = prepare((loaded, images), target, chosen, work, watch)
+        decision = decide(prepared, target, (chosen, widths), watch)
+        result = _finish(prepared, decision, (config, target, work, watch))
     return dataclasses.replace(result, folder=folder)
-
-
-def prepare(loaded: models.Loaded, images: data.RunImages, target: Target, work: Path, watch: Stopwatch) -> Prepared:
-    """Fuses, captures and lowers, each with its own proof."""
-    examples = [pixels for pixels, _ in zip(images.batches(images.calibration, 1), range(2), strict=False)]
-    if len(examples) == 1:
-        examples.append(np.ascontiguousarray(examples[0][..., ::-1]))
-    with watch.stage("fuse"):
-        example = torch.from_numpy(images.normalised(examples[0]))
-        fused, certificate = fuse(loaded.module, example, strict=loaded.spec.verified)
-    with watch.stage("capture"):
-        if images.pixels:
-            fused = taking_pixels(fused, images.input, target.spec)
-        program = capture(fused, torch.from_numpy(examples[0]), target.spec.expand)
-        batch = program.batch_size(BATCH)
-    with watch.stage(f"convert to {target.spec.name}"):
-        lowered = target.lower(program, examples, work)
-    return Prepared(loaded, images, certificate, program, lowered, batch)
-
-
-def decide(
-    prepared: Prepared, target: Target, config: RunConfig, watch: Stopwatch
-) -> tuple[dict[str, TensorStats], QuantPlan]:
-    """Collects statistics and makes the plan."""
-    program, images = prepared.program, prepared.images
-    with watch.stage("calibrate"):
-        axes = {name: program.view.values[name].channel_axis for name in program.view.activations}
-        batches = images.batches(images.calibration, prepared.batch)
-        stats = collect(batches, _observer(program), axes, watch.listener)
-    with watch.stage("plan"):
-        recipe = planning.Recipe(
-            prepared.loaded.spec.name,
-            config.bits,
-            config.bits,
-            config.method,
-            plugins.find("calibration.ranges", config.method, "RANGE"),
-            known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))) if images.pixels else {},
-        )
-        weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
-        plan = planning.plan(program.view, target.spec, stats, weights, recipe, prepared.lowered.unbound)
-        digests = {
-            "weights": prepared.loaded.weights.sha256,
-            "data": images.calibration.digest,
-            "code": qtools.__version__,
-        }
-        plan = dataclasses.replace(plan, digests=digests)
-        check_plan(program.view, target.spec, plan)
-    return stats, plan
-
-
-def _observer(program: Program) -> Any:
-    floats = set(program.view.activations)
-
-    def observe(pixels: NDArray[np.float32]) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, value in execute.observe(program, torch.from_numpy(pixels)):
-            if name in floats:
-                yield name, value
-
-    return observe
 
 
 def _load(config: RunConfig) -> models.Loaded:
@@ -223,27 +134,26 @@ def _load(config: RunConfig) -> models.Loaded:
     return models.wrap_module(config.model, input_size=config.input_size)
 
 
-def _run_name(config: RunConfig, loaded: models.Loaded) -> str:
+def _run_name(config: RunConfig, loaded: models.Loaded, widths: Widths) -> str:
     kind = loaded.weights.kind
     weights = Path(loaded.weights.source).stem if kind == "file" else kind
-    return f"{loaded.spec.name}-{weights}-{config.scheme}-{config.target}"
+    return f"{loaded.spec.name}-{weights}-{widths.scheme}-{config.target}"
 
 
 def _finish(
     prepared: Prepared,
-    stats: dict[str, TensorStats],
-    plan: QuantPlan,
+    decision: Decision,
     context: tuple[RunConfig, Target, Path, Stopwatch],
 ) -> RunResult:
     """Writes the artifact, runs it beside everything it came from, and reports."""
     config, target, work, watch = context
     program, lowered, images = prepared.program, prepared.lowered, prepared.images
-    notices = judge.warnings(prepared, plan)
+    plan, simulator = decision.plan, decision.simulator
+    notices = judge.warnings(prepared, plan, target.spec)
     path = work / f"model{target.spec.suffix}"
     with watch.stage("export"):
         options = judge.apply_options(prepared, plan, config, notices)
-        artifact = target.apply(lowered, plan, program, path, options)
-        simulator = open_simulator(program, plan, target.simulator)
+        artifact = target.apply(lowered, plan, decision.program, path, options)
         threads = os.cpu_count() or 1
         runners = {kernels: target.open(path, kernels, threads, program, lowered) for kernels in target.kernels}
     with watch.stage("evaluate"):
@@ -253,6 +163,8 @@ def _finish(
             # float sums change their order with the batch size, and artifacts run one image at a time
             "simulated": of_simulator(simulator, 1 if target.spec.float_results else prepared.batch),
         } | {name: of_runner(runner) for name, runner in runners.items()}
+        if decision.saturated is not None:
+            stages[judge.SATURATED] = of_simulator(decision.saturated, prepared.batch)
         limits = dict.fromkeys(target.slow, SLOW_KERNEL_IMAGES)
         outputs = evaluate(images, stages, limits, prepared.batch, watch.listener)
     with watch.stage("compare inner values"):
@@ -266,9 +178,7 @@ def _finish(
     files.remove(lowered.path)
     measured = Measured(speed, watch.seconds, _peak_memory_bytes(), judge.clock_checks(speed))
     size = Size(artifact.size_bytes, float_bytes)
-    report = judge.report(
-        prepared, plan, (config, target, artifact), (outputs, tally, stats), (size, measured, notices)
-    )
+    report = judge.report(prepared, decision, (config, target, artifact), (outputs, tally), (size, measured, notices))
     files.write_text(work / "plan.json", files.to_json(plan))
     files.write_text(work / "fusion.json", files.to_json(prepared.certificate))
     files.write_text(work / "report.json", report_text(report))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from qtools.core import numerics
-from qtools.core.types import QuantPlan
+from qtools.core.types import Op, QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
 
@@ -72,16 +72,31 @@ class FakeQuantized:
         return value in self._stored
 
     def _walk(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        for node, value in walk(self._program, images, self._compute):
+        for node, value in walk(self._program, images, self.compute, self.enter):
             if node.name not in self._program.constants and isinstance(value, torch.Tensor):
                 yield node.name, value
 
-    def _compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+    def enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        """The images: they go onto the grid where they are read."""
+        del name
+        return images
+
+    def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+        """One node's float result, from operands on their grids."""
         integer = node.name in self._integer
         operands = {
             source.name: self._operand(source.name, alive[source.name], integer) for source in node.all_input_nodes
         }
         return evaluate(node, operands)
+
+    def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """A float on the grid where its codes are all that is stored."""
+        return torch.as_tensor(self._on_grid(name, value, name in self._stored))
+
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
+        """Changes constants of an operation."""
+        del op
+        self._constants |= {name: self._constant(name, tensor) for name, tensor in constants.items()}
 
     def _operand(self, name: str, value: Any, integer: bool) -> Any:
         if name in self._constants:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,42 @@ MOVES = (
 """Kinds that pass codes on as they are, in every kernel library that has them."""
 
 
+class Executor(Protocol):
+    """A program under a plan, executed as its artifact will be; what `open_simulator` returns."""
+
+    def codes(self, images: torch.Tensor) -> torch.Tensor:
+        """Codes of the output (floats where the output is float), shape (batch, classes)."""
+        ...
+
+    def logits(self, codes: torch.Tensor) -> torch.Tensor:
+        """Output codes as the artifact's user dequantizes them."""
+        ...
+
+    def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""
+        ...
+
+    def as_codes(self, value: str, array: NDArray[Any]) -> NDArray[Any]:
+        """Codes of a quantized value, also where a float operation made it and its readers quantize it."""
+        ...
+
+    def enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        """What the program's input holds for float images; with `compute`, a way to walk the program."""
+        ...
+
+    def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+        """One node's result from the values alive (see `qtools.graph.execute.walk`)."""
+        ...
+
+    def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """A walked value as the numbers it stands for."""
+        ...
+
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
+        """Gives an operation other weights or biases, on the grids they have."""
+        ...
+
+
 class Simulator:
     """A program, a plan and a kernel library, with all constants quantized once.
 
@@ -39,9 +75,10 @@ class Simulator:
     """
 
     def __init__(self, program: Program, plan: QuantPlan, kernels: str) -> None:
-        library: Kernels = plugins.find("qtools.simulate", kernels, "KERNELS")
+        self._library: Kernels = plugins.find("qtools.simulate", kernels, "KERNELS")
         self._quantize = plugins.find("qtools.simulate", kernels, "QUANTIZE")
         self._program, self._plan = program, plan
+        self._constants = dict(program.constants)
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
         self._integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
         self._codes_of = {out for name in self._integer for out in self._ops[name].outputs}
@@ -51,9 +88,9 @@ class Simulator:
             op = self._ops[name]
             if op.kind in MOVES or self._is_swallowed(op.inputs[0]):
                 continue
-            if op.kind not in library:
+            if op.kind not in self._library:
                 raise InputError(f"the simulator knows no {op.kind} kernel of {kernels} (operation {name})")
-            self._kernels[name] = self._prepare(op, library[op.kind])
+            self._kernels[name] = self._prepare(op, self._library[op.kind])
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """Codes of the output (floats where the output is float), shape (batch, classes)."""
@@ -62,11 +99,11 @@ class Simulator:
 
     def logits(self, codes: torch.Tensor) -> torch.Tensor:
         """Output codes as the artifact's user dequantizes them."""
-        return self._as_float(self._program.view.outputs[0], codes)
+        return self.real(self._program.view.outputs[0], codes)
 
     def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""
-        for node, value in walk(self._program, images, self._compute, self._enter):
+        for node, value in walk(self._program, images, self.compute, self.enter):
             if node.name in self._program.constants or not isinstance(value, torch.Tensor):
                 continue
             entry = self._plan.values.get(node.name)
@@ -89,14 +126,16 @@ class Simulator:
             return array
         return np.asarray(self._quantize(torch.from_numpy(array.astype(np.float32)), params).numpy())
 
-    def _enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
+    def enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
+        """Codes of the program's input, or the images where it stays in float."""
         params = self._plan.params(name)
         return images if params is None else self._quantize(images, params)
 
-    def _compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+    def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+        """One node's codes, or floats where it stays in float."""
         name = node.name
         if name not in self._integer:
-            return evaluate(node, {n: self._as_float(n, v) for n, v in alive.items() if n in _inputs(node)})
+            return evaluate(node, {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)})
         op = self._ops[name]
         if self._is_swallowed(op.inputs[0]):
             return alive[op.inputs[0]]  # applied already, inside the producer's kernel
@@ -108,7 +147,13 @@ class Simulator:
         )
         return kernel.run(op, data, output)
 
-    def _as_float(self, name: str, value: torch.Tensor) -> torch.Tensor:
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
+        """Quantizes an operation's constants again, some of them changed."""
+        self._constants |= constants
+        self._kernels[op.id] = self._prepare(op, self._library[op.kind])
+
+    def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Codes dequantized; floats as they are."""
         if name in self._codes_of:
             value = numerics.dequantize(value.int(), self._known(name))
         return value
@@ -147,16 +192,17 @@ class Simulator:
 
     def _quantized_constant(self, name: str) -> torch.Tensor:
         # int32 codes of a bias do not all fit float32: float64 holds them, and prepare narrows where it is safe
-        return numerics.quantize(self._program.constants[name], self._known(name)).double()
+        return numerics.quantize(self._constants[name], self._known(name)).double()
 
 
 def _inputs(node: fx.Node) -> set[str]:
     return {source.name for source in node.all_input_nodes}
 
 
-def open_simulator(program: Program, plan: QuantPlan, kernels: str) -> Any:
+def open_simulator(program: Program, plan: QuantPlan, kernels: str) -> Executor:
     """The executor of a kernel library: its own SIMULATOR where it has one, the integer executor otherwise."""
     plugins.check("qtools.simulate", kernels, "simulator")
     module = importlib.import_module(f"qtools.simulate.{kernels}")
     own = getattr(module, "SIMULATOR", None)
-    return Simulator(program, plan, kernels) if own is None else own(program, plan)
+    made: Executor = Simulator(program, plan, kernels) if own is None else own(program, plan)
+    return made

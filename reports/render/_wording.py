@@ -12,9 +12,12 @@ from reports.accuracy import PairedAccuracy
 from reports.build import LedgerRow, Report
 from reports.fidelity import SQNR_CAP_DB, Fidelity
 from reports.latency import Latency
+from reports.steps import Step
 from reports.verdict import final_row, measured_accuracy
 
 T = TypeVar("T")
+
+STEP_HEADS = ("Step on the weights", "", "KL on other images, nats", "note")
 
 NOT_RUN = "not run"
 DASH = "–"
@@ -102,6 +105,17 @@ def decibels(value: float | None) -> str:
 def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
     """[lo, hi] or nothing."""
     return f"[{number(pair[0], digits)}, {number(pair[1], digits)}]" if pair else ""
+
+
+def step_cells(step: Step) -> tuple[str, str, str, str]:
+    """A step on the weights: what, whether it stayed, what it brought, on what."""
+    gain = f"{short(step.before)} → {short(step.after)}" if step.before is not None else DASH
+    return (
+        step.name,
+        "done" if step.kept else "not needed" if step.before is None else "taken back: it lost",
+        gain,
+        step.note,
+    )
 
 
 def drop_text(row: LedgerRow) -> str:

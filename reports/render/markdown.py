@@ -26,6 +26,8 @@ def render(report: Report) -> str:
         "## Checks",
         _checks(report),
     ]
+    if report.steps:
+        parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
     if report.fidelity:
         parts += ["## Weakest tensors", _worst(report)]
     differing = [row for row in report.differences if row.differing]

@@ -37,6 +37,8 @@ def renderable(report: Report) -> RenderableType:
     """Everything as one rich renderable. Names enter as Text, never as markup."""
     report = words.cleaned(report)
     parts: list[RenderableType] = [_headline(report), *_warnings(report), _ledger(report), _figures(report)]
+    if report.steps:
+        parts.append(_steps(report))
     if report.fidelity:
         parts.append(_worst(report))
     if report.differences:
@@ -85,6 +87,13 @@ def _figures(report: Report) -> Table:
         ("Images", words.data_text(report)),
     ):
         table.add_row(Text(name), Text(text))
+    return table
+
+
+def _steps(report: Report) -> Table:
+    table = _table("", *words.STEP_HEADS)
+    for step in report.steps:
+        table.add_row(*map(Text, words.step_cells(step)))
     return table
 
 

@@ -117,7 +117,7 @@ CASES = {
     "model by an alias unknown": (("quantize", "m11"), "Did you mean m1_1"),
     "target unknown": (("quantize", "m1_1", "--target", "tflight"), "tflight", "Did you mean tflite?"),
     "method unknown": (("quantize", "m1_1", "--method", "mes"), "method 'mes'", "Did you mean mse"),
-    "bits not there": (("quantize", "m1_1", "--bits", "7"), "--bits 7 is not available yet", "use --bits 8"),
+    "bits not there": (("quantize", "m1_1", "--bits", "9"), "weights of 9 bits are not available", "choose 2 to 8"),
     "io unknown": (("quantize", "m1_1", "--io", "int4"), "--io int4", "int8, float32, pixels"),
     "neither model nor builder": (("quantize", "--bits", "8"), "a model's name or --builder"),
     "model and builder": ((*OWN, "m1_1"), "a model's name or --builder, one of the two"),

@@ -20,7 +20,7 @@ def test_it_loads_no_framework():
 
 def test_the_defaults_are_the_documented_ones():
     config = RunConfig("m1_1")
-    assert (config.scheme, config.target, config.weights, config.io) == ("w8a8", "tflite", "auto", "int8")
+    assert (config.bits, config.target, config.weights, config.io) == (8, "tflite", "auto", "int8")
     assert config.method == DEFAULT_METHOD and config.images == Images() and config.out is None and not config.force
 
 
@@ -30,7 +30,6 @@ def test_the_defaults_are_the_documented_ones():
         ({"target": "tflight"}, "Did you mean tflite"),
         ({"target": "_tflite"}, "target"),
         ({"method": "entropie"}, "Did you mean entropy"),
-        ({"bits": 7}, "--bits 7"),
         ({"io": "uint8"}, "int8, float32, pixels"),
     ],
 )

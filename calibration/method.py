@@ -1,0 +1,54 @@
+"""What `--method` chooses: the activation ranges, and what is done to the weights around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qtools.core import plugins
+from qtools.core.errors import InputError, did_you_mean
+from qtools.core.protocols import RangeMethod
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A calibration method.
+
+    Attributes:
+        name: Word used on the command line.
+        ranges_name: File in calibration/ranges.
+        equalize: Whether channels of linear paths are levelled first (`calibration.hybrid.equalize`).
+        correct_biases: Whether biases are corrected under the plan (`calibration.weights.bias`).
+    """
+
+    name: str
+    ranges_name: str
+    equalize: bool = False
+    correct_biases: bool = False
+
+    @property
+    def ranges(self) -> RangeMethod:
+        """The range method itself."""
+        found: RangeMethod = plugins.find("calibration.ranges", self.ranges_name, "RANGE")
+        return found
+
+
+def names() -> tuple[str, ...]:
+    """Everything `--method` takes: auto, and each range method with nothing around it."""
+    return (AUTO, *plugins.names("calibration.ranges"))
+
+
+def method(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        InputError: If there is none; the message lists what there is.
+    """
+    if name == AUTO:
+        return Method(AUTO, "mse", equalize=True, correct_biases=True)
+    if name not in names():
+        raise InputError(
+            f"unknown method '{name}'.{did_you_mean(name, names())}", f"choose one of: {', '.join(names())}"
+        )
+    return Method(name, name)

@@ -1,0 +1,63 @@
+"""How many bits weights and activations get, as asked for and as a target can have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qtools.core.errors import InputError
+from qtools.core.types import TargetSpec
+
+NARROWEST, WIDEST = 2, 8
+FLOAT_ACTIVATIONS = 16
+"""What `--act-bits` calls activations that stay in the target's own float type."""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bits of the two grids.
+
+    Attributes:
+        weights: Width of the weight grid.
+        activations: Width of the activation grid.
+    """
+
+    weights: int
+    activations: int
+
+    @property
+    def scheme(self) -> str:
+        """Short name, e.g. "w8a8"."""
+        return f"w{self.weights}a{self.activations}"
+
+
+def choose(spec: TargetSpec, bits: int, weight_bits: int | None, act_bits: int | None) -> Widths:
+    """What a target makes of `--bits`, `--weight-bits` and `--act-bits`.
+
+    Args:
+        spec: The target.
+        bits: Width of both, where nothing else is asked for.
+        weight_bits: Width of the weights alone.
+        act_bits: Width of the activations alone.
+
+    Raises:
+        InputError: If the target cannot have what was asked for.
+    """
+    weights = bits if weight_bits is None else weight_bits
+    activations = bits if act_bits is None else act_bits
+    if not NARROWEST <= weights <= WIDEST:
+        raise InputError(f"weights of {weights} bits are not available", f"choose {NARROWEST} to {WIDEST}")
+    if spec.float_results:  # such a runtime computes in float: it has activations on its own grid, or none
+        native = spec.activation.bits
+        if activations < native and act_bits is None:
+            activations = native
+        if activations not in (native, FLOAT_ACTIVATIONS):
+            raise InputError(
+                f"the {spec.name} target has no activations of {activations} bits",
+                f"choose --act-bits {native}, or {FLOAT_ACTIVATIONS} for float activations",
+            )
+    elif not NARROWEST <= activations <= WIDEST:
+        raise InputError(
+            f"activations of {activations} bits are not available on the {spec.name} target yet",
+            f"choose {NARROWEST} to {WIDEST}",
+        )
+    return Widths(weights, activations)

@@ -1,0 +1,123 @@
+"""From a captured program and images to every decision: equalized weights, statistics, the plan, corrected biases."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from itertools import islice
+
+import numpy as np
+import torch
+
+import qtools
+from calibration import plan as planning
+from calibration.check import check_plan
+from calibration.collect import collect
+from calibration.method import Method
+from calibration.weights.bias import correct_biases
+from calibration.widths import Widths
+from qtools.core.protocols import Target
+from qtools.core.types import QuantPlan, TensorStats
+from qtools.graph import execute
+from qtools.graph.capture import Program
+from qtools.graph.execute import observer
+from qtools.graph.pixels import LEVELS
+from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.progress import Stopwatch
+from qtools.simulate.run import Executor, open_simulator
+from reports.accuracy import mean_kl
+from reports.steps import Step
+
+CORRECT_IMAGES = 32
+"""Images whose means correct biases: means settle long before extremes do."""
+JUDGE_IMAGES = 64
+"""Further calibration images on which a step must not lose."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Everything an exporter translates.
+
+    Attributes:
+        stats: Statistics of every activation.
+        plan: Every grid.
+        program: The captured graph over the weights that are exported.
+        simulator: Executes `program` under `plan`.
+        steps: What was tried on the weights, and what it brought.
+        saturated: Executes the same with codes that end where a grid narrower than its container ends, as papers
+            quote it; None where no grid is.
+    """
+
+    stats: Mapping[str, TensorStats]
+    plan: QuantPlan
+    program: Program
+    simulator: Executor
+    steps: tuple[Step, ...]
+    saturated: Executor | None = None
+
+
+def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], watch: Stopwatch) -> Decision:
+    """Collects statistics, makes the plan, and corrects biases under it where the method says so."""
+    program, images, (chosen, widths) = prepared.program, prepared.images, config
+    with watch.stage("calibrate"):
+        floats = set(program.view.activations)
+        axes = {name: program.view.values[name].channel_axis for name in floats}
+        batches = images.batches(images.calibration, prepared.batch)
+        stats = collect(batches, observer(program, floats), axes, watch.listener)
+    with watch.stage("plan"):
+        recipe = planning.Recipe(
+            prepared.loaded.spec.name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges
+        )
+        if images.pixels:
+            recipe = dataclasses.replace(recipe, known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))))
+        plan = _plan(prepared, target, recipe, stats)
+        simulator = open_simulator(program, plan, target.simulator)
+    decision = Decision(stats, plan, program, simulator, prepared.steps)
+    if chosen.correct_biases:
+        with watch.stage("correct biases"):
+            decision = _with_corrected_biases(decision, prepared, target)
+    if widths.activations >= target.spec.activation.bits:
+        return decision
+    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True), stats)
+    return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
+
+
+def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe, stats: Mapping[str, TensorStats]) -> QuantPlan:
+    view = prepared.program.view
+    weights = {name: tensor.numpy() for name, tensor in prepared.program.constants.items()}
+    plan = planning.plan(view, target.spec, stats, weights, recipe, prepared.lowered.unbound)
+    digests = {
+        "weights": prepared.loaded.weights.sha256,
+        "data": prepared.images.calibration.digest,
+        "code": qtools.__version__,
+    }
+    plan = dataclasses.replace(plan, digests=digests)
+    check_plan(view, target.spec, plan)
+    return plan
+
+
+def _with_corrected_biases(decision: Decision, prepared: Prepared, target: Target) -> Decision:
+    """The decision with corrected biases, or as it was where they do not bring the logits nearer to float."""
+    images, program, plan = prepared.images, prepared.program, decision.plan
+    available = len(images.calibration)
+    batch = prepared.batch if available >= 2 * prepared.batch else 1
+    number = max(1, min(CORRECT_IMAGES, available // 2) // batch)
+    batches = (pixels for pixels in images.batches(images.calibration, batch) if len(pixels) == batch)
+    own = list(islice(batches, number))
+    others = list(islice(batches, max(1, JUDGE_IMAGES // batch))) or own  # one image in all: nothing else is left
+    exact = np.concatenate([execute.run(program, torch.from_numpy(x)).numpy() for x in others])
+
+    def loss(simulator: Executor) -> float:
+        codes = [simulator.codes(torch.from_numpy(x)) for x in others]
+        return mean_kl(exact, np.concatenate([simulator.logits(c).numpy() for c in codes]))
+
+    before = loss(decision.simulator)
+    corrected = open_simulator(program, plan, target.simulator)
+    biases = correct_biases(program, plan, corrected, own)
+    after = loss(corrected)
+    kept = after < before
+    seen = f"{len(biases)} biases from {sum(map(len, own))} calibration images, judged on {len(exact)} others"
+    step = Step("correct biases", kept, before, after, seen)
+    if not kept:
+        return dataclasses.replace(decision, steps=(*decision.steps, step))
+    return Decision(decision.stats, plan, program.with_constants(biases), corrected, (*decision.steps, step))

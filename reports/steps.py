@@ -1,0 +1,24 @@
+"""What calibration did to the weights, and what each step brought."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step on the weights.
+
+    Attributes:
+        name: What was done.
+        kept: False where it was not needed, or lost and was taken back.
+        before: KL divergence from float in nats on calibration images that the step did not see; None = not judged.
+        after: The same behind the step.
+        note: What it rests on, in words.
+    """
+
+    name: str
+    kept: bool
+    before: float | None
+    after: float | None
+    note: str

@@ -1,0 +1,152 @@
+"""Equalization: any power of two on any path leaves every bit, and a wide channel no longer sets the step of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from calibration.hybrid import equalize
+from qtools.core.types import OpKind, TensorStats
+from qtools.graph import execute
+from qtools.graph.capture import Program, capture
+
+
+class Hybrid(nn.Module):
+    """A residual stream, a depthwise layer behind a gate, ReLU, pooling, and ends that hold their channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.enter = nn.Conv2d(8, 8, 1)
+        self.depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8)
+        self.squeeze = nn.Conv2d(16, 4, 1)
+        self.excite = nn.Conv2d(4, 16, 1)
+        self.project = nn.Conv2d(16, 8, 1)
+        self.grouped = nn.Conv2d(8, 8, 1, groups=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(F.gelu(self.stem(x)))
+        y = self.depthwise(x)
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        x = x + self.project(y * gate)
+        x = F.relu(x + self.grouped(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    return capture(Hybrid().eval(), torch.randn(1, 3, 12, 12), frozenset({OpKind.AVG_POOL}))
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def arrays(program: Program) -> dict[str, NDArray[np.float32]]:
+    return {name: tensor.numpy() for name, tensor in program.constants.items()}
+
+
+def applied(program: Program, scales: list[tuple[equalize.LinearPath, NDArray[np.float32]]]) -> Program:
+    folded = equalize.fold(scales, arrays(program))
+    return program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
+
+
+def seen(program: Program, image: torch.Tensor) -> dict[str, torch.Tensor]:
+    return dict(execute.observe(program, image))
+
+
+def stats(name: str, magnitude: list[float]) -> Mapping[str, TensorStats]:
+    hi = np.array(magnitude, np.float32)
+    return {name: TensorStats(1, float(-hi.max()), float(hi.max()), 0.0, -hi, hi, hi * 0, np.empty(0, np.int64))}
+
+
+def test_paths_are_what_linear_layers_enclose(program: Program) -> None:
+    made = {op.outputs[0]: op.kind for op in program.view.ops}
+    paths = equalize.linear_paths(program.view)
+    kinds = [sorted(made[value].value for value in path.values) for path in paths]
+    assert ["add", "add", "conv", "conv", "conv", "mean", "relu"] in kinds, "the stream, to the pooled head"
+    assert ["depthwise_conv", "mean", "mul"] in kinds, "through the gate, with what feeds the gate"
+    assert ["conv", "relu"] in kinds, "inside the gate"
+    held = [n for n, kind in made.items() if kind in (OpKind.GELU, OpKind.SIGMOID, OpKind.LINEAR)]
+    assert not {value for path in paths for value in path.values} & {*held, *program.view.inputs}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_powers_of_two_keep_every_bit(program: Program, image: torch.Tensor, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scales = [
+        (path, np.exp2(rng.integers(-6, 7, path.channels)).astype(np.float32))
+        for path in equalize.linear_paths(program.view)
+    ]
+    before, after = seen(program, image), seen(applied(program, scales), image)
+    assert torch.equal(before[program.view.outputs[0]], after[program.view.outputs[0]])
+    for path, scale in scales:
+        for name in path.values:
+            shape = [1, -1] + [1] * (before[name].ndim - 2)
+            assert torch.equal(before[name] * torch.from_numpy(scale).reshape(shape), after[name]), name
+
+
+def test_the_capture_over_new_weights_exports_them_too(program: Program, image: torch.Tensor) -> None:
+    path = equalize.linear_paths(program.view)[0]
+    other = applied(program, [(path, np.full(path.channels, 4, np.float32))])
+    assert torch.equal(other.exported.module()(image), execute.run(other, image))
+    assert not torch.equal(seen(other, image)[path.values[0]], seen(program, image)[path.values[0]])
+    assert torch.equal(program.exported.module()(image), execute.run(program, image)), "the first one is untouched"
+
+
+def test_factors_follow_the_formula(program: Program) -> None:
+    path = next(p for p in equalize.linear_paths(program.view) if len(p.values) == 2)
+    narrow = {**stats(path.values[0], [16, 4, 1, 0]), **stats(path.values[1], [1, 0.25, 1 / 64, 0])}
+    assert equalize.factors(path, narrow, 1.0).tolist() == [1, 4, 16, 1], "the wider of both values; a dead one stays"
+    assert equalize.factors(path, narrow, 0.5).tolist() == [1, 2, 4, 1]
+    assert equalize.factors(path, narrow, 0.0).tolist() == [1, 1, 1, 1]
+    far = {**stats(path.values[0], [1, 1e-9, 1, 1]), **stats(path.values[1], [1, 1e-9, 1, 1])}
+    assert equalize.factors(path, far, 1.0).tolist() == [1, equalize.LARGEST, 1, 1]
+
+
+def test_imbalance_is_of_the_worst_value_and_blind_to_dead_channels(program: Program) -> None:
+    path = next(p for p in equalize.linear_paths(program.view) if len(p.values) == 2)
+    seen = {**stats(path.values[0], [1, 1, 1, 1.5]), **stats(path.values[1], [0, 0, 2, 40])}
+    assert equalize.imbalance(path, seen) == pytest.approx(40 / 21)
+    assert equalize.imbalance(path, {n: s for v in path.values for n, s in stats(v, [0, 0, 0, 0]).items()}) == 1
+
+
+def test_a_weight_that_two_layers_share_holds_its_path() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.twice, self.last = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.twice(self.twice(self.first(x))))
+
+    view = capture(Shared().eval(), torch.randn(1, 3, 4, 4)).view
+    assert not equalize.linear_paths(view)
+
+
+def test_channels_that_change_places_hold_their_path() -> None:
+    class Moved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(8, 4, 1)
+            self.flat = nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.first(x)
+            return self.flat(self.last(torch.cat([x, x.transpose(2, 3)], 1)).flatten(2))
+
+    view = capture(Moved().eval(), torch.randn(1, 3, 4, 4)).view
+    assert not equalize.linear_paths(view)

@@ -1,0 +1,59 @@
+"""Widths: what a target makes of what was asked, and a narrow grid inside a wide container."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calibration.widths import choose
+from exporters._coreml.rules import SPEC as COREML
+from exporters._onnx.rules import SPEC as ONNX
+from exporters._tflite.rules import SPEC as TFLITE
+from qtools.core import numerics
+from qtools.core.errors import InputError
+from qtools.core.types import QuantScheme
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked", "scheme"),
+    [
+        (TFLITE, (8, None, None), "w8a8"),
+        (TFLITE, (6, None, None), "w6a6"),
+        (ONNX, (8, 4, None), "w4a8"),
+        (ONNX, (6, None, 8), "w6a8"),
+        (COREML, (6, None, None), "w6a8"),
+        (COREML, (8, 6, 16), "w6a16"),
+    ],
+)
+def test_a_target_takes_what_it_has(spec, asked, scheme) -> None:  # type: ignore[no-untyped-def]
+    assert choose(spec, *asked).scheme == scheme
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked", "words"),
+    [
+        (TFLITE, (9, None, None), "weights of 9 bits"),
+        (TFLITE, (8, 1, None), "weights of 1 bits"),
+        (TFLITE, (8, None, 16), "activations of 16 bits are not available on the tflite target"),
+        (COREML, (8, None, 6), "no activations of 6 bits"),
+    ],
+)
+def test_a_target_refuses_what_it_has_not(spec, asked, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(InputError, match=words):
+        choose(spec, *asked)
+
+
+@given(
+    lo=st.floats(-100, 0), hi=st.floats(0, 100), bits=st.integers(2, 7), signed=st.booleans(), seed=st.integers(0, 99)
+)
+def test_a_container_keeps_steps_and_adds_room(lo: float, hi: float, bits: int, signed: bool, seed: int) -> None:
+    narrow = numerics.params_from_range(lo, hi, QuantScheme.activation(bits, signed=signed))
+    wide = numerics.in_container(narrow, QuantScheme.activation(8, signed=signed))
+    x = np.random.default_rng(seed).uniform(narrow.lo, narrow.hi, 50).astype(np.float32)
+    inside = [numerics.dequantize(numerics.quantize(x, p), p) for p in (narrow, wide)]
+    assert np.array_equal(*inside), "nothing changes inside the narrow grid"
+    assert wide.lo <= narrow.lo and wide.hi > narrow.hi
+    if lo == 0:
+        assert wide.lo == 0, "a fused ReLU is the lower end of its grid"
