@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.images import preprocess
+from calibration.images import fitted, preprocess
 from calibration.sampling import labels_of
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
@@ -26,14 +26,16 @@ class ImageBatches:
         source: The images.
         spec: The model's preprocessing.
         batch_size: Images per batch, >= 1; the last batch may hold fewer.
+        pixels: True for pixels 0 to 255 as they are before the normalisation.
     """
 
-    def __init__(self, source: ImageSource, spec: InputSpec, batch_size: int = 8) -> None:
+    def __init__(self, source: ImageSource, spec: InputSpec, batch_size: int = 8, *, pixels: bool = False) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.source = source
         self.spec = spec
         self.batch_size = batch_size
+        self.pixels = pixels
 
     def __len__(self) -> int:
         """Number of images."""
@@ -65,6 +67,7 @@ class ImageBatches:
     def _load(self, start: int) -> NDArray[np.float32]:
         stop = min(start + self.batch_size, len(self.source))
         batch = np.empty((stop - start, 3, *self.spec.size), np.float32)
+        prepare = fitted if self.pixels else preprocess
         for place, index in enumerate(range(start, stop)):
-            batch[place] = preprocess(self.source[index][0], self.spec)
+            batch[place] = prepare(self.source[index][0], self.spec)
         return batch

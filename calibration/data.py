@@ -36,12 +36,14 @@ class FolderSource:
         names: File of each image, relative to `root` with forward slashes, in a fixed order.
         labels: Class index of each image, shape (images,); None where there are no labels.
         labelling: How the labels were found, in words for the report.
+        classes: Names of the classes in the order of their indices; () where they are numbers or some are missing.
     """
 
     root: Path
     names: tuple[str, ...]
     labels: NDArray[np.int64] | None
     labelling: str
+    classes: tuple[str, ...] = ()
     _fingerprints: dict[int, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -144,7 +146,7 @@ def _from_class_folders(root: Path, names: tuple[str, ...], classes: Classes) ->
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     index, how = _class_index(folders, classes, f"class folders of {root}")
     labels = np.array([index[name.partition("/")[0]] for name in names], np.int64)
-    return FolderSource(root, names, labels, f"class folders, {how}")
+    return FolderSource(root, names, labels, f"class folders, {how}", _ordered(index))
 
 
 def _class_index(words: Sequence[str], classes: Classes, where: str) -> tuple[dict[str, int], str]:
@@ -190,6 +192,13 @@ def _class_index(words: Sequence[str], classes: Classes, where: str) -> tuple[di
     }, f"in sorted order{', as no name is one of the model' if known else ''}"
 
 
+def _ordered(index: dict[str, int]) -> tuple[str, ...]:
+    """The words in the order of their indices where they name every class."""
+    words = sorted(index, key=index.__getitem__)
+    numbers = all(_INTEGER.fullmatch(word) for word in words)
+    return () if numbers or [index[word] for word in words] != list(range(len(words))) else tuple(words)
+
+
 def _from_csv(path: Path, classes: Classes) -> FolderSource:
     rows = _csv_rows(path)
     root = path.parent
@@ -208,7 +217,8 @@ def _from_csv(path: Path, classes: Classes) -> FolderSource:
         raise InputError(f"{path} lists no image", "add lines under the header file,label")
     index, how = _class_index(sorted(set(words.values())), classes, str(path))
     names = tuple(sorted(words))
-    return FolderSource(root, names, np.array([index[words[n]] for n in names], np.int64), f"{path.name}, {how}")
+    labels = np.array([index[words[n]] for n in names], np.int64)
+    return FolderSource(root, names, labels, f"{path.name}, {how}", _ordered(index))
 
 
 def _csv_rows(path: Path) -> list[tuple[int, str, str]]:

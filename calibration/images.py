@@ -6,6 +6,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,22 @@ def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     Raises:
         InputError: If the spec names an interpolation or a crop mode that does not exist.
     """
+    return normalise(fitted(image, spec), spec)
+
+
+def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Resizes and crops a picture to the model's size; the result is rounded to bytes, as Pillow does it.
+
+    Args:
+        image: RGB, shape (height, width, 3).
+        spec: The model's preprocessing.
+
+    Returns:
+        RGB, channels first, shape (3, spec.size[0], spec.size[1]).
+
+    Raises:
+        InputError: If the spec names an interpolation or a crop mode that does not exist.
+    """
     mode = _INTERPOLATIONS.get(spec.interpolation)
     if mode is None:
         raise InputError(
@@ -90,12 +107,21 @@ def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     if picture.size != (width, height):
         picture = picture.resize((width, height), mode)
     fill = [round(255 * m) for m in spec.mean] if spec.crop_mode == "border" else [0, 0, 0]
-    pixels = _centre(np.asarray(picture), spec.size, fill)
+    return np.ascontiguousarray(_centre(np.asarray(picture), spec.size, fill).transpose(2, 0, 1))
+
+
+def normalise(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
+    """Brings pixels to the scale that the model was trained on.
+
+    Args:
+        pixels: Whole numbers 0 to 255 of any type, shape (..., 3, height, width).
+        spec: The model's preprocessing.
+    """
     # The three steps in float32 and in this order: any regrouping differs from torchvision in the last bit.
-    scaled = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    scaled = pixels.astype(np.float32) / np.float32(255)
     scaled -= np.asarray(spec.mean, np.float32)[:, None, None]
     scaled /= np.asarray(spec.std, np.float32)[:, None, None]
-    return np.ascontiguousarray(scaled)
+    return scaled
 
 
 def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:

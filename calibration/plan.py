@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class Recipe:
         activation_bits: Width of the activation grid.
         method: Name of the range method.
         ranges: The range method itself.
+        known: Value id -> (lowest, highest) of values that hold whole numbers between the two, such as the bytes of a
+            picture: they get the target's own width, one code per number, and the layer behind them its 8-bit weights.
         saturate: Whether a grid narrower than the target's ends where its codes end, as in papers. False leaves it
             the container's room: the steps are those of the narrow grid, and codes beyond it exist.
     """
@@ -54,6 +56,7 @@ class Recipe:
     activation_bits: int
     method: str
     ranges: RangeMethod
+    known: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     saturate: bool = False
 
     @property
@@ -202,6 +205,9 @@ def _group(
             n: ValuePlan(params, "fixed" if n in fixed else "shared", f"the {spec.name} kernel fixes it")
             for n in members
         }
+    if known := [recipe.known[n] for n in members if n in recipe.known]:
+        params = numerics.params_from_range(*known[0], spec.activation)
+        return {n: ValuePlan(params, "fixed", "whole numbers of a known range") for n in members}
     ranges = [recipe.ranges(stats[n], scheme) for n in members]
     lowest = 0.0 if clamped & set(members) else min(lo for lo, _ in ranges)
     params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)
@@ -249,9 +255,8 @@ def _weight_and_bias(
     weight = weights[op.inputs[1]]
     input_params = values[op.inputs[0]].params
     assert input_params is not None  # integer operations read quantized values
-    params = numerics.weight_params(
-        weight, QuantScheme.weight(recipe.weight_bits, axis=spec.rules[op.kind].weight_axis)
-    )
+    bits = spec.activation.bits if op.inputs[0] in recipe.known else recipe.weight_bits
+    params = numerics.weight_params(weight, QuantScheme.weight(bits, axis=spec.rules[op.kind].weight_axis))
     found: dict[str, ValuePlan] = {}
     reason = "largest magnitude of each channel"
     if len(op.inputs) > 2:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
+from exporters._ends import end_types
 from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
@@ -56,8 +57,8 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
         plan: Checked against this target.
         program: Where the float weights are.
         path: Where the package goes.
-        options: "metadata": JSON-able facts; "io": "pixels" for an image input with the normalisation of "input" in
-            the metadata; "labels", "author", "licence", "description", "version".
+        options: "metadata": JSON-able facts; "io": "pixels" for an image input (of a program that takes pixels), all
+            else is float32; "labels", "author", "licence", "description", "version".
     """
     from exporters._coreml import package
     from exporters._coreml.apply import PlanWriter
@@ -67,11 +68,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     source = package.Package(lowered.path)
     floats = {name: tensor.numpy() for name, tensor in program.constants.items()}
     writer = PlanWriter(source, program.view, plan, lowered.binding, floats)
-    pixels = options.get("io") == "pixels"
-    image = options["metadata"]["input"] if pixels else None
-    ends = Ends(labels=tuple(options.get("labels", ())))
-    if image is not None:
-        ends = Ends(True, tuple(image.mean), tuple(image.std), ends.labels)
+    ends = Ends(end_types(options.get("io", "float32")).bytes, tuple(options.get("labels", ())))
     operations = writer.write(ends)
     blobs = compact(operations, writer.writer)  # first: it moves what the operations name
     package.write(path, assemble(source.spec, operations, writer.newest, ends, options), blobs)

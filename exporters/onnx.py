@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
 from qtools.core import files
 from qtools.core.errors import InputError
@@ -69,8 +70,9 @@ def apply(
         plan: Checked against this target.
         program: Where the float weights are.
         path: Where the artifact goes.
-        options: "io": "int8" (integer ends, in the type of the activations) or "float32"; "metadata": JSON-able
-            facts stored in the file.
+        options: "io": "int8" (integer ends, in the type of the activations), "float32" or "pixels" (for a program
+            that takes them); "metadata": JSON-able facts stored in the file; "labels", "author", "licence",
+            "description".
     """
     import onnx_ir
 
@@ -79,9 +81,15 @@ def apply(
 
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
     model = onnx_ir.load(lowered.path)
-    QdqWriter(model, program.view, plan, lowered.binding, weights).write(options.get("io") == "float32")
+    ends = end_types(options.get("io", "int8"))
+    check_bytes(ends, plan, program.view)
+    QdqWriter(model, program.view, plan, lowered.binding, weights).write(ends)
     model.producer_name, model.producer_version = "qtools", ""
     model.metadata_props[METADATA] = files.to_json(options.get("metadata", {}))
+    model.doc_string = str(options.get("description", "")) or None
+    facts = {"author": options.get("author"), "licence": options.get("licence")}
+    facts |= {"labels": "\n".join(options.get("labels", ()))}
+    model.metadata_props.update({key: str(value) for key, value in facts.items() if value})
     files.write_bytes(path, to_bytes(model))
     toolchain = {name: version(name) for name in TOOLCHAIN}
     left = _float_constants(model, {b.tensor: value for value, b in lowered.binding.items()})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters._ends import check_bytes, end_types
 from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.inspection import Inspection
@@ -62,18 +63,26 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
         plan: Checked against this target.
         program: Where the float weights are.
         path: Where the artifact goes.
-        options: "io": "int8" or "float32"; "metadata": JSON-able facts stored in the file.
+        options: "io": "int8", "float32" or "pixels" (for a program that takes them); "metadata": JSON-able facts
+            stored in the file; "labels", "picture" (the InputSpec), "name", "author", "licence", "description",
+            "version" for the standard metadata.
     """
-    from exporters._tflite import flatbuffer
+    from exporters._tflite import flatbuffer, metadata
     from exporters._tflite.apply import PlanWriter
 
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
     source = flatbuffer.read(lowered.path.read_bytes())
     writer = PlanWriter(source, program.view, plan, lowered.binding, weights)
-    model = flatbuffer.read(writer.write(float_io=options.get("io") == "float32"))
+    ends = end_types(options.get("io", "int8"))
+    check_bytes(ends, plan, program.view)
+    model = flatbuffer.read(writer.write(ends))
+    if ends.bytes:
+        flatbuffer.take_bytes(model)
     flatbuffer.name_signature(model, INPUT, OUTPUT)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
-    files.write_bytes(path, flatbuffer.write(model))
+    facts = metadata.describe(options, plan.params(program.view.outputs[0]), pixels=ends.bytes)
+    flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (INPUT, OUTPUT)))
+    files.write_bytes(path, metadata.with_labels(flatbuffer.write(model), facts.labels))
     toolchain = {name: version(name) for name in TOOLCHAIN}
     size = path.stat().st_size
     left = tuple(flatbuffer.float_constants(model, FLOAT_CONSTANT_BYTES))

@@ -13,7 +13,7 @@ from exporters._coreml import edit, values, weights
 from exporters._coreml.bind import MOVES, WEIGHTED, TensorBinding
 from exporters._coreml.blob import BlobWriter
 from exporters._coreml.convert import INPUT, OUTPUT
-from exporters._coreml.describe import Ends, entrance, exit_of
+from exporters._coreml.describe import Ends, exit_of
 from exporters._coreml.half import shapes, to_float16
 from exporters._coreml.package import Package, main_block
 from qtools.core.errors import CheckFailed
@@ -53,7 +53,7 @@ class PlanWriter:
         """The new operations: casts at both ends, compressed weights, pairs of quantize and dequantize."""
         pairs = self._place_pairs()
         renamed = self._compress()
-        made = entrance(ends, self._shapes[INPUT], self.writer)
+        made = edit.cast(INPUT, f"{INPUT}_half", self._shapes[INPUT], "float16", self.writer)
         made += pairs.pop(INPUT, [])
         for operation in self.operations:
             if operation.outputs[0].name in renamed:

@@ -17,7 +17,7 @@ from qtools.core.errors import InputError
 METADATA = "qtools"
 SPECIFICATION = {7: 8, 8: 9}
 """Version of the model specification that an operation set belongs to: iOS 17 and iOS 18."""
-LABEL, PROBABILITIES = "classLabel", "classLabel_probs"
+LABEL, PROBABILITIES, CLASSES = "classLabel", "classLabel_probs", "classes"
 RGB = 20
 """FeatureTypes.proto: ImageFeatureType.ColorSpace."""
 ARRAY_FLOAT32 = 65568
@@ -29,37 +29,12 @@ class Ends:
     """How a package is fed and what it answers.
 
     Attributes:
-        pixels: True for an image input, 0 to 255, RGB, normalised inside.
-        mean: Per channel, on the scale 0 to 1.
-        std: Per channel, on the scale 0 to 1.
+        pixels: True for an image input, 0 to 255, RGB, of a program that takes pixels.
         labels: One per class, or empty for logits.
     """
 
     pixels: bool = False
-    mean: Sequence[float] = (0.0, 0.0, 0.0)
-    std: Sequence[float] = (1.0, 1.0, 1.0)
     labels: Sequence[str] = ()
-
-
-def entrance(ends: Ends, shape: tuple[int, ...], writer: BlobWriter) -> list[Any]:
-    """From the package's input to the model's normalised float16 input, called image_half.
-
-    The mean is subtracted by an operation in front of the first convolution, not in its bias: there, zero padding
-    would stand for a black border instead of a border of the mean.
-    """
-    if not ends.pixels:
-        return edit.cast(INPUT, f"{INPUT}_half", shape, "float16", writer)
-    column = (1, len(ends.mean), 1, 1)
-    mean = (255 * np.asarray(ends.mean, np.float64)).astype(np.float16).reshape(column)
-    factor = (1 / (255 * np.asarray(ends.std, np.float64))).astype(np.float16).reshape(column)
-    made = edit.cast(INPUT, f"{INPUT}_pixels", shape, "float16", writer)
-    made.append(edit.constant(f"{INPUT}_mean", mean, "float16", writer))
-    made.append(edit.constant(f"{INPUT}_factor", factor, "float16", writer))
-    half = (shape, "float16")
-    centred = f"{INPUT}_centred"
-    made.append(edit.operation("sub", centred, half, {"x": f"{INPUT}_pixels", "y": f"{INPUT}_mean"}))
-    made.append(edit.operation("mul", f"{INPUT}_half", half, {"x": centred, "y": f"{INPUT}_factor"}))
-    return made
 
 
 def exit_of(ends: Ends, shape: tuple[int, ...], writer: BlobWriter) -> list[Any]:
@@ -72,9 +47,9 @@ def exit_of(ends: Ends, shape: tuple[int, ...], writer: BlobWriter) -> list[Any]
         raise InputError("two classes have the same label, and Core ML answers by label", "make the labels differ")
     made = [edit.constant("softmax_axis", np.full((), -1, np.int32), "int32", writer)]
     made.append(edit.operation("softmax", "probabilities", (shape, "float32"), {"x": OUTPUT, "axis": "softmax_axis"}))
-    names = edit.operation("const", "classes", ((), "string"), {})
+    names = edit.operation("const", CLASSES, ((), "string"), {})
     _list_of_strings(names, ends.labels)
-    answer = edit.operation("classify", LABEL, ((), "string"), {"probabilities": "probabilities", "classes": "classes"})
+    answer = edit.operation("classify", LABEL, ((), "string"), {"probabilities": "probabilities", "classes": CLASSES})
     answer.outputs.add().name = PROBABILITIES
     dictionary = answer.outputs[1].type.dictionaryType
     values.tensor_type(dictionary.keyType, (), "string")

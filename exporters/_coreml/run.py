@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from exporters._coreml.apply import STORED
 from exporters._coreml.bind import TensorBinding
 from exporters._coreml.convert import INPUT, OUTPUT
+from exporters._coreml.describe import CLASSES, PROBABILITIES
 from exporters._coreml.evaluator import Evaluator
+from exporters._coreml.package import main_block
 from exporters._quiet import quiet
 from qtools.core.errors import MissingPlatform
 
@@ -56,7 +59,8 @@ class EvaluatedPackage:
 
     def _run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         self._last = image
-        return np.asarray(self._evaluator.run({INPUT: image})[OUTPUT])
+        # a classifier answers with labels: its logits are an inner value
+        return np.asarray(next(v for n, v in self._evaluator.observe({INPUT: image}) if n == OUTPUT).numpy())
 
 
 class NativePackage:
@@ -71,10 +75,16 @@ class NativePackage:
             import coremltools as ct
         self.kernels = "coreml"
         self._model: Any = ct.models.MLModel(str(path))
+        described = self._model.get_spec().description
+        self._takes_image = described.input[0].type.WhichOneof("Type") == "imageType"
+        self._labels = labels_of(self._model.get_spec())
         self._last: NDArray[np.float32] | None = None
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Float32 logits, shape (batch, classes)."""
+        """Float32 logits, shape (batch, classes); of a classifier the logarithms of its probabilities.
+
+        They differ from the logits by one number per image, which softmax and the order of the classes do not see.
+        """
         return np.stack([self._run(image[None]).reshape(-1) for image in images])
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
@@ -92,4 +102,22 @@ class NativePackage:
 
     def _run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         self._last = image
-        return np.asarray(self._model.predict({INPUT: image})[OUTPUT], np.float32)
+        given: Any = image
+        if self._takes_image:
+            given = Image.fromarray(np.rint(image[0].transpose(1, 2, 0)).astype(np.uint8))
+        answer = self._model.predict({INPUT: given})
+        if not self._labels:
+            return np.asarray(answer[OUTPUT], np.float32)
+        found = np.array([answer[PROBABILITIES][label] for label in self._labels], np.float32)
+        return np.log(np.maximum(found, np.finfo(np.float32).tiny))
+
+
+def labels_of(spec: Any) -> tuple[str, ...]:
+    """Names of the classes in the order of the logits; () where the package gives logits."""
+    _, block = main_block(spec)
+    for operation in block.operations:
+        for output in operation.outputs:
+            if operation.type == "const" and output.name == CLASSES:
+                content = operation.attributes["val"].immediateValue.list.values
+                return tuple(str(item.immediateValue.tensor.strings.values[0]) for item in content)
+    return ()

@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from exporters._ends import EndTypes
 from exporters._onnx.bind import MOVES, TensorBinding
 from exporters._onnx.edit import CODES, REAL, Editor, container
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan
+from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
 _WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 
@@ -32,11 +33,11 @@ class QdqWriter:
         self.view, self.plan, self.binding, self.weights = view, plan, binding, weights
         self.value_of = {b.tensor: value for value, b in binding.items() if not view.values[value].const}
 
-    def write(self, float_io: bool) -> None:
+    def write(self, ends: EndTypes) -> None:
         """Changes the graph.
 
         Args:
-            float_io: Whether input and output stay float32 with Q and DQ inside.
+            ends: Types of input and output; a float end has Q and DQ inside.
         """
         self._refuse_lost_values()
         for op in self.view.ops:
@@ -53,7 +54,7 @@ class QdqWriter:
         for name in self.view.activations:
             params = self.plan.params(name)
             if params is not None and name in self.binding and self._tensor(name) is not None:
-                self._write_pair(name, params, float_io)
+                self._write_pair(name, params, ends)
         self.edit.forget_unused()
 
     def _is_integer(self, op: Op) -> bool:
@@ -187,7 +188,7 @@ class QdqWriter:
         self.edit.put(reader, real)
         return real
 
-    def _write_pair(self, value: str, params: QuantParams, float_io: bool) -> None:
+    def _write_pair(self, value: str, params: QuantParams, ends: EndTypes) -> None:
         """Q and DQ behind a value: integer readers take the DQ's result, float readers only what really was codes."""
         tensor, made_by = self._tensor(value), self.view.producer.get(value)
         from_codes = made_by is None or self._is_integer(made_by)
@@ -197,27 +198,45 @@ class QdqWriter:
             return
         name = str(tensor.name)
         dtype = container(params)
-        if made_by is None and not float_io:
+        source = tensor
+        if made_by is None and ends.bytes and params.scheme.signed:
+            source = self._real_of_bytes(tensor, params)
+            codes = self._codes(source, name, params)
+        elif made_by is None and ends.integer_input:
             codes = tensor
             tensor.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
         else:
-            codes = self.edit.node(
-                "QuantizeLinear", [tensor, *self.edit.numbers(name, params, dtype)], name + CODES, tensor.shape
-            )
-            codes.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+            codes = self._codes(tensor, name, params)
         end = is_output and from_codes
         real = None
-        if uses or (end and float_io):
+        if uses or (end and not ends.integer_output):
             real = self.edit.node(
                 "DequantizeLinear", [codes, *self.edit.numbers(name, params, dtype)], name + REAL, tensor.shape
             )
             for node, index in uses:
                 node.replace_input_with(index, real)
-        self.edit.put_behind(tensor, [v for v in (codes, real) if v is not None and v is not tensor])
+        self.edit.put_behind(tensor, [v for v in (source, codes, real) if v is not None and v is not tensor])
         if end:
-            last = real if float_io and real is not None else codes
+            last = codes if ends.integer_output or real is None else real
             tensor.name, last.name = name + ".float", name
             self.edit.graph.outputs[:] = [last if out is tensor else out for out in self.edit.graph.outputs]
+
+    def _codes(self, real: ir.Value, name: str, params: QuantParams) -> ir.Value:
+        dtype = container(params)
+        codes = self.edit.node(
+            "QuantizeLinear", [real, *self.edit.numbers(name, params, dtype)], name + CODES, real.shape
+        )
+        codes.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
+        return codes
+
+    def _real_of_bytes(self, tensor: ir.Value, params: QuantParams) -> ir.Value:
+        """An input of bytes in front of signed codes on the same grid: the same numbers, 128 higher."""
+        scheme = QuantScheme(params.scheme.bits, False, None, 0, params.scheme.qmax - params.scheme.qmin)
+        shifted = QuantParams(scheme, params.scale, (params.zero_point[0] - params.scheme.qmin,))
+        name = f"{tensor.name}.bytes"
+        tensor.type = ir.TensorType(ir.DataType.UINT8)
+        numbers = self.edit.numbers(name, shifted, np.uint8)
+        return self.edit.node("DequantizeLinear", [tensor, *numbers], name + REAL, tensor.shape)
 
     def _reads_codes(self, node: ir.Node) -> bool:
         """Whether a node belongs to an integer operation: it makes a value of one, or was written for one."""

@@ -10,6 +10,7 @@ from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.model_modifier import ModelModifier
 from numpy.typing import NDArray
 
+from exporters._ends import EndTypes
 from exporters._tflite import flatbuffer
 from exporters._tflite.bind import MOVES, TensorBinding
 from qtools.core import numerics
@@ -40,18 +41,17 @@ class PlanWriter:
         self.integer: dict[int, bool] = {}
         self._decide_operators()
 
-    def write(self, float_io: bool) -> bytes:
+    def write(self, ends: EndTypes) -> bytes:
         """The quantized model.
 
         Args:
-            float_io: Whether input and output stay float32 with a QUANTIZE and a DEQUANTIZE inside.
+            ends: Types of input and output; a float end has a QUANTIZE or a DEQUANTIZE inside.
         """
         self._refuse_lost_values()
-        outside_is_integer = not float_io
         params: dict[str, Any] = {}
         for index in self._activation_indices():
             if index in self.params:
-                params[flatbuffer.name_of(self.model, index)] = self._activation(index, outside_is_integer)
+                params[flatbuffer.name_of(self.model, index)] = self._activation(index, ends)
         for position, operator in enumerate(self.graph.operators):
             if self.integer[position]:
                 params.update(self._constants(position, operator))
@@ -108,17 +108,17 @@ class PlanWriter:
         if params is not None:
             self.params[index] = params
 
-    def _activation(self, index: int, outside_is_integer: bool) -> Any:
+    def _activation(self, index: int, ends: EndTypes) -> Any:
         """Producer and consumer views of one activation; equal neighbours cancel into a plain int8 tensor."""
         uniform = _uniform(self.params[index], None)
         made_by = [p for p, o in enumerate(self.graph.operators) if index in o.outputs]
-        is_integer = self.integer[made_by[0]] if made_by else outside_is_integer
+        is_integer = self.integer[made_by[0]] if made_by else ends.integer_input
         consumers = []
         for position, operator in enumerate(self.graph.operators):
             change = Change.ADD_QUANTIZE if self.integer[position] else Change.NO_QUANTIZE
             consumers += [self._edge(position, change, uniform) for source in operator.inputs if source == index]
         if index in self.graph.outputs:
-            change = Change.ADD_QUANTIZE if outside_is_integer else Change.NO_QUANTIZE
+            change = Change.ADD_QUANTIZE if ends.integer_output else Change.NO_QUANTIZE
             consumers.append(self._edge(_OUTSIDE, change, uniform))
         produced = Change.ADD_DEQUANTIZE if is_integer else Change.NO_QUANTIZE
         producer = self._edge(made_by[0] if made_by else _OUTSIDE, produced, uniform)

@@ -202,6 +202,9 @@ def _find_constant(
         if index in taken or data is None or data.size != array.size:
             continue
         for order in orders:
-            if np.array_equal(array.transpose(order).reshape(data.shape), data):
+            turned = array.transpose(order)
+            if turned.ndim == data.ndim and turned.shape != data.shape:
+                continue  # equal numbers would not do: the axis of the scales is found by the order
+            if np.array_equal(turned.reshape(data.shape), data):
                 return index, order, data.shape
     return None

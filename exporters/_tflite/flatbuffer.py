@@ -165,6 +165,38 @@ def name_signature(model: Model, input_name: str, output_name: str) -> None:
         signature.outputs[0].name = output_name.encode()
 
 
+def take_bytes(model: Model) -> None:
+    """Puts a uint8 input and a QUANTIZE in front of an int8 input: the same grid, its codes 128 higher."""
+    graph = model.subgraphs[0]
+    inner = graph.tensors[graph.inputs[0]]
+    outer = schema.TensorT()
+    outer.__dict__.update(inner.__dict__)
+    outer.type = schema.TensorType.UINT8
+    outer.quantization = schema.QuantizationParametersT()
+    outer.quantization.scale = list(inner.quantization.scale)
+    outer.quantization.zeroPoint = [int(inner.quantization.zeroPoint[0]) + 128]
+    graph.tensors.append(outer)
+    step = schema.OperatorT()
+    step.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
+    step.inputs, step.outputs = [len(graph.tensors) - 1], [int(graph.inputs[0])]
+    graph.operators.insert(0, step)
+    graph.inputs = list(step.inputs)
+    for signature in model.signatureDefs or []:
+        signature.inputs[0].tensorIndex = step.inputs[0]
+
+
+def _opcode(model: Model, builtin: int) -> int:
+    """Index of an operator's entry in the model's table, added where there is none."""
+    for index, entry in enumerate(model.operatorCodes):
+        if max(entry.builtinCode, entry.deprecatedBuiltinCode) == builtin:
+            return index
+    entry = schema.OperatorCodeT()
+    entry.builtinCode = entry.deprecatedBuiltinCode = builtin
+    entry.version = 1
+    model.operatorCodes.append(entry)
+    return len(model.operatorCodes) - 1
+
+
 def add_metadata(model: Model, name: str, data: bytes) -> None:
     """Attaches a named blob, replacing one of the same name."""
     buffer = schema.BufferT()

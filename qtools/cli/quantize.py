@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qtools.core.errors import ExitStatus, InputError
 from qtools.pipeline.config import DEFAULT_METHOD, Images, RunConfig
+
+if TYPE_CHECKING:
+    from qtools.pipeline.quantize import RunResult
 
 Option = typer.Option
 
@@ -33,7 +36,17 @@ Eval = Annotated[Path | None, Option("--eval", help="Images to evaluate on; defa
 Calibration = Annotated[int | None, Option(help="Calibration images; default 256, fewer for a small folder.")]
 Evaluation = Annotated[int | None, Option(help="Evaluation images; default 512, fewer for a small folder.")]
 Method = Annotated[str, Option(help="auto, or activation ranges and nothing else: minmax, percentile, mse, entropy.")]
-Ends = Annotated[str, Option(help="Type of the artifact's input and output: int8 or float32.")]
+Ends = Annotated[
+    str,
+    Option(
+        help="The artifact's input and output: int8, float32, or pixels (a camera's bytes in, normalised inside; "
+        "float32 out)."
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    Option(help="Names of the classes, one per line, for the artifact; default: the names of the class folders."),
+]
 OnnxActivations = Annotated[
     str, Option(help="Type of the activations in ONNX: uint8 (default, for x86 and NPUs) or int8 (for Arm).")
 ]
@@ -62,6 +75,7 @@ def quantize(
     evaluation: Evaluation = None,
     method: Method = DEFAULT_METHOD,
     io: Ends = "int8",
+    labels: Labels = None,
     onnx_activations: OnnxActivations = "",
     out: Out = None,
     force: Force = False,
@@ -87,6 +101,7 @@ def quantize(
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,
+        labels=labels,
         out=out,
         force=force,
         input_size=input_size,
@@ -101,19 +116,25 @@ def quantize(
 
         result = run(config, bars)
         bars.stage("done")
-    from reports.build import report_text
-    from reports.render import terminal
+    _show(result, as_json=json)
     from reports.verdict import verdict
 
-    if json:
-        sys.stdout.write(report_text(result.report))
-    else:
-        from rich.console import Console
-
-        terminal.show(result.report, Console())
-        typer.echo(f"artifact  {result.path}\nreport    {result.folder / 'report.html'}")
     if verdict(result.report).word == "failed":
         raise typer.Exit(ExitStatus.CHECK_FAILED)
+
+
+def _show(result: RunResult, *, as_json: bool) -> None:
+    """The report on stdout."""
+    from reports.build import report_text
+    from reports.render import terminal
+
+    if as_json:
+        sys.stdout.write(report_text(result.report))
+        return
+    from rich.console import Console
+
+    terminal.show(result.report, Console())
+    typer.echo(f"artifact  {result.path}\nreport    {result.folder / 'report.html'}")
 
 
 def _command(context: typer.Context) -> str:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_METHOD = AUTO
-IO = ("int8", "float32")
+PIXELS = "pixels"
+IO = ("int8", "float32", PIXELS)
 CALIBRATION_IMAGES = 256
 EVALUATION_IMAGES = 512
 
@@ -31,6 +32,7 @@ class Options(TypedDict, total=False):
     calibration: int
     evaluation: int
     io: str
+    labels: str | Path
     seed: int
     weight_bits: int
     act_bits: int
@@ -77,7 +79,8 @@ class RunConfig:
         act_bits: Width of the activations, where it differs.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
-        io: "int8" or "float32", the artifact's input and output.
+        io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
+        labels: File with the names of the classes, one per line; None takes those of the class folders.
         out: Run folder; None makes runs/<model>-<weights>-<scheme>-<target>.
         force: Whether an existing run folder given with `out` is replaced.
         input_size: Side in pixels, for modules that do not say.
@@ -95,6 +98,7 @@ class RunConfig:
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"
+    labels: Path | None = None
     out: Path | None = None
     force: bool = False
     input_size: int | None = None

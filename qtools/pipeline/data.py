@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calibration.batches import ImageBatches
 from calibration.data import FolderSource, open_folder
+from calibration.images import normalise
 from calibration.sampling import labels_of, select, split
 from qtools.core.errors import InputError
 from qtools.core.protocols import ImageSource
@@ -30,6 +31,8 @@ class RunImages:
         labels: Labels of the evaluation images, shape (images,), or None.
         described: For the report.
         input: Preprocessing of both.
+        classes: Names of the classes in the order of the labels, or () where nothing names them.
+        pixels: Whether batches hold pixels 0 to 255, for a program that normalises them itself.
     """
 
     calibration: ImageSource
@@ -37,10 +40,16 @@ class RunImages:
     labels: NDArray[np.int64] | None
     described: Data
     input: InputSpec
+    classes: tuple[str, ...] = ()
+    pixels: bool = False
 
     def batches(self, source: ImageSource, size: int) -> ImageBatches:
         """Preprocessed batches of one of the two sets."""
-        return ImageBatches(source, self.input, size)
+        return ImageBatches(source, self.input, size, pixels=self.pixels)
+
+    def normalised(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A batch as the network itself takes it."""
+        return normalise(batch, self.input) if self.pixels else batch
 
 
 def choose(loaded: Loaded, images: Images) -> RunImages:
@@ -59,10 +68,13 @@ def choose(loaded: Loaded, images: Images) -> RunImages:
         held_out = open_folder(images.eval_data, classes)
         calibration = _take(source, ("calibration", images.calibration, CALIBRATION_IMAGES), images.seed)
         evaluation = _take(held_out, ("evaluation", images.evaluation, EVALUATION_IMAGES), images.seed)
+        names = source.classes if source.classes == held_out.classes else ()
     else:
+        names = source.classes
         wanted = _share(len(source), images)
         calibration, evaluation = split(source, calibration=wanted[0], evaluation=wanted[1], seed=images.seed)
-    return _described(loaded, (calibration, evaluation), "folder", source.labelling)
+    chosen = _described(loaded, (calibration, evaluation), "folder", source.labelling)
+    return dataclasses.replace(chosen, classes=chosen.classes or names)
 
 
 def _take(source: FolderSource, wanted: tuple[str, int | None, int], seed: int) -> ImageSource:
@@ -109,4 +121,13 @@ def _described(loaded: Loaded, sets: tuple[Any, Any], kind: Any, note: str) -> R
     spec = loaded.spec.input
     if kind != "folder":  # renders come at the network's own size: nothing to resize, nothing to crop
         spec = dataclasses.replace(spec, crop_pct=1.0)
-    return RunImages(calibration, evaluation, labels, described, spec)
+    return RunImages(calibration, evaluation, labels, described, spec, _own_classes(loaded))
+
+
+def _own_classes(loaded: Loaded) -> tuple[str, ...]:
+    """Names that belong to the weights, whatever the folders are called."""
+    if loaded.weights.kind != "reference":
+        return ()
+    from qtools.reference import CLASSES
+
+    return CLASSES

@@ -21,6 +21,7 @@ from qtools.core.types import QuantPlan, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.graph.execute import observer
+from qtools.graph.pixels import LEVELS
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
@@ -68,6 +69,8 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], wa
         recipe = planning.Recipe(
             prepared.loaded.spec.name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges
         )
+        if images.pixels:
+            recipe = dataclasses.replace(recipe, known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))))
         plan = _plan(prepared, target, recipe, stats)
         simulator = open_simulator(program, plan, target.simulator)
     decision = Decision(stats, plan, program, simulator, prepared.steps)

@@ -84,6 +84,22 @@ def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tu
     }
 
 
+def apply_options(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tuple[str, ...]) -> dict[str, Any]:
+    """Options of `Target.apply`: the ends, and the artifact's facts for the fields that formats have for them."""
+    spec, images = prepared.loaded.spec, prepared.images
+    return {
+        "io": config.io,
+        "metadata": metadata(prepared, plan, config, notices),
+        "name": spec.name,
+        "description": f"{spec.name}: {spec.classes} classes, {plan.scheme}, {prepared.loaded.weights.kind} weights",
+        "author": f"qtools {qtools.__version__}",
+        "licence": prepared.loaded.weights.licence,
+        "version": plan.digests["weights"][:12],
+        "picture": images.input,
+        "labels": images.classes,
+    }
+
+
 def clock_checks(speed: Latency | None) -> tuple[Check, ...]:
     """Whether quantization paid on this host."""
     if speed is None:

@@ -20,6 +20,7 @@ from qtools.fuse.certificate import FusionCertificate
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.graph.execute import observer
+from qtools.graph.pixels import taking_pixels
 from qtools.pipeline import data
 from qtools.pipeline.progress import Stopwatch
 from reports.steps import Step
@@ -62,8 +63,11 @@ def prepare(
     if len(examples) == 1:
         examples.append(np.ascontiguousarray(examples[0][..., ::-1]))
     with watch.stage("fuse"):
-        fused, certificate = fuse(loaded.module, torch.from_numpy(examples[0]), strict=loaded.spec.verified)
+        example = torch.from_numpy(images.normalised(examples[0]))
+        fused, certificate = fuse(loaded.module, example, strict=loaded.spec.verified)
     with watch.stage("capture"):
+        if images.pixels:
+            fused = taking_pixels(fused, images.input, target.spec)
         program = capture(fused, torch.from_numpy(examples[0]), target.spec.expand)
         batch = program.batch_size(BATCH)
     program, steps = _level(program, images, chosen, batch, watch)

@@ -16,7 +16,7 @@ from qtools.core import files, plugins
 from qtools.core.protocols import Target
 from qtools.core.types import Artifact, QuantPlan
 from qtools.pipeline import data, judge
-from qtools.pipeline.config import Images, Options, RunConfig
+from qtools.pipeline.config import PIXELS, Images, Options, RunConfig
 from qtools.pipeline.decide import Decision, decide
 from qtools.pipeline.evaluate import (
     SLOW_KERNEL_IMAGES,
@@ -27,6 +27,7 @@ from qtools.pipeline.evaluate import (
     of_runner,
     of_simulator,
 )
+from qtools.pipeline.labels import class_names
 from qtools.pipeline.prepare import Prepared, prepare
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
 from reports import environment, latency
@@ -77,8 +78,8 @@ def quantize(
         target: Name of a file in exporters/: "tflite", "onnx", ...
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
-        **options: weights, builder, eval_data, method, calibration, evaluation, io, seed, weight_bits, act_bits,
-            force, input_size, target_options.
+        **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
+            act_bits, force, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -93,6 +94,8 @@ def quantize(
         evaluation=options.get("evaluation"),
         seed=options.get("seed", 0),
     )
+    if options.get("labels") is not None:
+        options["labels"] = Path(options["labels"])
     rest: dict[str, Any] = {k: v for k, v in options.items() if k in {f.name for f in dataclasses.fields(RunConfig)}}
     label = model if isinstance(model, str) else type(model).__name__
     call = f"qtools.quantize({label!r}, bits={bits}, target={target!r})"
@@ -112,6 +115,8 @@ def run(config: RunConfig, listener: Listener) -> RunResult:
     with watch.stage("load"):
         loaded = _load(config)
         images = data.choose(loaded, config.images)
+        classes = class_names(config.labels, images, loaded.spec.classes)
+        images = dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
     chosen = method(config.method)
     folder = config.out or Path("runs") / _run_name(config, loaded, widths)
     with files.whole_folder(folder, replace=config.force or config.out is None) as work:
@@ -147,13 +152,13 @@ def _finish(
     notices = judge.warnings(prepared, plan, target.spec)
     path = work / f"model{target.spec.suffix}"
     with watch.stage("export"):
-        options = {"io": config.io, "metadata": judge.metadata(prepared, plan, config, notices)}
+        options = judge.apply_options(prepared, plan, config, notices)
         artifact = target.apply(lowered, plan, decision.program, path, options)
         threads = os.cpu_count() or 1
         runners = {kernels: target.open(path, kernels, threads, program, lowered) for kernels in target.kernels}
     with watch.stage("evaluate"):
         stages = {
-            "float": of_module(prepared.loaded.module),
+            "float": of_module(prepared.loaded.module, images.normalised),
             "fused": of_program(program, prepared.batch),
             # float sums change their order with the batch size, and artifacts run one image at a time
             "simulated": of_simulator(simulator, 1 if target.spec.float_results else prepared.batch),

@@ -63,6 +63,7 @@ def folder(tmp_path_factory, album) -> Path:
     save_file({"backbone.0.weight": torch.ones(4, 3, 3, 3)}, folder / "other.safetensors")
     torch.save({"model": WantsCode()}, folder / "code.pth")
     (folder / "file").write_text("in the way")
+    (folder / "two.txt").write_text("cat\ndog\n")
     (folder / "taken").mkdir()
     (folder / "taken" / "model.tflite").write_bytes(b"an earlier run")
     return folder
@@ -117,7 +118,7 @@ CASES = {
     "target unknown": (("quantize", "m1_1", "--target", "tflight"), "tflight", "Did you mean tflite?"),
     "method unknown": (("quantize", "m1_1", "--method", "mes"), "method 'mes'", "Did you mean mse"),
     "bits not there": (("quantize", "m1_1", "--bits", "9"), "weights of 9 bits are not available", "choose 2 to 8"),
-    "io unknown": (("quantize", "m1_1", "--io", "int4"), "--io int4", "int8, float32"),
+    "io unknown": (("quantize", "m1_1", "--io", "int4"), "--io int4", "int8, float32, pixels"),
     "neither model nor builder": (("quantize", "--bits", "8"), "a model's name or --builder"),
     "model and builder": ((*OWN, "m1_1"), "a model's name or --builder, one of the two"),
     "builder raises": (("quantize", "--builder", "builders:broken"), "raised OSError: my disk is full"),
@@ -140,6 +141,8 @@ CASES = {
     "no image asked": ((*OWN, *DATA, "--calibration", "0"), "calibration needs at least one image, got 0"),
     "classes differ": ((*OWN, "--data", "three"), "class folders of three: 3 classes, and the model has 5"),
     "label out of range": ((*OWN, "--data", "far"), "label 5 is outside the model's 5 classes", "labels.csv"),
+    "labels too few": ((*OWN, *DATA, "--labels", "two.txt"), "two.txt names 2 classes, and the model has 5"),
+    "labels missing": ((*OWN, *DATA, "--labels", "no.txt"), "--labels no.txt cannot be read"),
     "weights missing": (("quantize", "m0_9", "--weights", "no.pth"), "weights file no.pth does not exist"),
     "weights word unknown": (("quantize", "m0_9", "--weights", "imagnet"), "Did you mean imagenet"),
     "weights truncated": (("quantize", "m0_9", "--weights", "cut.safetensors"), "cut.safetensors is truncated"),

@@ -19,7 +19,7 @@ from qtools.core import numerics, plugins
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TensorStats
 from qtools.graph.capture import Program, capture
-from qtools.simulate.run import Simulator
+from qtools.simulate.run import open_simulator
 
 INT8 = QuantScheme.activation(8)
 _NONE = np.empty(0, np.float32)
@@ -88,11 +88,19 @@ class Tiny:
                 made[name] = array.astype(np.float32)
         return self.with_constants(made)
 
-    def plan(self, ranges: Callable[[], Range]) -> QuantPlan:
-        """A checked plan with a range drawn for each tied group."""
-        recipe = planning.Recipe("tiny", 8, 8, "drawn", lambda stats, scheme: ranges())
+    def plan(
+        self, ranges: Callable[[], Range] | Mapping[str, Range], *, pixels: bool = False, bits: int = 8
+    ) -> QuantPlan:
+        """A checked plan with a range drawn for each tied group, or given for each value; that of pixels is known."""
+        known = dict.fromkeys(self.program.view.inputs, (0.0, 255.0)) if pixels else {}
+        drawn = ranges if callable(ranges) else None
+        recipe = planning.Recipe(
+            "tiny", bits, bits, "drawn", lambda stats, scheme: drawn() if drawn else (stats.lo, stats.hi), known
+        )
         view, spec = self.program.view, self.target.spec
         stats = dict.fromkeys(view.activations, _ANY)
+        if isinstance(ranges, Mapping):
+            stats = {n: dataclasses.replace(_ANY, lo=ranges[n][0], hi=ranges[n][1]) for n in view.activations}
         weights = {n: t.numpy() for n, t in self.program.constants.items()}
         plan = planning.plan(view, spec, stats, weights, recipe, self.lowered.unbound)
         check_plan(view, spec, plan)
@@ -127,7 +135,7 @@ class Tiny:
     def compare(self, plan: QuantPlan, images: NDArray[np.float32], io: str = "int8") -> dict[str, Count]:
         """Simulated against real, at every bound value and at the artifact's own output."""
         runner = self.open(self.write(plan, io))
-        simulator = Simulator(self.program, plan, self.target.simulator)
+        simulator = open_simulator(self.program, plan, self.target.simulator)
         counts: dict[str, Count] = {}
 
         def tally(name: str, expected: NDArray[Any], actual: NDArray[Any]) -> None:
@@ -145,7 +153,7 @@ class Tiny:
                     real,
                 )
             last = simulator.codes(torch.from_numpy(image[None]))
-            if io == "float32":
+            if io != "int8":
                 last = simulator.logits(last)
             # a spatial output leaves the artifact flattened: the order is the program's
             tally("<output>", last.numpy(), runner.codes(image[None]))
@@ -196,16 +204,23 @@ class Bench:
         self._folder = folder
         self._kept: dict[str, Tiny] = {}
 
-    def tiny(self, name: str, build: Callable[[], nn.Module], shape: tuple[int, ...]) -> Tiny:
-        """The model of this name, converted at the first call."""
+    def tiny(self, name: str, build: Callable[[], nn.Module], shape: tuple[int, ...], *, pixels: bool = False) -> Tiny:
+        """The model of this name, converted at the first call; its input is normal noise, or pixels."""
         if name not in self._kept:
             torch.manual_seed(len(name))
-            examples = [torch.randn(1, *shape).numpy() for _ in range(2)]
+            noise = [torch.randn(1, *shape) for _ in range(2)]
+            examples = [((60 * x + 128).round().clamp(0, 255) if pixels else x).numpy() for x in noise]
             program = capture(build().eval(), torch.from_numpy(examples[0]), self.target.spec.expand)
             folder = self._folder / name
             folder.mkdir()
             self._kept[name] = Tiny(self.target, program, self.target.lower(program, examples, folder), folder)
         return self._kept[name]
+
+
+@pytest.fixture(scope="session")
+def make_bench(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
+    """`make_bench(target, **options)`: a bench for any target."""
+    return lambda target, **options: Bench(tmp_path_factory.mktemp(f"ops-{target}"), target, **options)
 
 
 @pytest.fixture(scope="session", params=["uint8", "int8"])

@@ -14,8 +14,9 @@ from torch import nn
 from calibration import plan as planning
 from calibration.check import check_plan
 from calibration.collect import collect
+from calibration.images import normalise
 from calibration.ranges.minmax import RANGE
-from exporters._coreml import package
+from exporters._coreml import package, run
 from exporters._coreml.evaluator import Evaluator
 from exporters.coreml import TARGET
 from qtools.core import numerics
@@ -24,10 +25,12 @@ from qtools.core.protocols import Lowered
 from qtools.core.types import InputSpec, QuantPlan, TargetSpec
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
+from qtools.graph.pixels import taking_pixels
 from qtools.simulate.run import open_simulator
 
 SHAPE = (1, 3, 20, 16)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INPUT = InputSpec((20, 16), MEAN, STD, "bilinear", 1.0)
 
 
 class Network(nn.Module):
@@ -201,29 +204,61 @@ def test_metadata(prepared: Any, tmp_path: Path) -> None:
     assert json.loads(found.userDefined["qtools"]) == {"model": "network"}
 
 
+@pytest.fixture(scope="module")
+def taking(tmp_path_factory: pytest.TempPathFactory) -> tuple[Program, Lowered, dict[str, Any]]:
+    """The same network with its normalisation in front, and what it does on the same pictures."""
+    torch.manual_seed(6)
+    module = taking_pixels(Network().eval(), INPUT, TARGET.spec)
+    program = capture(module, torch.full(SHAPE, 99.0), TARGET.spec.expand)
+    lowered = TARGET.lower(program, [raw_of(image) for image in images(2)], tmp_path_factory.mktemp("pixels"))
+    floats = set(program.view.activations)
+
+    def observe(pixels: np.ndarray) -> Any:
+        return ((n, v) for n, v in execute.observe(program, torch.from_numpy(pixels)) if n in floats)
+
+    axes = {name: program.view.values[name].channel_axis for name in program.view.activations}
+    return program, lowered, collect([raw_of(image) for image in images(8)], observe, axes, lambda *_: None)
+
+
+def raw_of(image: np.ndarray) -> np.ndarray:
+    """Whole pixels whose normalised form is near the given noise."""
+    pixels = 255 * (image * np.reshape(STD, (1, 3, 1, 1)) + np.reshape(MEAN, (1, 3, 1, 1)))
+    return np.clip(np.rint(pixels), 0, 255).astype(np.float32)
+
+
 @pytest.mark.parametrize("bits", [(8, 8), (8, 16)])
-def test_image_input_equals_normalised_array(prepared: Any, bits: tuple[int, int], tmp_path: Path) -> None:
-    """Borders included: every inner value is compared, and the stem pads with zeros."""
-    plan = planned(prepared, *bits)
-    input_spec = InputSpec((20, 16), MEAN, STD, "bilinear", 1.0)
-    plain = Evaluator(written(prepared, plan, tmp_path / "plain.mlpackage"))
-    pixels = Evaluator(
-        written(prepared, plan, tmp_path / "pixels.mlpackage", io="pixels", metadata={"input": input_spec})
-    )
+def test_image_input_equals_normalised_array(prepared: Any, taking: Any, bits: tuple[int, int], tmp_path: Path) -> None:
+    """Borders included: the stem pads with zeros, which are the mean there and not black."""
+    plain = Evaluator(written(prepared, planned(prepared, *bits), tmp_path / "plain.mlpackage"))
+    pixels = Evaluator(written(taking, planned(taking, *bits), tmp_path / "pixels.mlpackage", io="pixels"))
     image_type = pixels.spec.description.input[0].type.imageType
-    assert (image_type.height, image_type.width) == SHAPE[2:]
+    assert (image_type.height, image_type.width, image_type.colorSpace) == (*SHAPE[2:], 20)
+    assert [o.type for o in pixels.operations if o.type in ("sub", "mul")][:2] == ["sub", "mul"]
     raw = np.random.default_rng(7).integers(0, 256, SHAPE).astype(np.float32)
-    normal = (raw / 255 - np.reshape(MEAN, (1, 3, 1, 1))) / np.reshape(STD, (1, 3, 1, 1))
-    normal = normal.astype(np.float32)
-    names = {n for n, _ in plain.observe({"image": normal})} - {"image"}
-    first = {n: v for n, v in plain.observe({"image": normal}) if v.is_floating_point()}
-    second = {n: v for n, v in pixels.observe({"image": raw}) if n in names}
-    stem = next(n for n, v in first.items() if v.shape == (1, 16, 10, 8))
-    error = (first[stem] - second[stem]).abs()
-    limit = (5e-3 if bits[1] == 16 else 0.1) * float(first[stem].abs().max())  # a code may flip where it is quantized
+    results = [dict(plain.observe({"image": normalise(raw, INPUT)})), dict(pixels.observe({"image": raw}))]
+    stems = [next(v for v in r.values() if getattr(v, "shape", ()) == (1, 16, 10, 8)) for r in results]
+    error = (stems[0] - stems[1]).abs()
+    limit = (3e-3 if bits[1] == 16 else 0.05) * float(stems[0].abs().max())  # a code may flip where it is quantized
     assert float(error.max()) <= limit
     border = torch.cat([error[..., 0, :].flatten(), error[..., :, 0].flatten()])
     assert float(border.mean()) <= 2 * float(error.mean()) + 1e-6, "no worse at the border"
+    logits = [r["logits"].numpy() for r in results]
+    assert np.abs(logits[0] - logits[1]).max() <= (3e-3 if bits[1] == 16 else 0.05) * np.ptp(logits[0])
+
+
+def test_a_classifiers_runner_still_gives_logits(taking: Any, tmp_path: Path) -> None:
+    program, lowered, _ = taking
+    plan = planned(taking, 8, 8)
+    names = [f"class {i}" for i in range(10)]
+    paths = [
+        written(taking, plan, tmp_path / "labels.mlpackage", io="pixels", labels=names),
+        written(taking, plan, tmp_path / "logits.mlpackage", io="pixels"),
+    ]
+    raw = np.concatenate([raw_of(image) for image in images(3)])
+    found = [TARGET.open(path, "evaluator", 1, program, lowered).codes(raw) for path in paths]
+    assert found[0].shape == (3, 10) and np.array_equal(*found)
+    assert run.labels_of(Evaluator(paths[0]).spec) == tuple(names)
+    assert run.labels_of(Evaluator(paths[1]).spec) == ()
 
 
 def test_labels(prepared: Any, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_class_folders_are_numbered_in_sorted_order(tmp_path: Path) -> None:
     assert source.labels is not None and source.labels.tolist() == [0, 0, 1, 1, 2, 2]
     image, label = source[2]
     assert image.shape == (4, 6, 3) and label == 1 and image[0, 0].tolist() == [0, 0, 0]
-    assert "sorted order" in source.labelling
+    assert "sorted order" in source.labelling and source.classes == ("cat", "dog", "emu")
 
 
 def test_an_empty_class_folder_keeps_its_place(tmp_path: Path) -> None:
@@ -43,17 +43,20 @@ def test_an_empty_class_folder_keeps_its_place(tmp_path: Path) -> None:
     (tmp_path / "dog").mkdir()
     source = open_folder(tmp_path, 3)
     assert source.labels is not None and source.labels.tolist() == [0, 0, 2, 2]
+    assert source.classes == ("cat", "dog", "emu")
 
 
 def test_class_folders_follow_the_names_of_the_model(tmp_path: Path) -> None:
     source = open_folder(_classes(tmp_path, "cat", "dog"), ["zebra", "dog", "cat"])
     assert source.labels is not None and source.labels.tolist() == [2, 2, 1, 1]
-    assert "by name" in source.labelling
+    assert "by name" in source.labelling and source.classes == (), "the zebra has no folder"
+    assert open_folder(tmp_path, ["dog", "cat"]).classes == ("dog", "cat")
 
 
 def test_integer_folders_are_class_indices_not_words(tmp_path: Path) -> None:
     source = open_folder(_classes(tmp_path, "0", "2", "10", each=1), 11)
     assert dict(zip(source.names, source.labels, strict=True)) == {"0/0.png": 0, "2/0.png": 2, "10/0.png": 10}
+    assert source.classes == (), "numbers are no names"
 
 
 def test_suffixes_hidden_files_and_depth(tmp_path: Path) -> None:
@@ -98,6 +101,7 @@ def test_csv_labels_by_number_and_by_name(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("file,label\na.png,dog\nc.png,cat\n")
     named = open_folder(tmp_path / "other.csv", ["cat", "cow", "dog"])
     assert named.labels is not None and named.labels.tolist() == [2, 0]
+    assert open_folder(tmp_path / "other.csv", 2).classes == ("cat", "dog") and source.classes == ()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration.images import preprocess, read_rgb
+from calibration.images import fitted, normalise, preprocess, read_rgb
 from qtools.core.errors import InputError
 from qtools.core.types import InputSpec
 
@@ -171,6 +171,19 @@ def test_preprocess_of_a_real_model_config() -> None:
     image = _noise(375, 500)
     expected = create_transform(**config, is_training=False)(Image.fromarray(image)).numpy()
     np.testing.assert_array_equal(preprocess(image, spec), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_pixels_are_bytes_before_the_normalisation(interpolation: str, mode: str) -> None:
+    """Resizing rounds to whole pixels, so that a model of pixels and one of normalised pictures see the same."""
+    spec = InputSpec((24, 24), *IMAGENET, interpolation, 0.9, mode)
+    image = _noise(37, 61)
+    pixels = fitted(image, spec)
+    assert pixels.dtype == np.uint8 and pixels.shape == (3, 24, 24) and pixels.flags.c_contiguous
+    expected = preprocess(image, spec)
+    np.testing.assert_array_equal(normalise(pixels, spec), expected)
+    np.testing.assert_array_equal(normalise(pixels[None].astype(np.float32), spec), expected[None])
 
 
 def test_unknown_words_of_a_spec() -> None:

@@ -121,6 +121,9 @@ def test_batches_hold_every_image_once_in_order(batch_size: int) -> None:
     labels = held.labels()
     assert labels is not None and labels.tolist() == list(range(10))
     assert ImageBatches(Shades(3), SPEC).labels() is None
+    (pixels,) = ImageBatches(Shades(10), SPEC, 10, pixels=True)
+    np.testing.assert_array_equal(pixels[:, 0, 0, 0], np.arange(10, dtype=np.float32))
+    assert pixels.dtype == np.float32
 
 
 def _decoders() -> list[threading.Thread]:

@@ -30,7 +30,7 @@ def test_the_defaults_are_the_documented_ones():
         ({"target": "tflight"}, "Did you mean tflite"),
         ({"target": "_tflite"}, "target"),
         ({"method": "entropie"}, "Did you mean entropy"),
-        ({"io": "uint8"}, "int8, float32"),
+        ({"io": "uint8"}, "int8, float32, pixels"),
     ],
 )
 def test_words_that_are_unknown(changes, message):

@@ -1,5 +1,6 @@
 """Which images a run sees."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from qtools.core.errors import InputError
 from qtools.core.types import InputSpec
 from qtools.pipeline.config import Images
 from qtools.pipeline.data import _share, choose
+from qtools.reference import CLASSES
 
 INPUT = InputSpec((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 0.9)
 
@@ -93,3 +95,21 @@ def test_without_images_reference_weights_have_labels_and_others_have_not():
     assert "were not seen" in other.described.note
     assert own.input.crop_pct == other.input.crop_pct == 1.0  # renders come at the network's own size
     assert own.calibration.digest != own.evaluation.digest
+    assert own.classes == CLASSES and other.classes == ()
+
+
+def test_names_of_the_classes_come_from_the_folders(tmp_path):
+    data, held_out = folder(tmp_path / "data", 12), folder(tmp_path / "held_out", 9)
+    assert choose(loaded(), Images(data=data)).classes == ("class_0", "class_1", "class_2")
+    assert choose(loaded(), Images(data=data, eval_data=held_out)).classes == ("class_0", "class_1", "class_2")
+    (held_out / "class_0").rename(held_out / "another")
+    assert choose(loaded(), Images(data=data, eval_data=held_out)).classes == (), "which of the two is right?"
+    assert choose(loaded("reference"), Images(data=data)).classes == CLASSES, "the weights know their own"
+
+
+def test_pixels_normalise_to_what_the_network_takes(tmp_path):
+    plain = choose(loaded(), Images(data=folder(tmp_path, 8)))
+    pixels = dataclasses.replace(plain, pixels=True)
+    (first, *_), (second, *_) = (images.batches(images.evaluation, 4) for images in (plain, pixels))
+    assert second.max() > 1 and (second == np.rint(second)).all()
+    assert (pixels.normalised(second) == first).all() and plain.normalised(first) is first

@@ -312,3 +312,20 @@ def test_a_long_list_of_faults_is_cut() -> None:
     view, made = _good()
     with pytest.raises(CheckFailed, match="breaks 7 rule"):
         check_plan(view, SPEC, dataclasses.replace(made, values={}))
+
+
+@pytest.mark.parametrize("bits", [8, 6, 4])
+def test_a_known_range_keeps_a_code_per_number(bits: int) -> None:
+    """Bytes stay bytes whatever the scheme and the statistics say, also behind a kernel that only moves them."""
+    graph = Graph()
+    graph.add(OpKind.ADD, graph.conv(graph.conv("x")), graph.add(OpKind.RESHAPE, "x"))
+    view = graph.view()
+    seen = {n: stats(3.0, 200.0) for n in view.activations}
+    recipe = dataclasses.replace(RECIPE, weight_bits=bits, activation_bits=bits, known={"x": (0.0, 255.0)})
+    made = plan(view, SPEC, seen, graph.weights, recipe, {})
+    check_plan(view, SPEC, made)
+    for name in ("x", view.ops[2].outputs[0]):
+        params = made.params(name)
+        assert params is not None and (params.scale, params.zero_point, params.scheme.bits) == ((1.0,), (-128,), 8)
+        assert made.values[name].origin == "fixed"
+    assert [made.params(op.inputs[1]).scheme.bits for op in view.ops[:2]] == [8, bits]  # type: ignore[union-attr]
