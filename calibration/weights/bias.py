@@ -8,7 +8,7 @@ section 4.2), layer after layer, each measured behind all earlier corrections an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,11 @@ LAYERS = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 
 @torch.inference_mode()
 def correct_biases(
-    program: Program, plan: QuantPlan, simulator: Executor, batches: Iterable[NDArray[np.float32]]
+    program: Program,
+    plan: QuantPlan,
+    simulator: Executor,
+    batches: Iterable[NDArray[np.float32]],
+    writable: Set[str] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Corrects the bias of every integer layer that has one of its own.
 
@@ -38,11 +42,15 @@ def correct_biases(
         plan: Every grid; biases stay on theirs.
         simulator: Executes `program` under `plan`.
         batches: float32 arrays of shape (batch, 3, height, width), each at a size the program was captured at.
+        writable: Constants the artifact has a place for; others (a bias of zeros that a converter left out) are
+            left alone. None: all.
 
     Returns:
         Value id -> corrected float32 bias.
     """
     layers = {op.id: op for op in program.view.ops if _is_correctable(op, program.view, plan)}
+    if writable is not None:
+        layers = {name: op for name, op in layers.items() if op.inputs[2] in writable}
     pairs = [_Pair(program, simulator, torch.from_numpy(pixels)) for pixels in batches]
     corrected: dict[str, torch.Tensor] = {}
     for names in zip(*(pair.steps() for pair in pairs), strict=True):

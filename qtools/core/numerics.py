@@ -108,7 +108,7 @@ def quantize(x: Array, params: QuantParams) -> Array:
     """Codes of `x` on the grid, as int32: clip(round(x / scale) + zero_point), computed in float64."""
     xp = array_namespace(x)
     scale, zero_point = _laid_out(x, params)
-    codes = xp.round(xp.astype(x, xp.float64) / scale) + zero_point
+    codes = xp.round(xp.astype(x, xp.float64, copy=False) / scale) + zero_point
     return xp.astype(xp.clip(codes, params.scheme.qmin, params.scheme.qmax), xp.int32)
 
 
@@ -130,7 +130,9 @@ def quantize_float32(x: Array, params: QuantParams) -> Array:
     return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
 
 
-def requantize(accumulator: Array, multiplier: Array | float, params: QuantParams) -> Array:
+def requantize(
+    accumulator: Array, multiplier: Array | float, params: QuantParams, lowest: int | None = None
+) -> Array:
     """Brings an integer accumulator to the output grid: clip(round(float32(acc) * multiplier) + zero_point).
 
     Source: the float32 requantization of XNNPACK (fp32 requantization parameters) and of onnxruntime's MLAS.
@@ -139,13 +141,14 @@ def requantize(accumulator: Array, multiplier: Array | float, params: QuantParam
         accumulator: Integer-valued array, any float or integer type.
         multiplier: float32 scale_in * scale_weight / scale_out, broadcastable to `accumulator`.
         params: Per-tensor output parameters.
+        lowest: Smallest code that may leave, where an activation is fused in.
 
     Returns:
         Integer-valued float32 array.
     """
     xp = array_namespace(accumulator)
-    scaled = xp.round(xp.astype(accumulator, xp.float32) * multiplier) + params.zero_point[0]
-    return xp.clip(scaled, params.scheme.qmin, params.scheme.qmax)
+    scaled = xp.round(xp.astype(accumulator, xp.float32, copy=False) * multiplier) + params.zero_point[0]
+    return xp.clip(scaled, params.scheme.qmin if lowest is None else lowest, params.scheme.qmax)
 
 
 def float32(x: float) -> float:

@@ -32,13 +32,13 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     assert isinstance(constants, Weighted)
     accumulator = accumulate(op, data[0], constants)
     channels = (1, -1, 1, 1) if accumulator.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
-    return _clamped(numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params), out)
+    return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.lowest)
 
 
 def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """QLinearMatMul of two activations: as `_weighted`. The sum is exact in float64."""
     a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
-    return _clamped(numerics.requantize(a @ b, _scale_product(data, out), out.params), out)
+    return numerics.requantize(a @ b, _scale_product(data, out), out.params, out.lowest)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -69,7 +69,7 @@ def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     count = math.prod(x.codes.shape[d] for d in dims)
     total = (x.codes.double() - x.params.zero_point[0]).sum(dims, keepdim=op.attrs["keepdim"])
     scale = x.params.scale_array[0] / np.float32(out.params.scale_array[0] * np.float32(count))
-    return _clamped(numerics.requantize(total, float(np.float32(scale)), out.params), out)
+    return numerics.requantize(total, float(np.float32(scale)), out.params, out.lowest)
 
 
 def _sigmoid_table(op: Op, constants: Mapping[int, Operand], source: QuantParams, out: QuantParams) -> torch.Tensor:

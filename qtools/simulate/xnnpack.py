@@ -27,7 +27,7 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     assert isinstance(constants, Weighted)
     accumulator = accumulate(op, data[0], constants)
     channels = (1, -1, 1, 1) if accumulator.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
-    return _clamped(numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params), out)
+    return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.lowest)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -78,7 +78,7 @@ def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     a, b = data
     product = (a.codes - a.params.zero_point[0]) * (b.codes - b.params.zero_point[0])
     scale = np.float32(a.params.scale_array[0] * b.params.scale_array[0]) / out.params.scale_array[0]
-    return _clamped(numerics.requantize(product, float(np.float32(scale)), out.params), out)
+    return numerics.requantize(product, float(np.float32(scale)), out.params, out.lowest)
 
 
 def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
