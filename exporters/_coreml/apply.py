@@ -171,17 +171,18 @@ class PlanWriter:
                 made[tensor] = made.get(tensor, []) + built
                 self.newest = max(self.newest, opset)
             edit.rewire(operation, "weight", 0, new)
-            made |= self._bias(op, operation)
+            if len(op.inputs) > 2 and op.inputs[2] in self.binding:
+                tensor, bias = self._bias(op.inputs[2], operation)
+                made.setdefault(tensor, []).append(bias)
         return made
 
-    def _bias(self, op: Op, operation: Any) -> dict[str, list[Any]]:
-        """The bias as it is now: calibration may have changed what the float package holds. Biases stay in float16."""
-        if len(op.inputs) < 3 or op.inputs[2] not in self.binding:
-            return {}
-        tensor, bias = self.binding[op.inputs[2]].tensor, self.floats[op.inputs[2]]
+    def _bias(self, value: str, operation: Any) -> tuple[str, Any]:
+        """The bias as it is now, in float16: calibration may have changed what the float package holds."""
+        tensor = self.binding[value].tensor
         new = f"{tensor}_of_{operation.outputs[0].name}"
         edit.rewire(operation, "bias", 0, new)
-        return {tensor: [edit.constant(new, bias.astype(np.float16).reshape(-1), "float16", self.writer)]}
+        self._value_of[new] = value
+        return tensor, edit.constant(new, self.floats[value].astype(np.float16).reshape(-1), "float16", self.writer)
 
     def _with_ends(self, made: list[Any], ends: Ends) -> list[Any]:
         """The result in float32 under its own name."""

@@ -130,9 +130,7 @@ def quantize_float32(x: Array, params: QuantParams) -> Array:
     return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
 
 
-def requantize(
-    accumulator: Array, multiplier: Array | float, params: QuantParams, lowest: int | None = None
-) -> Array:
+def requantize(accumulator: Array, multiplier: Array | float, params: QuantParams, lowest: int | None = None) -> Array:
     """Brings an integer accumulator to the output grid: clip(round(float32(acc) * multiplier) + zero_point).
 
     Source: the float32 requantization of XNNPACK (fp32 requantization parameters) and of onnxruntime's MLAS.

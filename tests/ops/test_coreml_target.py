@@ -112,6 +112,20 @@ def test_package_computes_the_plan(prepared: Any, weight_bits: int, activation_b
             assert np.array_equal(simulator.as_codes(name, value.numpy()), simulator.as_codes(name, real[name])), name
 
 
+def test_biases_that_calibration_changed_are_the_packages(prepared: Any, tmp_path: Path) -> None:
+    """Layers of equal biases share one constant in the float package; here each gets its own."""
+    program, lowered, stats = prepared
+    plan = planned(prepared, 8, 8)
+    names = [op.inputs[2] for op in program.view.ops if len(op.inputs) > 2]
+    changed = program.with_constants({n: program.constants[n] + 0.25 * (i + 1) for i, n in enumerate(names)})
+    path = written((changed, lowered, stats), plan, tmp_path / "model.mlpackage")
+    runner, image = TARGET.open(path, "evaluator", 1, changed, lowered), images(1)[0]
+    now, before = (open_simulator(p, plan, TARGET.simulator).codes(torch.from_numpy(image)) for p in (changed, program))
+    assert np.array_equal(runner.codes(image), now.numpy())
+    assert not np.array_equal(now.numpy(), before.numpy())
+    assert not TARGET.apply(lowered, plan, changed, tmp_path / "other.mlpackage", {}).float_constants
+
+
 @pytest.mark.parametrize(("weight_bits", "kind", "opset"), [(8, "affine_dequantize", 7), (6, "lut_to_dense", 8)])
 def test_weights_are_the_plans_integers(prepared: Any, weight_bits: int, kind: str, opset: int, tmp_path: Path) -> None:
     program, lowered, _ = prepared
