@@ -11,8 +11,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from qtools.pipeline.quantize import quantize as quantize
+    from qtools.pipeline.quantize import quantize_all as quantize_all
 
-_PUBLIC = {"quantize": "qtools.pipeline.quantize"}
+_PUBLIC = dict.fromkeys(("quantize", "quantize_all"), "qtools.pipeline.quantize")
 
 
 def __getattr__(name: str) -> Any:

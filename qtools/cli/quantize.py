@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qtools.core.errors import ExitStatus, InputError
-from qtools.pipeline.config import DEFAULT_METHOD, Images, RunConfig
+from qtools.pipeline.config import ALL, DEFAULT_METHOD, Images, RunConfig
 
 if TYPE_CHECKING:
-    from qtools.pipeline.quantize import RunResult
+    from qtools.pipeline.leg import RunResult
+    from reports.cross import CrossCheck
 
 Option = typer.Option
 
@@ -22,7 +24,7 @@ WeightBits = Annotated[int | None, Option(help="Width of the weights, where it d
 ActBits = Annotated[
     int | None, Option(help="Width of the activations, where it differs from --bits; 16 on Core ML: float16.")
 ]
-TargetName = Annotated[str, Option(help="What the artifact is for.")]
+TargetName = Annotated[str, Option(help="tflite, onnx, onnx_qnn, coreml; all: TFLite, ONNX and Core ML at once.")]
 Weights = Annotated[
     str,
     Option(
@@ -112,29 +114,39 @@ def quantize(
 
     with Bars() as bars:
         bars.stage("start")
-        from qtools.pipeline.quantize import run
+        from qtools.pipeline import quantize as pipeline
 
-        result = run(config, bars)
+        if target == ALL:
+            everything = pipeline.run_all(config, bars)
+            results, cross = list(everything.results.values()), everything.cross
+        else:
+            results, cross = [pipeline.run(config, bars)], None
         bars.stage("done")
-    _show(result, as_json=json)
+    _show(results, cross, as_json=json)
     from reports.verdict import verdict
 
-    if verdict(result.report).word == "failed":
+    if any(verdict(result.report).word == "failed" for result in results):
         raise typer.Exit(ExitStatus.CHECK_FAILED)
 
 
-def _show(result: RunResult, *, as_json: bool) -> None:
-    """The report on stdout."""
+def _show(results: Sequence[RunResult], cross: CrossCheck | None, *, as_json: bool) -> None:
+    """The report on stdout; for several targets all of them, and how they agree."""
     from reports.build import report_text
+    from reports.render import cross as table
     from reports.render import terminal
 
     if as_json:
-        sys.stdout.write(report_text(result.report))
+        texts = [report_text(result.report) for result in results]
+        sys.stdout.write(texts[0] if cross is None else table.to_json(texts, cross))
         return
     from rich.console import Console
 
-    terminal.show(result.report, Console())
-    typer.echo(f"artifact  {result.path}\nreport    {result.folder / 'report.html'}")
+    console = Console()
+    for result in results:
+        terminal.show(result.report, console)
+        typer.echo(f"artifact  {result.path}\nreport    {result.folder / 'report.html'}")
+    if cross is not None:
+        table.show(cross, console)
 
 
 def _command(context: typer.Context) -> str:

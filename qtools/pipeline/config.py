@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 DEFAULT_METHOD = AUTO
 PIXELS = "pixels"
 IO = ("int8", "float32", PIXELS)
+ALL = "all"
+ALL_TARGETS = ("tflite", "onnx", "coreml")
+"""What `--target all` makes: one artifact per runtime."""
 CALIBRATION_IMAGES = 256
 EVALUATION_IMAGES = 512
 
@@ -73,7 +76,7 @@ class RunConfig:
         model: A name, or the user's own module.
         weights: auto, imagenet, reference or a path.
         builder: "package.module:function" that makes the module, instead of a name; "" for none.
-        target: Name of a file in exporters/.
+        target: Name of a file in exporters/, or "all".
         bits: Width of weights and activations.
         weight_bits: Width of the weights, where it differs.
         act_bits: Width of the activations, where it differs.
@@ -106,7 +109,10 @@ class RunConfig:
     target_options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        plugins.check("exporters", self.target, "target")
+        if self.target != ALL:
+            plugins.check("exporters", self.target, "target")
+        elif self.target_options:
+            raise InputError("--target all takes no option of one target", "leave it out, or choose that target")
         calibration_method(self.method)
         if self.io not in IO:
             raise InputError(f"--io {self.io} is unknown", f"choose one of: {', '.join(IO)}")

@@ -1,9 +1,8 @@
-"""From a captured program and images to every decision: equalized weights, statistics, the plan, corrected biases."""
+"""From statistics to every decision: the plan, and the weights that go with it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from itertools import islice
 
 import numpy as np
@@ -12,15 +11,13 @@ import torch
 import qtools
 from calibration import plan as planning
 from calibration.check import check_plan
-from calibration.collect import collect
 from calibration.method import Method
 from calibration.weights.bias import correct_biases
 from calibration.widths import Widths
 from qtools.core.protocols import Target
-from qtools.core.types import QuantPlan, TensorStats
+from qtools.core.types import QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
-from qtools.graph.execute import observer
 from qtools.graph.pixels import LEVELS
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.prepare import Prepared
@@ -40,7 +37,6 @@ class Decision:
     """Everything an exporter translates.
 
     Attributes:
-        stats: Statistics of every activation.
         plan: Every grid.
         program: The captured graph over the weights that are exported.
         simulator: Executes `program` under `plan`.
@@ -49,7 +45,6 @@ class Decision:
             quote it; None where no grid is.
     """
 
-    stats: Mapping[str, TensorStats]
     plan: QuantPlan
     program: Program
     simulator: Executor
@@ -58,35 +53,30 @@ class Decision:
 
 
 def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], watch: Stopwatch) -> Decision:
-    """Collects statistics, makes the plan, and corrects biases under it where the method says so."""
+    """Makes the plan, and corrects biases under it where the method says so."""
     program, images, (chosen, widths) = prepared.program, prepared.images, config
-    with watch.stage("calibrate"):
-        floats = set(program.view.activations)
-        axes = {name: program.view.values[name].channel_axis for name in floats}
-        batches = images.batches(images.calibration, prepared.batch)
-        stats = collect(batches, observer(program, floats), axes, watch.listener)
     with watch.stage("plan"):
         recipe = planning.Recipe(
             prepared.loaded.spec.name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges
         )
         if images.pixels:
             recipe = dataclasses.replace(recipe, known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))))
-        plan = _plan(prepared, target, recipe, stats)
+        plan = _plan(prepared, target, recipe)
         simulator = open_simulator(program, plan, target.simulator)
-    decision = Decision(stats, plan, program, simulator, prepared.steps)
+    decision = Decision(plan, program, simulator, prepared.steps)
     if chosen.correct_biases:
         with watch.stage("correct biases"):
             decision = _with_corrected_biases(decision, prepared, target)
     if widths.activations >= target.spec.activation.bits:
         return decision
-    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True), stats)
+    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True))
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
 
-def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe, stats: Mapping[str, TensorStats]) -> QuantPlan:
+def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantPlan:
     view = prepared.program.view
     weights = {name: tensor.numpy() for name, tensor in prepared.program.constants.items()}
-    plan = planning.plan(view, target.spec, stats, weights, recipe, prepared.lowered.unbound)
+    plan = planning.plan(view, target.spec, prepared.stats, weights, recipe, prepared.lowered.unbound)
     digests = {
         "weights": prepared.loaded.weights.sha256,
         "data": prepared.images.calibration.digest,
@@ -122,4 +112,4 @@ def _with_corrected_biases(decision: Decision, prepared: Prepared, target: Targe
     step = Step("correct biases", kept, before, after, seen)
     if not kept:
         return dataclasses.replace(decision, steps=(*decision.steps, step))
-    return Decision(decision.stats, plan, program.with_constants(biases), corrected, (*decision.steps, step))
+    return Decision(plan, program.with_constants(biases), corrected, (*decision.steps, step))

@@ -108,9 +108,10 @@ def _in_pieces(run: Callable[[torch.Tensor], torch.Tensor], batch: int) -> Stage
 
 
 def compare_values(
-    images: RunImages, program: Program, simulator: Executor, runner: Runner, plan: QuantPlan, progress: Progress
+    images: RunImages, program: Program, sides: tuple[Executor, Runner], plan: QuantPlan, progress: Progress
 ) -> FidelityTally:
-    """Every value of a few images in float, as simulated and as the artifact has it."""
+    """Every value of a few images in float, as simulated and as the artifact has it (`sides`)."""
+    simulator, runner = sides
     tally = FidelityTally(program.view, plan)
     few = min(FIDELITY_IMAGES, len(images.evaluation))
     for done, pixels in enumerate(islice(images.batches(images.evaluation, 1), few), 1):

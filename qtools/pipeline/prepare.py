@@ -1,20 +1,24 @@
-"""From a loaded model to a float artifact: fused, captured, equalized, lowered, each step with its own proof."""
+"""From a loaded model to a float artifact: fused, captured, equalized, observed, lowered; each with its own proof."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
-from calibration.collect import collect_extremes
+from calibration.collect import collect, collect_extremes
 from calibration.hybrid import equalize
 from calibration.method import Method
 from calibration.sampling import Subset
 from qtools import models
 from qtools.core.errors import CheckFailed
 from qtools.core.protocols import Lowered, Target
+from qtools.core.types import TensorStats
 from qtools.fuse.apply import fuse
 from qtools.fuse.certificate import FusionCertificate
 from qtools.graph import execute
@@ -32,48 +36,112 @@ EQUALIZE_IMAGES = 32
 
 
 @dataclass(frozen=True)
+class Fused:
+    """A model before any target is thought of.
+
+    Attributes:
+        loaded: The model and where its weights came from.
+        images: The run's images.
+        module: The fused module.
+        certificate: Proof of the fusion.
+        examples: Two unlike batches of one image.
+    """
+
+    loaded: models.Loaded
+    images: data.RunImages
+    module: nn.Module
+    certificate: FusionCertificate
+    examples: tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph and what calibration saw of it; targets that read the same graph share it.
+
+    Attributes:
+        program: The captured graph over equalized weights.
+        batch: Images the program takes at once.
+        steps: What was done to the weights.
+        stats: Statistics of every activation.
+    """
+
+    program: Program
+    batch: int
+    steps: tuple[Step, ...]
+    stats: Mapping[str, TensorStats]
+
+
+@dataclass(frozen=True)
 class Prepared:
-    """A model on its way: loaded, fused, captured, lowered.
+    """Everything that a plan for one target is made from.
 
     Attributes:
         loaded: The model and where its weights came from.
         images: The run's images.
         certificate: Proof of the fusion.
         program: The captured graph.
-        lowered: The float artifact and its binding.
         batch: Images the program takes at once.
         steps: What was done to the weights before the program was lowered.
+        stats: Statistics of every activation.
+        lowered: The float artifact and its binding.
     """
 
     loaded: models.Loaded
     images: data.RunImages
     certificate: FusionCertificate
     program: Program
-    lowered: Lowered
     batch: int
     steps: tuple[Step, ...]
+    stats: Mapping[str, TensorStats]
+    lowered: Lowered
 
 
-def prepare(
-    source: tuple[models.Loaded, data.RunImages], target: Target, chosen: Method, work: Path, watch: Stopwatch
-) -> Prepared:
-    """Fuses, captures, equalizes and lowers, each with its own proof."""
-    loaded, images = source
+def fuse_model(loaded: models.Loaded, images: data.RunImages, watch: Stopwatch) -> Fused:
+    """Fuses a copy of the model and proves it."""
     examples = [pixels for pixels, _ in zip(images.batches(images.calibration, 1), range(2), strict=False)]
     if len(examples) == 1:
         examples.append(np.ascontiguousarray(examples[0][..., ::-1]))
     with watch.stage("fuse"):
         example = torch.from_numpy(images.normalised(examples[0]))
-        fused, certificate = fuse(loaded.module, example, strict=loaded.spec.verified)
+        module, certificate = fuse(loaded.module, example, strict=loaded.spec.verified)
+    return Fused(loaded, images, module, certificate, (examples[0], examples[1]))
+
+
+def capture_model(
+    fused: Fused, target: Target, chosen: Method, known: Sequence[Captured], watch: Stopwatch
+) -> Captured:
+    """Captures the graph a target reads, equalizes it, and collects its statistics.
+
+    Args:
+        fused: The model.
+        target: Whose kernels say which operations are written out.
+        chosen: The calibration method.
+        known: What other targets read; one of them is returned where this target's graph is the same.
+        watch: Told of each stage.
+    """
+    images = fused.images
     with watch.stage("capture"):
-        if images.pixels:
-            fused = taking_pixels(fused, images.input, target.spec)
-        program = capture(fused, torch.from_numpy(examples[0]), target.spec.expand)
+        module = taking_pixels(fused.module, images.input, target.spec) if images.pixels else fused.module
+        program = capture(module, torch.from_numpy(fused.examples[0]), target.spec.expand)
+        for other in known:
+            if other.program.view.ops == program.view.ops:
+                return other
         batch = program.batch_size(BATCH)
     program, steps = _level(program, images, chosen, batch, watch)
+    with watch.stage("calibrate"):
+        floats = set(program.view.activations)
+        axes = {name: program.view.values[name].channel_axis for name in floats}
+        batches = images.batches(images.calibration, batch)
+        stats = collect(batches, observer(program, floats), axes, watch.listener)
+    return Captured(program, batch, steps, stats)
+
+
+def lower(fused: Fused, captured: Captured, target: Target, folder: Path, watch: Stopwatch) -> Prepared:
+    """Converts to a target's float artifact and binds it to the program."""
     with watch.stage(f"convert to {target.spec.name}"):
-        lowered = target.lower(program, examples, work)
-    return Prepared(loaded, images, certificate, program, lowered, batch, steps)
+        lowered = target.lower(captured.program, fused.examples, folder)
+    known = (captured.program, captured.batch, captured.steps, captured.stats)
+    return Prepared(fused.loaded, fused.images, fused.certificate, *known, lowered)
 
 
 def _level(

@@ -1,9 +1,9 @@
-"""Weights and images in, a run folder with one verified artifact out."""
+"""Weights and images in, a run folder with verified artifacts out: one target, or all of them from one calibration."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -14,51 +14,33 @@ from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
-from qtools.core.types import Artifact, QuantPlan
-from qtools.pipeline import data, judge
-from qtools.pipeline.config import PIXELS, Images, Options, RunConfig
-from qtools.pipeline.decide import Decision, decide
-from qtools.pipeline.evaluate import (
-    SLOW_KERNEL_IMAGES,
-    compare_values,
-    evaluate,
-    of_module,
-    of_program,
-    of_runner,
-    of_simulator,
-)
+from qtools.pipeline import data
+from qtools.pipeline.config import ALL, ALL_TARGETS, PIXELS, Images, Options, RunConfig
+from qtools.pipeline.decide import decide
+from qtools.pipeline.evaluate import Logits, evaluate, of_module, of_program
 from qtools.pipeline.labels import class_names
-from qtools.pipeline.prepare import Prepared, prepare
+from qtools.pipeline.leg import Leg, RunResult, conclude, export
+from qtools.pipeline.prepare import Captured, Fused, capture_model, fuse_model, lower
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
-from reports import environment, latency
-from reports.build import Measured, Report, Size, report_text
+from reports.cross import CrossCheck, cross_check
 
 if TYPE_CHECKING:
     from torch import nn
 
-LATENCY_THREADS = 1
-
 
 @dataclass(frozen=True)
-class RunResult:
-    """What a run leaves behind.
+class AllResult:
+    """What a run for all targets leaves behind.
 
     Attributes:
-        folder: The run folder.
-        artifact: The file that ships, by name inside the folder.
-        plan: Every decision.
-        report: Everything measured.
+        folder: The run folder; each target has one of its own inside.
+        results: Target -> its result.
+        cross: The artifacts held against each other.
     """
 
     folder: Path
-    artifact: Artifact
-    plan: QuantPlan
-    report: Report
-
-    @property
-    def path(self) -> Path:
-        """The file that ships."""
-        return self.folder / self.artifact.path
+    results: dict[str, RunResult]
+    cross: CrossCheck
 
 
 def quantize(
@@ -75,7 +57,7 @@ def quantize(
     Args:
         model: A model's name ("m1_1", any timm classifier) or an `nn.Module`.
         bits: Width of weights and activations.
-        target: Name of a file in exporters/: "tflite", "onnx", ...
+        target: Name of a file in exporters/: "tflite", "onnx", ....
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
         **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
@@ -87,6 +69,39 @@ def quantize(
     Raises:
         qtools.core.errors.QtoolsError: See its subclasses; nothing is left behind.
     """
+    label = model if isinstance(model, str) else type(model).__name__
+    call = f"qtools.quantize({label!r}, bits={bits}, target={target!r})"
+    return run(_config(model, {"bits": bits, "target": target, "command": call}, data, out, options), Silent())
+
+
+def quantize_all(
+    model: str | nn.Module,
+    *,
+    bits: int = 8,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    **options: Unpack[Options],
+) -> AllResult:
+    """Quantizes a model for TFLite, ONNX and Core ML from one calibration; arguments are those of `quantize`.
+
+    Returns:
+        The run folder's path, a result per target, and the artifacts held against each other.
+
+    Raises:
+        qtools.core.errors.QtoolsError: See its subclasses; nothing is left behind.
+    """
+    label = model if isinstance(model, str) else type(model).__name__
+    call = f"qtools.quantize_all({label!r}, bits={bits})"
+    return run_all(_config(model, {"bits": bits, "target": ALL, "command": call}, data, out, options), Silent())
+
+
+def _config(
+    model: str | nn.Module,
+    given: Mapping[str, Any],
+    data: str | Path | None,
+    out: str | Path | None,
+    options: Options,
+) -> RunConfig:
     images = Images(
         data=Path(data) if data is not None else None,
         eval_data=Path(options["eval_data"]) if options.get("eval_data") is not None else None,
@@ -97,19 +112,26 @@ def quantize(
     if options.get("labels") is not None:
         options["labels"] = Path(options["labels"])
     rest: dict[str, Any] = {k: v for k, v in options.items() if k in {f.name for f in dataclasses.fields(RunConfig)}}
-    label = model if isinstance(model, str) else type(model).__name__
-    call = f"qtools.quantize({label!r}, bits={bits}, target={target!r})"
-    where = Path(out) if out is not None else None
-    config = RunConfig(model, bits=bits, target=target, images=images, out=where, command=call, **rest)
-    return run(config, Silent())
+    return RunConfig(model, images=images, out=Path(out) if out is not None else None, **given, **rest)
 
 
 def run(config: RunConfig, listener: Listener) -> RunResult:
     """Runs all stages. The run folder appears when everything in it is complete, or not at all."""
-    watch = Stopwatch(listener)
-    found: Target = plugins.find("exporters", config.target, "TARGET")
-    target = found.configured(config.target_options)
-    widths = choose_widths(target.spec, config.bits, config.weight_bits, config.act_bits)
+    folder, results, _ = _run(config, (config.target,), Stopwatch(listener))
+    return dataclasses.replace(results[0], folder=folder)
+
+
+def run_all(config: RunConfig, listener: Listener) -> AllResult:
+    """`run` for every target of ALL_TARGETS, from one calibration, and the artifacts held against each other."""
+    folder, results, cross = _run(config, ALL_TARGETS, Stopwatch(listener))
+    named = zip(ALL_TARGETS, results, strict=True)
+    return AllResult(folder, {name: dataclasses.replace(each, folder=folder / name) for name, each in named}, cross)
+
+
+def _run(config: RunConfig, names: Sequence[str], watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
+    found: list[Target] = [plugins.find("exporters", name, "TARGET") for name in names]
+    targets = [target.configured(config.target_options) for target in found]
+    widths = [choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits) for t in targets]
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     with watch.stage("load"):
@@ -117,13 +139,54 @@ def run(config: RunConfig, listener: Listener) -> RunResult:
         images = data.choose(loaded, config.images)
         classes = class_names(config.labels, images, loaded.spec.classes)
         images = dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
-    chosen = method(config.method)
-    folder = config.out or Path("runs") / _run_name(config, loaded, widths)
+    folder = config.out or Path("runs") / _run_name(config, loaded, widths[0])
     with files.whole_folder(folder, replace=config.force or config.out is None) as work:
-        prepared = prepare((loaded, images), target, chosen, work, watch)
+        fused = fuse_model(loaded, images, watch)
+        legs = _legs(fused, list(zip(targets, widths, strict=True)), config, work, watch)
+        outputs = _evaluate(fused, legs, watch)
+        results = [conclude(leg, seen, config, watch) for leg, seen in zip(legs, outputs, strict=True)]
+        shipped = {leg.name: seen[leg.target.kernels[0]] for leg, seen in zip(legs, outputs, strict=True)}
+        cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs})
+        if len(legs) > 1:
+            files.write_text(work / "cross.json", files.to_json(cross))
+    return folder, results, cross
+
+
+def _legs(
+    fused: Fused, wanted: list[tuple[Target, Widths]], config: RunConfig, work: Path, watch: Stopwatch
+) -> list[Leg]:
+    """Every target's artifact; targets that read the same graph share its statistics."""
+    chosen = method(config.method)
+    captured: list[Captured] = []
+    legs = []
+    for target, widths in wanted:
+        folder = work / target.spec.name if len(wanted) > 1 else work
+        folder.mkdir(exist_ok=True)
+        own = capture_model(fused, target, chosen, captured, watch)
+        if not any(own is other for other in captured):
+            captured.append(own)
+        prepared = lower(fused, own, target, folder, watch)
         decision = decide(prepared, target, (chosen, widths), watch)
-        result = _finish(prepared, decision, (config, target, work, watch))
-    return dataclasses.replace(result, folder=folder)
+        leg = export(prepared, decision, target, config, (folder, watch))
+        legs.append(leg)
+    return legs
+
+
+def _evaluate(fused: Fused, legs: list[Leg], watch: Stopwatch) -> list[dict[str, Logits]]:
+    """Stage -> logits of each leg. What legs share runs once, and every image is decoded once."""
+    images, batch = fused.images, min(leg.prepared.batch for leg in legs)
+    programs = {id(leg.prepared.program): leg.prepared.program for leg in legs}
+    stages = {"float": of_module(fused.loaded.module, images.normalised)}
+    stages |= {f"fused {key}": of_program(program, batch) for key, program in programs.items()}
+    stages |= {f"{leg.name} {stage}": run for leg in legs for stage, run in leg.stages().items()}
+    limits = {f"{leg.name} {stage}": limit for leg in legs for stage, limit in leg.limits().items()}
+    with watch.stage("evaluate"):
+        seen = evaluate(images, stages, limits, batch, watch.listener)
+    return [
+        {"float": seen["float"], "fused": seen[f"fused {id(leg.prepared.program)}"]}
+        | {stage: seen[f"{leg.name} {stage}"] for stage in leg.stages()}
+        for leg in legs
+    ]
 
 
 def _load(config: RunConfig) -> models.Loaded:
@@ -138,76 +201,3 @@ def _run_name(config: RunConfig, loaded: models.Loaded, widths: Widths) -> str:
     kind = loaded.weights.kind
     weights = Path(loaded.weights.source).stem if kind == "file" else kind
     return f"{loaded.spec.name}-{weights}-{widths.scheme}-{config.target}"
-
-
-def _finish(
-    prepared: Prepared,
-    decision: Decision,
-    context: tuple[RunConfig, Target, Path, Stopwatch],
-) -> RunResult:
-    """Writes the artifact, runs it beside everything it came from, and reports."""
-    config, target, work, watch = context
-    program, lowered, images = prepared.program, prepared.lowered, prepared.images
-    plan, simulator = decision.plan, decision.simulator
-    notices = judge.warnings(prepared, plan, target.spec)
-    path = work / f"model{target.spec.suffix}"
-    with watch.stage("export"):
-        options = judge.apply_options(prepared, plan, config, notices)
-        artifact = target.apply(lowered, plan, decision.program, path, options)
-        threads = os.cpu_count() or 1
-        runners = {kernels: target.open(path, kernels, threads, program, lowered) for kernels in target.kernels}
-    with watch.stage("evaluate"):
-        stages = {
-            "float": of_module(prepared.loaded.module, images.normalised),
-            "fused": of_program(program, prepared.batch),
-            # float sums change their order with the batch size, and artifacts run one image at a time
-            "simulated": of_simulator(simulator, 1 if target.spec.float_results else prepared.batch),
-        } | {name: of_runner(runner) for name, runner in runners.items()}
-        if decision.saturated is not None:
-            stages[judge.SATURATED] = of_simulator(decision.saturated, prepared.batch)
-        limits = dict.fromkeys(target.slow, SLOW_KERNEL_IMAGES)
-        outputs = evaluate(images, stages, limits, prepared.batch, watch.listener)
-    with watch.stage("compare inner values"):
-        notices += judge.agreement_warning(outputs, target.kernels[0])
-        tally = compare_values(images, program, simulator, runners[target.kernels[0]], plan, watch.listener)
-    speed = None
-    if target.timed:
-        with watch.stage("time"):
-            speed = _time(target, path, prepared)
-    float_bytes = files.size(lowered.path)
-    files.remove(lowered.path)
-    measured = Measured(speed, watch.seconds, _peak_memory_bytes(), judge.clock_checks(speed))
-    size = Size(artifact.size_bytes, float_bytes)
-    report = judge.report(prepared, decision, (config, target, artifact), (outputs, tally), (size, measured, notices))
-    files.write_text(work / "plan.json", files.to_json(plan))
-    files.write_text(work / "fusion.json", files.to_json(prepared.certificate))
-    files.write_text(work / "report.json", report_text(report))
-    files.write_text(work / "report.html", plugins.find("reports.render", "html", "RENDER")(report))
-    return RunResult(work, artifact, plan, report)
-
-
-def _time(target: Target, path: Path, prepared: Prepared) -> latency.Latency:
-    """The artifact against its own float twin, interleaved, on this host's CPU."""
-    kernels = target.kernels[0]
-    image = next(iter(prepared.images.batches(prepared.images.evaluation, 1)))
-    quantized = target.open(path, kernels, LATENCY_THREADS, prepared.program, None)
-    plain = target.open(prepared.lowered.path, kernels, LATENCY_THREADS, prepared.program, None)
-    for runner in (quantized, plain):
-        runner.codes(image)  # puts an image into the input
-    host = environment.describe().cpu
-    return latency.measure(
-        {target.quantized: quantized.invoke, "float": plain.invoke},
-        host=host,
-        threads=LATENCY_THREADS,
-        runs=60,
-        warmup=10,
-    )
-
-
-def _peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process, from Linux's VmHWM (ru_maxrss starts at the parent's); else None."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024

@@ -1,0 +1,166 @@
+"""One target's part of a run: from a plan to an artifact that was run beside everything it came from, and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qtools.core import files, plugins
+from qtools.core.protocols import Runner, Target
+from qtools.core.types import Artifact, QuantPlan
+from qtools.pipeline import judge
+from qtools.pipeline.config import RunConfig
+from qtools.pipeline.decide import Decision
+from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
+from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.progress import Stopwatch
+from reports import environment, latency
+from reports.build import Measured, Report, Size, report_text
+
+LATENCY_THREADS = 1
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        folder: The run folder.
+        artifact: The file that ships, by name inside the folder.
+        plan: Every decision.
+        report: Everything measured.
+    """
+
+    folder: Path
+    artifact: Artifact
+    plan: QuantPlan
+    report: Report
+
+    @property
+    def path(self) -> Path:
+        """The file that ships."""
+        return self.folder / self.artifact.path
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A written artifact, opened in all its kernels.
+
+    Attributes:
+        target: What it is for.
+        prepared: What the plan was made from.
+        decision: The plan, and the simulator that predicts the artifact.
+        artifact: The written file.
+        folder: Where it lies.
+        runners: Kernel set -> the artifact opened with it.
+        notices: What has to be said.
+    """
+
+    target: Target
+    prepared: Prepared
+    decision: Decision
+    artifact: Artifact
+    folder: Path
+    runners: Mapping[str, Runner]
+    notices: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.target.spec.name
+
+    @property
+    def path(self) -> Path:
+        """The file that ships."""
+        return self.folder / self.artifact.path
+
+    def stages(self) -> dict[str, Stage]:
+        """What is to be compared with float: the simulation, and the artifact under each of its kernel sets."""
+        batch = self.prepared.batch
+        # float sums change their order with the batch size, and artifacts run one image at a time
+        found = {"simulated": of_simulator(self.decision.simulator, 1 if self.target.spec.float_results else batch)}
+        found |= {name: of_runner(runner) for name, runner in self.runners.items()}
+        if self.decision.saturated is not None:
+            found[judge.SATURATED] = of_simulator(self.decision.saturated, batch)
+        return found
+
+    def limits(self) -> dict[str, int]:
+        """Stage -> most images it gets."""
+        return dict.fromkeys(self.target.slow, SLOW_KERNEL_IMAGES)
+
+
+def export(
+    prepared: Prepared, decision: Decision, target: Target, config: RunConfig, where: tuple[Path, Stopwatch]
+) -> Leg:
+    """Writes the artifact into a folder and opens it."""
+    folder, watch = where
+    plan, program, lowered = decision.plan, prepared.program, prepared.lowered
+    notices = judge.warnings(prepared, plan, target.spec)
+    path = folder / f"model{target.spec.suffix}"
+    with watch.stage("export"):
+        options = judge.apply_options(prepared, plan, config, notices)
+        artifact = target.apply(lowered, plan, decision.program, path, options)
+        threads = os.cpu_count() or 1
+        runners = {kernels: target.open(path, kernels, threads, program, lowered) for kernels in target.kernels}
+    return Leg(target, prepared, decision, artifact, folder, runners, notices)
+
+
+def conclude(leg: Leg, outputs: Mapping[str, Logits], config: RunConfig, watch: Stopwatch) -> RunResult:
+    """Compares inner values, measures time, and writes the reports.
+
+    Args:
+        leg: The artifact.
+        outputs: Stage -> logits: "float", "fused" and those of `Leg.stages`.
+        config: What was asked for.
+        watch: Told of each stage.
+    """
+    target, prepared, decision, folder = leg.target, leg.prepared, leg.decision, leg.folder
+    first = target.kernels[0]
+    with watch.stage("compare inner values"):
+        sides = (decision.simulator, leg.runners[first])
+        tally = compare_values(prepared.images, prepared.program, sides, decision.plan, watch.listener)
+    speed = None
+    if target.timed:
+        with watch.stage("time"):
+            speed = _time(leg)
+    size = Size(leg.artifact.size_bytes, files.size(prepared.lowered.path))
+    files.remove(prepared.lowered.path)
+    measured = Measured(speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed))
+    notices = leg.notices + judge.agreement_warning(outputs, first)
+    report = judge.report(
+        prepared, decision, (config, target, leg.artifact), (outputs, tally), (size, measured, notices)
+    )
+    files.write_text(folder / "plan.json", files.to_json(decision.plan))
+    files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))
+    files.write_text(folder / "report.json", report_text(report))
+    files.write_text(folder / "report.html", plugins.find("reports.render", "html", "RENDER")(report))
+    return RunResult(folder, leg.artifact, decision.plan, report)
+
+
+def _time(leg: Leg) -> latency.Latency:
+    """The artifact against its own float twin, interleaved, on this host's CPU."""
+    target, prepared, kernels = leg.target, leg.prepared, leg.target.kernels[0]
+    image = next(iter(prepared.images.batches(prepared.images.evaluation, 1)))
+    quantized = target.open(leg.path, kernels, LATENCY_THREADS, prepared.program, None)
+    plain = target.open(prepared.lowered.path, kernels, LATENCY_THREADS, prepared.program, None)
+    for runner in (quantized, plain):
+        runner.codes(image)  # puts an image into the input
+    host = environment.describe().cpu
+    return latency.measure(
+        {target.quantized: quantized.invoke, "float": plain.invoke},
+        host=host,
+        threads=LATENCY_THREADS,
+        runs=60,
+        warmup=10,
+    )
+
+
+def _peak_memory_bytes() -> int | None:
+    """Largest resident memory of this process, from Linux's VmHWM (ru_maxrss starts at the parent's); else None."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
