@@ -38,7 +38,6 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
         examples: Two or more unlike inputs, (1, 3, height, width), for the proof of the binding.
         folder: Where model_float.mlpackage is written.
     """
-    from exporters._coreml import package
     from exporters._coreml.bind import bind
     from exporters._coreml.convert import convert
     from exporters._coreml.evaluator import Evaluator
@@ -46,7 +45,7 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
     path = convert(program, folder / f"model_float{SPEC.suffix}")
     binding, unbound = bind(program, Evaluator(path), examples)
     worst = max(tensor.error for tensor in binding.values())
-    return Lowered(SPEC.name, path, binding, unbound, worst, package.digest(path))
+    return Lowered(SPEC.name, path, binding, unbound, worst, files.digest(path))
 
 
 def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]) -> Artifact:
@@ -74,7 +73,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     package.write(path, assemble(source.spec, operations, writer.newest, ends, options), blobs)
     toolchain = {name: version(name) for name in TOOLCHAIN}
     left = tuple(writer.float_constants(operations, FLOAT_CONSTANT_BYTES))
-    size, digest = files.size(path), package.digest(path)
+    size, digest = files.size(path), files.digest(path)
     return Artifact(path.name, SPEC.name, files.digest_json(plan), size, digest, toolchain, left)
 
 
@@ -108,6 +107,13 @@ def inspect_artifact(path: Path) -> Inspection:
     return inspect(path)
 
 
+def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """Evaluates a package of any origin on tensors as they are."""
+    from exporters._coreml import run
+
+    return run.replay(path, inputs)
+
+
 def configure(options: Mapping[str, str]) -> Target:
     """The target with {"palettes": "per_channel" or "per_tensor"}.
 
@@ -136,5 +142,6 @@ TARGET = Target(
         "simulated": "simulated (float operations on quantized values)",
     },
     configure=configure,
+    replay=replay,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
 )

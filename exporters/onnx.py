@@ -125,6 +125,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const})
 
 
+def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """Runs an .onnx of any origin on tensors as they are."""
+    from exporters._onnx import run
+
+    return run.replay(path, inputs)
+
+
 def inspect_artifact(path: Path) -> Inspection:
     """Reads an .onnx of any origin."""
     from exporters._onnx.inspect import inspect
@@ -144,6 +151,7 @@ def target(spec: TargetSpec) -> Target:
         labels=INT8_LABELS if spec.activation.signed else LABELS,
         quantized="QDQ",
         configure=partial(configure, spec),
+        replay=replay,
         inspectors={spec.suffix: inspect_artifact},
     )
 

@@ -118,6 +118,13 @@ def inspect_artifact(path: Path) -> Inspection:
     return inspect(path)
 
 
+def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """Runs a .tflite of any origin on tensors as they are."""
+    from exporters._tflite import run
+
+    return run.replay(path, inputs)
+
+
 TARGET = Target(
     SPEC,
     lower,
@@ -125,6 +132,7 @@ TARGET = Target(
     open_artifact,
     tuple(LABELS),
     simulator="xnnpack",
+    replay=replay,
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
     inspectors={SPEC.suffix: inspect_artifact},

@@ -142,9 +142,3 @@ def write(path: Path, spec: Any, weights: bytes) -> Path:
         }
         files.write_text(folder / "Manifest.json", json.dumps(manifest, indent=4, sort_keys=True) + "\n")
     return path
-
-
-def digest(path: Path) -> str:
-    """sha256 over the names and digests of every file of a package, in sorted order."""
-    members = {f.relative_to(path).as_posix(): files.digest_file(f) for f in sorted(path.rglob("*")) if f.is_file()}
-    return files.digest_json(members)

@@ -42,6 +42,10 @@ class EvaluatedPackage:
         """The logits themselves."""
         return codes.astype(np.float32)
 
+    def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The input for one image of shape (3, height, width), by name."""
+        return {INPUT: image[None]}
+
     def invoke(self) -> None:
         """One evaluation of the last image; says nothing about a phone's speed."""
         assert self._last is not None, "codes() puts an image in first"
@@ -91,6 +95,10 @@ class NativePackage:
         """The logits themselves."""
         return codes.astype(np.float32)
 
+    def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The input for one image of shape (3, height, width), by name."""
+        return {INPUT: image[None]}
+
     def invoke(self) -> None:
         """One inference on the last image."""
         assert self._last is not None, "codes() puts an image in first"
@@ -110,6 +118,11 @@ class NativePackage:
             return np.asarray(answer[OUTPUT], np.float32)
         found = np.array([answer[PROBABILITIES][label] for label in self._labels], np.float32)
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
+
+
+def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Evaluates a package of any origin on tensors as they are; a class label is an array of text."""
+    return {name: np.asarray(value) for name, value in Evaluator(path).run(inputs).items()}
 
 
 def labels_of(spec: Any) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from exporters._onnx import model as files
 from exporters._onnx import session
 from exporters._onnx.edit import CODES
 from qtools.core import numerics
-from qtools.core.errors import CheckFailed
+from qtools.core.errors import CheckFailed, InputError
 from qtools.core.types import QuantParams, QuantScheme
 
 KERNELS = ("ort", "ort_float")
@@ -47,7 +47,7 @@ class OrtRunner:
         """Output codes (float32 logits where the output is float), shape (batch, classes)."""
         rows = []
         for image in images:
-            self._feed = self._prepared(image)
+            self._feed = self.feed(image)
             rows.append(self._session.run([self._output], self._feed)[0].reshape(-1))
         return np.stack(rows)
 
@@ -64,10 +64,20 @@ class OrtRunner:
         """
         if self._tapped is None:
             self._tapped = self._open_tapped()
-        feed = self._prepared(image)
+        feed = self.feed(image)
         names = [n for n in dict.fromkeys(self._present.values()) if n != self._input]
         found = feed | dict(zip(names, self._tapped.run(names, feed), strict=True))
         return {value: found[name] for value, name in self._present.items()}
+
+    def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The input tensor for one image of shape (3, height, width), by name."""
+        params = self._ends.get(self._input)
+        data: NDArray[Any] = np.ascontiguousarray(image[None])
+        if params is not None:
+            limits = params.scheme.qmin, params.scheme.qmax
+            codes = np.rint(data / params.scale_array[0]) + params.zero_point[0]
+            data = np.clip(codes, *limits).astype(np.int8 if params.scheme.signed else np.uint8)
+        return {self._input: data}
 
     def invoke(self) -> None:
         """One inference on whatever the input holds; for timing."""
@@ -92,14 +102,20 @@ class OrtRunner:
     def _start(self, model: onnx.ModelProto) -> Any:
         return session.start(model, threads=self._threads, optimize=self.kernels == KERNELS[0])
 
-    def _prepared(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        params = self._ends.get(self._input)
-        data: NDArray[Any] = np.ascontiguousarray(image[None])
-        if params is not None:
-            limits = params.scheme.qmin, params.scheme.qmax
-            codes = np.rint(data / params.scale_array[0]) + params.zero_point[0]
-            data = np.clip(codes, *limits).astype(np.int8 if params.scheme.signed else np.uint8)
-        return {self._input: data}
+
+def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Runs a file of any origin with onnxruntime as it ships on tensors as they are.
+
+    Raises:
+        InputError: If onnxruntime cannot run it, or it has other inputs.
+    """
+    opened = session.start(files.parse(path), threads=1, optimize=True)
+    names = [end.name for end in opened.get_outputs()]
+    try:
+        return dict(zip(names, opened.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # broad: onnxruntime raises classes of its own that share no public base
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"onnxruntime cannot run {path.name} on the recorded inputs: {reason}") from error
 
 
 def _integer_kernels(model: onnx.ModelProto) -> dict[str, int]:

@@ -78,32 +78,55 @@ class TfliteRunner:
             for value, (binding, _) in self._binding.items()
         }
 
+    def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """The input tensor for one image of shape (3, height, width), by name."""
+        details = self._interpreter.get_input_details()[0]
+        params = _params(details)
+        data: NDArray[Any] = np.ascontiguousarray(image.transpose(1, 2, 0)[None])
+        if params is not None:
+            data = numerics.quantize_float32(data, params).astype(details["dtype"])
+        return {details["name"]: data}
+
     def invoke(self) -> None:
         """One inference on whatever the input holds; for timing."""
         self._interpreter.invoke()
 
     def _open(self, data: bytes) -> Interpreter:
-        with quiet():  # XNNPACK announces itself on stderr
-            try:
-                interpreter = Interpreter(
-                    model_content=data,
-                    num_threads=self._threads,
-                    experimental_op_resolver_type=KERNELS[self.kernels],
-                )
-                interpreter.allocate_tensors()
-            except (RuntimeError, ValueError) as error:
-                raise InputError(f"LiteRT cannot run this artifact: {error}") from error
-        return interpreter
+        return _interpreter(data, self.kernels, self._threads)
 
-    @staticmethod
-    def _invoke(interpreter: Interpreter, image: NDArray[np.float32]) -> None:
-        details = interpreter.get_input_details()[0]
-        params = _params(details)
-        data: NDArray[Any] = np.ascontiguousarray(image.transpose(1, 2, 0)[None])
-        if params is not None:
-            data = numerics.quantize_float32(data, params).astype(details["dtype"])
-        interpreter.set_tensor(details["index"], data)
+    def _invoke(self, interpreter: Interpreter, image: NDArray[np.float32]) -> None:
+        (data,) = self.feed(image).values()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], data)
         interpreter.invoke()
+
+
+def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Runs a file of any origin under XNNPACK on tensors as they are.
+
+    Raises:
+        InputError: If LiteRT cannot run it, or it has other inputs.
+    """
+    interpreter = _interpreter(path.read_bytes(), "xnnpack", 1)
+    wanted = {d["name"]: (d["index"], tuple(d["shape"]), d["dtype"]) for d in interpreter.get_input_details()}
+    given = {name: (tuple(array.shape), array.dtype.type) for name, array in inputs.items()}
+    if given != {name: (shape, dtype) for name, (_, shape, dtype) in wanted.items()}:
+        raise InputError(f"{path.name} has other inputs than the recorded ones", "verify it in the folder of its run")
+    for name, array in inputs.items():
+        interpreter.set_tensor(wanted[name][0], array)
+    interpreter.invoke()
+    return {d["name"]: interpreter.get_tensor(d["index"]).copy() for d in interpreter.get_output_details()}
+
+
+def _interpreter(data: bytes, kernels: str, threads: int) -> Interpreter:
+    with quiet():  # XNNPACK announces itself on stderr
+        try:
+            interpreter = Interpreter(
+                model_content=data, num_threads=threads, experimental_op_resolver_type=KERNELS[kernels]
+            )
+            interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"LiteRT cannot run this artifact: {error}") from error
+    return interpreter
 
 
 def _params(details: Mapping[str, Any]) -> QuantParams | None:

@@ -37,6 +37,14 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest(path: Path) -> str:
+    """`digest_file`; of a folder, sha256 over the names and digests of its files in sorted order."""
+    if not path.is_dir():
+        return digest_file(path)
+    members = {f.relative_to(path).as_posix(): digest_file(f) for f in sorted(path.rglob("*")) if f.is_file()}
+    return digest_json(members)
+
+
 def write_bytes(path: Path, data: bytes) -> Path:
     """Writes through a temporary neighbour and a rename, so that a killed run leaves the old file or none.
 

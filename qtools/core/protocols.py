@@ -63,6 +63,10 @@ class Runner(Protocol):
         """Output codes as an app dequantizes them."""
         ...
 
+    def feed(self, image: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        """What `codes` puts into the artifact's inputs for one image of shape (3, height, width), by name."""
+        ...
+
     def invoke(self) -> None:
         """One inference on whatever the input holds; for timing."""
         ...
@@ -111,6 +115,7 @@ class Target:
         configure: The user's choices for this target (option -> value) -> the Target that has them; None where there
             are none to make.
         inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
+        replay: (path of any origin, input name -> array) -> output name -> array, in the kernels that ship.
     """
 
     spec: TargetSpec
@@ -119,6 +124,7 @@ class Target:
     open: Callable[..., Runner]
     kernels: Sequence[str]
     simulator: str
+    replay: Callable[[Path, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
     timed: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()

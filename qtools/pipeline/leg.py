@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from qtools.core import files, plugins
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import Artifact, QuantPlan
-from qtools.pipeline import judge
+from qtools.pipeline import judge, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
+from qtools.pipeline.vectors import Vector
 from reports import environment, latency
 from reports.build import Measured, Report, Size, report_text
 
@@ -128,15 +131,24 @@ def conclude(leg: Leg, outputs: Mapping[str, Logits], config: RunConfig, watch: 
     size = Size(leg.artifact.size_bytes, files.size(prepared.lowered.path))
     files.remove(prepared.lowered.path)
     measured = Measured(speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed))
+    vectors.write(folder / vectors.FILE, _vectors(leg))
     notices = leg.notices + judge.agreement_warning(outputs, first)
     report = judge.report(
         prepared, decision, (config, target, leg.artifact), (outputs, tally), (size, measured, notices)
     )
+    report = dataclasses.replace(report, digests={**report.digests, "vectors": files.digest(folder / vectors.FILE)})
     files.write_text(folder / "plan.json", files.to_json(decision.plan))
     files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))
     files.write_text(folder / "report.json", report_text(report))
     files.write_text(folder / "report.html", plugins.find("reports.render", "html", "RENDER")(report))
     return RunResult(folder, leg.artifact, decision.plan, report)
+
+
+def _vectors(leg: Leg) -> list[Vector]:
+    """The first evaluation images as the artifact takes them, and its answers."""
+    images, runner = leg.prepared.images, leg.runners[leg.target.kernels[0]]
+    feeds = [runner.feed(pixels[0]) for pixels in islice(images.batches(images.evaluation, 1), vectors.COUNT)]
+    return [Vector(feed, leg.target.replay(leg.path, feed)) for feed in feeds]
 
 
 def _time(leg: Leg) -> latency.Latency:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import StringIO
 
 from rich import box
@@ -9,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qtools.core.types import Check
 from reports.build import LedgerRow, Report
 from reports.render import _wording as words
 from reports.verdict import notices, verdict
@@ -43,7 +45,7 @@ def renderable(report: Report) -> RenderableType:
         parts.append(_worst(report))
     if report.differences:
         parts.append(_differences(report))
-    parts.append(_checks(report))
+    parts.append(checks_table(report.all_checks))
     return Group(*parts)
 
 
@@ -117,9 +119,10 @@ def _differences(report: Report) -> RenderableType:
     return table
 
 
-def _checks(report: Report) -> Table:
+def checks_table(checks: Sequence[Check]) -> Table:
+    """Checks as a table, in the given order."""
     table = _table("Checks", "Status", "Check", ">value", ">limit", "note")
-    for check in report.all_checks:
+    for check in words.cleaned(tuple(checks)):
         name, note = check.name, check.note
         status = Text(words.STATUS_SIGNS[check.status], style=_COLOURS[check.status])
         table.add_row(status, *map(Text, (name, words.check_value(check), words.check_limit(check), note)))

@@ -1,0 +1,124 @@
+"""An artifact held against the folder it was made in: its bytes, its plan, its answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qtools.core import files, plugins
+from qtools.core.errors import InputError
+from qtools.core.protocols import Target
+from qtools.core.types import Check
+from qtools.pipeline import vectors
+from reports.build import Report, read_report
+from reports.verdict import verdict
+
+FLOAT_LIMIT = 1e-4
+"""Largest |now - recorded| / max(1, |recorded|) of a float output: another host may add floats in another order.
+Integer outputs must be equal."""
+TARGETS_NEXT = "give the artifact of a run folder, or qtools inspect for a file from elsewhere"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared.
+
+    Attributes:
+        artifact: Name of the file.
+        model: Model of the report.
+        target: Target of the report.
+        checks: Every comparison.
+    """
+
+    artifact: str
+    model: str
+    target: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return all(check.status != "failed" for check in self.checks)
+
+
+def run(path: Path) -> Verification:
+    """Re-hashes an artifact, replays its golden vectors, and compares with its report.
+
+    Args:
+        path: The artifact inside its run folder, or the run folder.
+
+    Raises:
+        InputError: If there is no such file, or no report beside it.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist", "check the path")
+    folder = path if (path / "report.json").is_file() else path.parent
+    if not (folder / "report.json").is_file():
+        raise InputError(f"there is no report.json beside {path.name}: nothing says what it should be", TARGETS_NEXT)
+    report = read_report(folder / "report.json")
+    target: Target = plugins.find("exporters", report.subject.target, "TARGET")
+    artifact = folder / f"model{target.spec.suffix}" if path == folder else path
+    if not artifact.exists():
+        raise InputError(f"{folder} has no {artifact.name}", "run qtools quantize again")
+    checks = [
+        _same("artifact is the one reported", files.digest(artifact), report.digests.get("artifact")),
+        _same("plan is the one reported", _digest(folder / "plan.json"), report.digests.get("plan")),
+        _same("vectors are the ones reported", _digest(folder / vectors.FILE), report.digests.get("vectors")),
+        _own_plan(target, artifact, report),
+        _replayed(target, artifact, folder / vectors.FILE),
+        _verdict(report),
+    ]
+    return Verification(artifact.name, report.subject.model, report.subject.target, tuple(checks))
+
+
+def _digest(path: Path) -> str:
+    return files.digest(path) if path.is_file() else "missing"
+
+
+def _same(name: str, now: str, reported: str | None) -> Check:
+    if reported is None:
+        return Check(name, "not run", note="the report holds no digest of it")
+    note = f"sha256 {now[:16]}" + ("" if now == reported else f", reported {reported[:16]}")
+    return Check(name, "passed" if now == reported else "failed", note=note)
+
+
+def _own_plan(target: Target, artifact: Path, report: Report) -> Check:
+    """The plan that the artifact itself names, read as any foreign file is."""
+    facts = target.inspectors[target.spec.suffix](artifact).metadata or {}
+    own = facts.get("plan_sha256")
+    return _same("artifact names the reported plan", str(own), report.digests.get("plan"))
+
+
+def _replayed(target: Target, artifact: Path, file: Path) -> Check:
+    name = "golden vectors replayed"
+    if not file.is_file():
+        return Check(name, "failed", note=f"{file.name} is missing")
+    recorded = vectors.read(file)
+    differing, worst = 0, 0.0
+    for vector in recorded:
+        now = target.replay(artifact, vector.inputs)
+        gaps = [_gap(now.get(output), was) for output, was in vector.outputs.items()]
+        differing += max(gaps) > FLOAT_LIMIT
+        worst = max(worst, *gaps)
+    note = f"{len(recorded) - differing} of {len(recorded)} vectors answered as recorded"
+    note += f", floats within {worst:.1e}" if 0 < worst <= FLOAT_LIMIT else ""
+    return Check(name, "failed" if differing else "passed", float(differing), "vectors", 0.0, note)
+
+
+def _gap(now: np.ndarray | None, was: np.ndarray) -> float:
+    """0 where equal; relative to the largest recorded number for floats; infinite where nothing can be compared."""
+    if now is None or now.shape != was.shape or now.dtype != was.dtype:
+        return float("inf")
+    if not np.issubdtype(was.dtype, np.floating):
+        return 0.0 if np.array_equal(now, was) else float("inf")
+    gap = float(np.abs(now.astype(np.float64) - was).max() / max(1.0, float(np.abs(was).max())))
+    return gap if np.isfinite(gap) else float("inf")
+
+
+def _verdict(report: Report) -> Check:
+    word = verdict(report).word
+    failed = [check.name for check in report.all_checks if check.status == "failed"]
+    note = f"failed then: {', '.join(failed)}" if failed else verdict(report).sentence
+    return Check("report's own verdict", "failed" if word == "failed" else "passed", note=note)
