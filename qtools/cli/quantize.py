@@ -13,6 +13,7 @@ from qtools.core.errors import ExitStatus, InputError
 from qtools.pipeline.config import ALL, DEFAULT_METHOD, Images, RunConfig
 
 if TYPE_CHECKING:
+    from qtools.cli._progress import Bars
     from qtools.pipeline.leg import RunResult
     from reports.cross import CrossCheck
 
@@ -113,20 +114,26 @@ def quantize(
     from qtools.cli._progress import Bars
 
     with Bars() as bars:
-        bars.stage("start")
-        from qtools.pipeline import quantize as pipeline
-
-        if target == ALL:
-            everything = pipeline.run_all(config, bars)
-            results, cross = list(everything.results.values()), everything.cross
-        else:
-            results, cross = [pipeline.run(config, bars)], None
-        bars.stage("done")
+        results, cross = _run(config, bars)
     _show(results, cross, as_json=json)
     from reports.verdict import verdict
 
     if any(verdict(result.report).word == "failed" for result in results):
         raise typer.Exit(ExitStatus.CHECK_FAILED)
+
+
+def _run(config: RunConfig, bars: Bars) -> tuple[list[RunResult], CrossCheck | None]:
+    bars.stage("start")
+    from qtools.pipeline import quantize as pipeline
+
+    found: tuple[list[RunResult], CrossCheck | None]
+    if config.target == ALL:
+        everything = pipeline.run_all(config, bars)
+        found = list(everything.results.values()), everything.cross
+    else:
+        found = [pipeline.run(config, bars)], None
+    bars.stage("done")
+    return found
 
 
 def _show(results: Sequence[RunResult], cross: CrossCheck | None, *, as_json: bool) -> None:

@@ -13,7 +13,6 @@ from qtools.core.protocols import Target
 from qtools.core.types import Check
 from qtools.pipeline import vectors
 from reports.build import Report, read_report
-from reports.verdict import verdict
 
 FLOAT_LIMIT = 1e-4
 """Largest |now - recorded| / max(1, |recorded|) of a float output: another host may add floats in another order.
@@ -118,7 +117,7 @@ def _gap(now: np.ndarray | None, was: np.ndarray) -> float:
 
 
 def _verdict(report: Report) -> Check:
-    word = verdict(report).word
-    failed = [check.name for check in report.all_checks if check.status == "failed"]
-    note = f"failed then: {', '.join(failed)}" if failed else verdict(report).sentence
-    return Check("report's own verdict", "failed" if word == "failed" else "passed", note=note)
+    """Whether the run itself passed; what a clock measured belongs to the machine it ran on and is left out."""
+    failed = [check.name for check in report.checks if check.status == "failed"]
+    note = f"failed: {', '.join(failed)}" if failed else f"{len(report.checks)} checks of the run"
+    return Check("checks of the run", "failed" if failed else "passed", note=note)
