@@ -19,6 +19,7 @@ from torch import fx
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
+from qtools.graph.side_by_side import one_thread
 from qtools.simulate.run import Executor
 
 LAYERS = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
@@ -53,16 +54,17 @@ def correct_biases(
         layers = {name: op for name, op in layers.items() if op.inputs[2] in writable}
     pairs = [_Pair(program, simulator, torch.from_numpy(pixels)) for pixels in batches]
     corrected: dict[str, torch.Tensor] = {}
-    for names in zip(*(pair.steps() for pair in pairs), strict=True):
-        op = layers.get(names[0])
-        if op is None:
-            continue
-        drift = torch.stack([pair.drift(op, plan) for pair in pairs]).mean(0)
-        bias = op.inputs[2]
-        corrected[bias] = (program.constants[bias].double() - drift).float()
-        simulator.refit(op, {bias: corrected[bias]})
-        for pair in pairs:
-            pair.repeat()
+    with one_thread():
+        for names in zip(*(pair.steps() for pair in pairs), strict=True):
+            op = layers.get(names[0])
+            if op is None:
+                continue
+            drift = torch.stack([pair.drift(op, plan) for pair in pairs]).mean(0)
+            bias = op.inputs[2]
+            corrected[bias] = (program.constants[bias].double() - drift).float()
+            simulator.refit(op, {bias: corrected[bias]})
+            for pair in pairs:
+                pair.repeat()
     return corrected
 
 

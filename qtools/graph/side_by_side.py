@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -32,10 +33,9 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         work: Called from several threads at once.
         items: Walked in the caller's thread.
     """
-    before, workers = torch.get_num_threads(), min(WORKERS, os.cpu_count() or 1)
-    torch.set_num_threads(1)
+    workers = min(WORKERS, os.cpu_count() or 1)
     source = iter(items)
-    with ThreadPoolExecutor(workers, "batch") as pool:
+    with one_thread(), ThreadPoolExecutor(workers, "batch") as pool:
         pending: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(source, workers + 1))
         try:
             while pending:
@@ -45,4 +45,14 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         finally:
             for future in pending:
                 future.cancel()
-            torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch splits no operation over cores inside: a second thread costs small layers more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -28,7 +28,7 @@ from reports.steps import Step
 
 CORRECT_IMAGES = 32
 """Images whose means correct biases: means settle long before extremes do."""
-JUDGE_IMAGES = 64
+JUDGE_IMAGES = 32
 """Further calibration images on which a step must not lose."""
 
 

@@ -22,7 +22,7 @@ from reports.fidelity import FidelityTally
 
 FIDELITY_IMAGES = 16
 """Images whose inner values are compared; SQNR settles within a tenth of a decibel on these many."""
-SLOW_KERNEL_IMAGES = 16
+SLOW_KERNEL_IMAGES = 8
 """Images that second opinions get where they take 5 (LiteRT's default) to 40 times (reference) as long as XNNPACK."""
 
 Logits = NDArray[np.float32]
