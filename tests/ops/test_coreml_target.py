@@ -16,10 +16,10 @@ from calibration.check import check_plan
 from calibration.collect import collect
 from calibration.images import normalise
 from calibration.ranges.minmax import RANGE
-from exporters._coreml import package, run
+from exporters._coreml import run
 from exporters._coreml.evaluator import Evaluator
 from exporters.coreml import TARGET
-from qtools.core import numerics
+from qtools.core import files, numerics
 from qtools.core.errors import InputError, MissingPlatform
 from qtools.core.protocols import Lowered
 from qtools.core.types import InputSpec, QuantPlan, TargetSpec
@@ -202,7 +202,7 @@ def test_float16_baseline(prepared: Any, tmp_path: Path) -> None:
 
 def test_two_builds_are_byte_identical(prepared: Any, tmp_path: Path) -> None:
     plan = planned(prepared, 6, 8)
-    digests = {package.digest(written(prepared, plan, tmp_path / f"{n}.mlpackage")) for n in ("a", "b")}
+    digests = {files.digest(written(prepared, plan, tmp_path / f"{n}.mlpackage")) for n in ("a", "b")}
     assert len(digests) == 1
     program, _, _ = prepared
     again = TARGET.lower(program, images(2), tmp_path)
