@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from qtools.reference.images import CLASSES, REFERENCE_TROUBLE, render
 
-IMAGE_SIZE = 224
-
-
 def build(name: str) -> nn.Module:
     """The timm architecture with one output per reference class, freshly initialised."""
     return timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+
+
+def image_size(model: nn.Module) -> int:
+    """Side in pixels of the pictures the architecture was made for, from its timm configuration."""
+    return int(model.pretrained_cfg["input_size"][-1])
 
 
 def normalisation(model: nn.Module) -> tuple[list[float], list[float]]:
@@ -57,14 +59,14 @@ def batches(
 
 
 @torch.inference_mode()
-def per_class_accuracy(model: nn.Module, split: str, indices: range, size: int = IMAGE_SIZE) -> Tensor:
+def per_class_accuracy(model: nn.Module, split: str, indices: range, size: int | None = None) -> Tensor:
     """Share of right answers for each class.
 
     Args:
         model: a classifier of the reference classes; put into eval mode.
         split: split to render.
         indices: scenes to use; a multiple of the class count weighs every class alike.
-        size: side of the renders in pixels.
+        size: side of the renders in pixels; None is the model's own.
 
     Returns:
         (classes,) float64; their mean is the top-1 where the classes are balanced.
@@ -72,7 +74,7 @@ def per_class_accuracy(model: nn.Module, split: str, indices: range, size: int =
     model.eval()
     normalise = Normalise(model)
     right, seen = torch.zeros(len(CLASSES), dtype=torch.float64), torch.zeros(len(CLASSES), dtype=torch.float64)
-    for pixels, labels in batches(split, indices, size, 50):
+    for pixels, labels in batches(split, indices, size or image_size(model), 50):
         hits = (model(normalise(pixels)).argmax(1) == labels).double()
         right.index_add_(0, labels, hits)
         seen.index_add_(0, labels, torch.ones_like(hits))
@@ -80,7 +82,7 @@ def per_class_accuracy(model: nn.Module, split: str, indices: range, size: int =
 
 
 @torch.no_grad()
-def settle_batch_norm(model: nn.Module, indices: range, size: int = IMAGE_SIZE, batch: int = 32) -> None:
+def settle_batch_norm(model: nn.Module, indices: range, size: int | None = None, batch: int = 32) -> None:
     """Replaces running batch-norm statistics by plain averages over training renders, in float32.
 
     The running averages of the last training steps were taken in bfloat16 while the weights still moved.
@@ -95,7 +97,7 @@ def settle_batch_norm(model: nn.Module, indices: range, size: int = IMAGE_SIZE, 
         norm.momentum = None
         norm.train()
     normalise = Normalise(model)
-    for pixels, _ in batches("train", indices, size, batch):
+    for pixels, _ in batches("train", indices, size or image_size(model), batch):
         model(normalise(pixels))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
@@ -122,7 +124,8 @@ def save_weights(model: nn.Module, path: Path) -> str:
             raise ValueError(f"{key} leaves the range of float16")
         state[key] = half.contiguous().clone()
     partial = path.with_name(path.name + ".partial")
-    header = {"input": f"3x{IMAGE_SIZE}x{IMAGE_SIZE}", "crop_pct": "1.0", "licence": "Apache-2.0"}
+    size = image_size(model)
+    header = {"input": f"3x{size}x{size}", "crop_pct": "1.0", "licence": "Apache-2.0"}
     save_file(state, partial, metadata=header)
     partial.chmod(0o644)  # safetensors makes files private; this one is shipped
     os.replace(partial, path)

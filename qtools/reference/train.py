@@ -42,7 +42,9 @@ class Stage:
     batch: int
 
 
-STAGES = (Stage(64, 0.45, 64), Stage(128, 0.30, 64), Stage(224, 0.25, 32))
+def stages_of(size: int) -> tuple[Stage, ...]:
+    """The way up to a model's own resolution: most pictures are small ones, the last are seen at full size."""
+    return Stage(64, 0.45, 64), Stage(128, 0.30, 64), Stage(size, 0.25, 32)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Recipe:
     clip: float = 2.0
     ramp_at: float = 0.8
     ramp_step: float = 0.004
+    precision: str = "bfloat16"
     top_trouble: float = 0.75  # above the reference set's: what is learnt on harder scenes leaves a margin there
 
 
@@ -97,14 +100,14 @@ class Scenes(IterableDataset):
             yield from checkpoints.batches("train", indices, self.size, self.batch, trouble)
 
 
-def stage_at(share: float) -> Stage:
+def stage_at(share: float, stages: tuple[Stage, ...]) -> Stage:
     """The stage that is due after a share (0..1) of the budget."""
     passed = 0.0
-    for stage in STAGES:
+    for stage in stages:
         passed += stage.share
         if share < passed:
             return stage
-    return STAGES[-1]
+    return stages[-1]
 
 
 def rate_at(share: float, recipe: Recipe) -> float:
@@ -144,6 +147,7 @@ class Run:
         self.model = checkpoints.build(recipe.model).to(memory_format=torch.channels_last)
         if hasattr(self.model, "set_distilled_training"):
             self.model.set_distilled_training(True)  # makes both heads answer on their own, so both are trained
+        self.stages = stages_of(checkpoints.image_size(self.model))
         self.optimizer = make_optimizer(self.model, recipe)
         self.normalise = checkpoints.Normalise(self.model)
         self._state_file = out / f"{recipe.model}.training.pt"
@@ -182,7 +186,7 @@ class Run:
         """One optimizer step; returns the loss and the share of right answers in the batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.clock(), self.recipe)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with self.arithmetic():
             outputs = self.model(self.normalise(pixels))
         loss, logits = loss_of(outputs, labels, self.recipe.smoothing)
         if not torch.isfinite(loss):
@@ -203,9 +207,13 @@ class Run:
         if done.batch_top1 > self.recipe.ramp_at:
             done.trouble = min(done.trouble + self.recipe.ramp_step, self.recipe.top_trouble)
 
+    def arithmetic(self) -> torch.autocast:
+        """bfloat16 is faster where the processor multiplies matrices of it (AMX), float32 elsewhere."""
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
     def held_out(self, size: int) -> float:
-        """Top-1 on the held-out training-split scenes, in bfloat16 for speed."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        """Top-1 on the held-out training-split scenes, in the arithmetic of the training."""
+        with self.arithmetic():
             return checkpoints.per_class_accuracy(self.model, "train", HELD_OUT, size).mean().item()
 
 
@@ -234,7 +242,7 @@ def train_stage(run: Run, stage: Stage, say_s: float = 20.0, keep_s: float = 200
                 f"  trouble {float(trouble):.2f}"
             )
             said, images, losses, hits = now, run.progress.images, [], []
-        over = share >= 1.0 or stage_at(share) != stage
+        over = share >= 1.0 or stage_at(share, run.stages) != stage
         if over or now - kept > keep_s:
             run.keep()
             kept = now
@@ -267,7 +275,7 @@ def finish(run: Run) -> dict[str, Any]:
     content = {
         "model": name,
         "classes": list(CLASSES),
-        "image_size": checkpoints.IMAGE_SIZE,
+        "image_size": checkpoints.image_size(run.model),
         "preprocessing": {
             "transform": "render at image_size, no resize and no crop; pixels / 255, minus mean, divided by std",
             "mean": mean,
@@ -288,7 +296,7 @@ def finish(run: Run) -> dict[str, Any]:
         "bytes": weights.stat().st_size,
         "training": {
             **asdict(run.recipe),
-            "stages": [asdict(stage) for stage in STAGES],
+            "stages": [asdict(stage) for stage in run.stages],
             **asdict(run.progress),
             "batch_norm_renders": len(SETTLE),
             "first_index": 0,
@@ -320,6 +328,7 @@ def parse(arguments: list[str] | None) -> tuple[Recipe, Path, bool]:
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget of the training itself")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights; the pictures have their own")
+    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the matrix products")
     parser.add_argument("--peak-rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--resume", action="store_true", help="continue from the state in --out")
     given = vars(parser.parse_args(arguments))
@@ -335,7 +344,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(recipe.threads)
     run = Run(recipe, out, resume)
     while (share := run.clock()) < 1.0:
-        train_stage(run, stage_at(share))
+        train_stage(run, stage_at(share, run.stages))
     content = finish(run)
     say(f"top-1 {content['top1']['value']:.4f} on {len(TEST)} test renders; {content['bytes']} bytes")
 
