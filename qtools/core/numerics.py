@@ -145,8 +145,10 @@ def requantize(accumulator: Array, multiplier: Array | float, params: QuantParam
         Integer-valued float32 array.
     """
     xp = array_namespace(accumulator)
-    scaled = xp.round(xp.astype(accumulator, xp.float32, copy=False) * multiplier) + params.zero_point[0]
-    return xp.clip(scaled, params.scheme.qmin if lowest is None else lowest, params.scheme.qmax)
+    scaled = xp.astype(accumulator, xp.float32, copy=False) * multiplier  # new memory: the rest happens in place
+    xp.round(scaled, out=scaled)
+    scaled += params.zero_point[0]
+    return xp.clip(scaled, params.scheme.qmin if lowest is None else lowest, params.scheme.qmax, out=scaled)
 
 
 def float32(x: float) -> float:

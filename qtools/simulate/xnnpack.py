@@ -43,8 +43,8 @@ def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     shift = 20 - exponent
     ma, mb = (round(float(r) * 2.0**shift) for r in ratios)
     bias = (1 << (shift - 1)) - ma * a.params.zero_point[0] - mb * b.params.zero_point[0]
-    total = a.codes.int() * ma + b.codes.int() * mb + bias
-    return _clamped((total >> shift).float() + out.params.zero_point[0], out)
+    total = a.codes.int().mul_(ma).add_(b.codes.int().mul_(mb)).add_(bias).bitwise_right_shift_(shift)
+    return total.float().add_(out.params.zero_point[0]).clamp_(out.lowest, out.params.scheme.qmax)
 
 
 def _add_undelegated(data: tuple[Operand, ...], out: Output) -> torch.Tensor:

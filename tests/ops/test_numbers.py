@@ -19,7 +19,7 @@ from calibration.check import check_plan
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, OpKind, QuantParams, QuantPlan
-from qtools.simulate import xnnpack
+from qtools.simulate import _accumulate, xnnpack
 from qtools.simulate._operand import Kernel
 from qtools.simulate.run import Simulator
 
@@ -180,6 +180,7 @@ def test_a_float_add_is_seen(bench: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 WIDE = 2304
+INT8_PRODUCTS = _accumulate.int8_products_are_exact()
 
 
 def _wide(bench: Any) -> Any:
@@ -187,9 +188,10 @@ def _wide(bench: Any) -> Any:
     return bench.tiny("wide", lambda: bench.Forward(lambda m, x: m.a(x.flatten(1)), **part), (9, 16, 16))
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_accumulators_beyond_float32(bench: Any, sign: int) -> None:
-    """Sums up to 2304 * 127 * 255 = 7e7 and biases up to 2^30: exact only in float64, converted to float32 once."""
+@pytest.mark.parametrize(("sign", "int8"), [(1, True), (-1, False)])
+def test_accumulators_beyond_float32(bench: Any, sign: int, int8: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums up to 2304 * 127 * 255 = 7e7 and biases up to 2^30: exact only in integers or float64, rounded once."""
+    monkeypatch.setattr(_accumulate, "int8_products_are_exact", lambda: int8 and INT8_PRODUCTS)
     tiny = _wide(bench)
     rng = np.random.default_rng(2)
     (op,) = (op for op in tiny.program.view.ops if op.kind is OpKind.LINEAR)
@@ -201,7 +203,9 @@ def test_accumulators_beyond_float32(bench: Any, sign: int) -> None:
         plan = changed.plan(iter([*[(-top, 16.0 - top)] * 2, (-wide, wide)]).__next__)
         if number % 2:
             simulator = Simulator(changed.program, plan, "xnnpack")
-            assert simulator._kernels[op.id][1].prepared.weight.dtype is torch.float64
+            assert simulator._kernels[op.id][1].prepared.weight.dtype is (
+                torch.int8 if int8 and INT8_PRODUCTS else torch.float64
+            )
         bench.assert_equal(changed.compare(plan, changed.images(plan, rng)))
         if number % 2:
             bench.assert_equal(changed.compare(plan, np.full((1, 9, 16, 16), 100, np.float32)))

@@ -18,8 +18,14 @@ from qtools.core import numerics
 from qtools.core.errors import InputError
 from qtools.core.types import Op, OpKind, OpRule, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
 from qtools.graph.capture import Program, capture
-from qtools.simulate import xnnpack
-from qtools.simulate._accumulate import EXACT_FLOAT32, accumulate, prepare_weighted
+from qtools.simulate import _accumulate, xnnpack
+from qtools.simulate._accumulate import (
+    EXACT_FLOAT32,
+    EXACT_INT32,
+    accumulate,
+    int8_products_are_exact,
+    prepare_weighted,
+)
 from qtools.simulate._operand import Operand
 from qtools.simulate.run import Simulator
 
@@ -155,14 +161,45 @@ def test_accumulators_are_exact(length: int, zero: int, bias: int, seed: int) ->
     assert (got.double().numpy() == (codes - zero) @ weight.T + offsets).all()
     reach = max(127 - zero, zero + 128)
     bound = (np.abs(weight).sum(1) * reach + np.abs(offsets)).max()
-    assert (prepared.weight.dtype is torch.float32) == (bound < EXACT_FLOAT32)
+    kinds = {torch.int8: bound < EXACT_INT32, torch.float32: bound < EXACT_FLOAT32, torch.float64: True}
+    assert kinds[prepared.weight.dtype]
+    assert (prepared.weight.dtype is torch.int8) == (kinds[torch.int8] and int8_products_are_exact())
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("exact", [False, True])
+def test_convolutions_accumulate_alike_in_int8_and_in_float(
+    kernel: int, unsigned: bool, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the sum written out in int64, with and without the processor's int8 products."""
+    monkeypatch.setattr(_accumulate, "int8_products_are_exact", lambda: exact)
+    rng = np.random.default_rng(kernel)
+    low = 0 if unsigned else -128
+    weight = torch.from_numpy(rng.integers(-127, 128, (5, 7, kernel, kernel)))
+    codes = torch.from_numpy(rng.integers(low, low + 256, (3, 7, 6, 4)))
+    bias = torch.tensor([2**20, -(2**20), 0, 1, -1])
+    attrs = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    op = Op("conv", OpKind.CONV, ("x", "w", "b"), ("conv",), attrs)
+    source = QuantParams(QuantScheme.activation(8, signed=not unsigned), (0.5,), (low + 9,))
+    held = QuantParams(QuantScheme.weight(8), (0.25,) * 5, (0,) * 5)
+    constants = {
+        1: Operand(weight.double(), held),
+        2: Operand(bias.double(), numerics.bias_params(source, held)),
+    }
+    prepared = prepare_weighted(op, constants, source, source)
+    assert (prepared.weight.dtype is torch.int8) == (exact and kernel == 1)
+    windows = (codes - (low + 9)).unfold(2, kernel, 1).unfold(3, kernel, 1)
+    expected = torch.einsum("bcijkl,ockl->boij", windows, weight) + bias.reshape(-1, 1, 1)
+    got = accumulate(op, Operand(codes.float(), source), prepared)
+    assert torch.equal(got.long(), expected)
 
 
 def test_the_multiplier_is_float32_step_by_step() -> None:
     _, source, prepared = _weighted(np.ones((2, 4)), None, 0)
     assert prepared.multiplier.dtype is torch.float32
     assert prepared.multiplier.tolist() == [0.25, 0.25]
-    assert prepared.bias is None and source.scale == (0.5,)
+    assert source.scale == (0.5,)
 
 
 def test_tables_are_made_once_and_cover_every_code() -> None:
