@@ -21,6 +21,7 @@ SPEC = TargetSpec(
         OpKind.RELU: OpRule(f"{SOURCE_TREE}/activations.cc"),
         OpKind.GELU: OpRule(f"{SOURCE_TREE}/activations.cc"),
         OpKind.SIGMOID: OpRule(SPEC_PAGE, fixed_output=(1 / 256, -128)),
+        OpKind.CONCAT: OpRule(SPEC_PAGE, tied=True),
         OpKind.RESHAPE: OpRule(SPEC_PAGE, tied=True),
         OpKind.TRANSPOSE: OpRule(SPEC_PAGE, tied=True),
         OpKind.IDENTITY: OpRule(SPEC_PAGE, tied=True),

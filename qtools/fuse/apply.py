@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qtools.core.errors import CheckFailed
 from qtools.fuse.certificate import ALGEBRA_TOLERANCE, CAST_FACTOR, CAST_FLOOR, BlockProof, FusionCertificate
 from qtools.fuse.find import RULES, Trace, find, leftover_batch_norm
+from qtools.fuse.layer_norm import is_layer_norm
 from qtools.fuse.rule import Chain, Match
 
 _RANDOMIZED = "default (untrained): the proof was repeated with randomized statistics"
@@ -220,8 +221,9 @@ def _norms(model: nn.Module) -> Mapping[str, nn.modules.batchnorm._BatchNorm]:
 
 
 def _statistics(model: nn.Module) -> str:
-    """Whether any BatchNorm still has the statistics it was born with."""
-    tracked = [(bn.running_mean, bn.running_var) for bn in _norms(model).values()]
+    """Whether any BatchNorm still has the statistics, or LayerNorm the affine map, that it was born with."""
+    tracked: list[tuple[Any, Any]] = [(bn.running_mean, bn.running_var) for bn in _norms(model).values()]
+    tracked += [(norm.bias, norm.weight) for norm in _layer_norms(model)]
     known = [(mean, var) for mean, var in tracked if mean is not None and var is not None]
     if not known:
         return "none"
@@ -229,8 +231,12 @@ def _statistics(model: nn.Module) -> str:
     return _RANDOMIZED if untouched else "trained"
 
 
+def _layer_norms(model: nn.Module) -> list[nn.LayerNorm]:
+    return [m for m in model.modules() if is_layer_norm(m)]
+
+
 def _randomized(model: nn.Module) -> nn.Module:
-    """A copy whose BatchNorm layers all have statistics and affine weights far from neutral, the same every time."""
+    """A copy whose norms all have statistics and affine weights far from neutral, the same every time."""
     other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for bn in _norms(other).values():
@@ -243,4 +249,8 @@ def _randomized(model: nn.Module) -> nn.Module:
         ):
             if values is not None:
                 values.copy_(lo + (hi - lo) * draw)
+    for norm in _layer_norms(other):
+        norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator, dtype=torch.float64))
+        if norm.bias is not None:
+            norm.bias.copy_(torch.rand(norm.bias.shape, generator=generator, dtype=torch.float64) - 0.5)
     return other

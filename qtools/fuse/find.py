@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from qtools.fuse import branches, conv_bn, linear_bn
+from qtools.fuse import branches, conv_bn, layer_norm, linear_bn
 from qtools.fuse.rule import Match, Rule
 
 RULES: tuple[Rule, ...] = (
@@ -23,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     conv_bn.NEIGHBOURS,  # by data flow, for whatever no structure claimed
     linear_bn.NORM_BEFORE,
     linear_bn.NORM_AFTER,
+    layer_norm.LAYER_NORM,
 )
 
 
@@ -51,7 +52,7 @@ class Trace:
         self.edges = tuple((self._made[key][0], consumer) for key, consumer in self._flows if self._reads[key] == 1)
 
     def _watch(self, path: str, module: nn.Module) -> Iterator[Any]:
-        is_part = isinstance(module, (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm))
+        is_part = isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.modules.batchnorm._BatchNorm))
 
         def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.calls[path] += 1

@@ -100,6 +100,11 @@ def _relu(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     return codes.clamp(out.params.zero_point[0], out.params.scheme.qmax)
 
 
+def _concat(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """All of one grid: nothing but copying."""
+    return torch.cat([x.codes for x in data], op.attrs["dim"])
+
+
 Function = Callable[[Op, NDArray[np.float32]], NDArray[np.float32]]
 Rounding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -153,6 +158,7 @@ KERNELS: Kernels = {
     OpKind.ADD: Kernel(_add),
     OpKind.MUL: Kernel(_mul),
     OpKind.MEAN: Kernel(_mean),
+    OpKind.CONCAT: Kernel(_concat),
     OpKind.RELU: Kernel(_relu),
     OpKind.GELU: _lookup(_gelu, _half_away),
     OpKind.SIGMOID: _lookup(_sigmoid, np.rint),

@@ -109,6 +109,11 @@ CASES: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], dict[str, An
         {"a": lambda: conv(3, 8, 1), "b": lambda: conv(8, 4, 1)},
         (3, 5, 6),
     ),
+    "concat": (
+        lambda m, x: m.c(torch.cat((m.a(x), x, m.b(x)), 1)),
+        {"a": lambda: conv(4, 6, 1), "b": lambda: conv(4, 3, 3, padding=1), "c": lambda: conv(13, 5, 1)},
+        (4, 9, 8),
+    ),
     "squeeze-excite": (
         squeeze_excite,
         {"a": lambda: conv(3, 16, 3, padding=1), "b": lambda: conv(16, 4, 1), "c": lambda: conv(4, 16, 1)},
