@@ -14,7 +14,7 @@ from torch import fx, nn
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.types import GraphView, Op, OpKind, Value
 from qtools.graph.classify import classify
-from qtools.graph.rewrite import expansions
+from qtools.graph.rewrite import expansions, simplify
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
@@ -132,7 +132,10 @@ def _export(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind])
                 "make its forward free of data-dependent control flow",
             ) from error
         # an empty table still makes the graph functional: no in-place operation, no dropout
-        return exported.run_decompositions(expansions(expand))
+        functional = exported.run_decompositions(expansions(expand))
+        simplify(functional.graph)
+        functional.graph_module.recompile()
+        return functional
 
 
 def _constants(exported: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:

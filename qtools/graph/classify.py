@@ -20,8 +20,8 @@ def classify(node: fx.Node) -> tuple[OpKind, Attrs]:
     attrs = reader(_bound_arguments(node)) if reader else {}
     if kind is OpKind.CONV and _is_depthwise(node, attrs):
         kind = OpKind.DEPTHWISE_CONV
-    if kind is OpKind.MEAN and _keeps_every_element(node):
-        kind = OpKind.RESHAPE  # pooling a 1x1 map: converters drop it, and no kernel rounds
+    if kind in (OpKind.MEAN, OpKind.SUM) and _keeps_every_element(node):
+        kind = OpKind.RESHAPE  # over dimensions of size 1: converters drop it, and no kernel rounds
     return kind, {"aten": str(node.target), **attrs}
 
 

@@ -1,7 +1,7 @@
 """Exact rewrites: composite operations written out in the operations that integer kernels exist for.
 
-Every rewrite is a decomposition for torch.export, so that the float program, the simulator and the converter all
-see the same graph.
+They are made while the graph is captured, so that the float program, the simulator and the converter all see the same
+graph: decompositions for torch.export, and what has to know the readers of a value on the finished graph.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import fx
 
 from qtools.core.types import OpKind
 
@@ -26,6 +27,15 @@ def _global_average(x: torch.Tensor, output_size: list[int]) -> Any:
     return x.mean((2, 3), keepdim=True)
 
 
+def _attention_to_one_token(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, **options: Any) -> Any:
+    """The softmax of a single weight is 1: what is attended to is the answer. XNNPACK refuses the product itself."""
+    if rest or options.keys() - {"scale"} or k.shape[-2] != 1:
+        return NotImplemented
+    return v.expand(*v.shape[:-2], q.shape[-2], v.shape[-1])
+
+
+_ALWAYS: Mapping[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: _attention_to_one_token}
+
 _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {
     OpKind.SILU: {aten.silu.default: _silu},
     OpKind.AVG_POOL: {aten.adaptive_avg_pool2d.default: _global_average},
@@ -33,8 +43,63 @@ _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {
 
 
 def expansions(kinds: frozenset[OpKind]) -> dict[Any, Callable[..., Any]]:
-    """Returns the decomposition table that writes out the given kinds.
+    """Returns the decomposition table that writes out the given kinds, and what is simpler for every target.
 
     SiLU becomes x * sigmoid(x), global average pooling a mean over height and width; both are the definitions.
     """
-    return {target: rule for kind in sorted(kinds) for target, rule in _EXPANSIONS.get(kind, {}).items()}
+    chosen = {target: rule for kind in sorted(kinds) for target, rule in _EXPANSIONS.get(kind, {}).items()}
+    return {**_ALWAYS, **chosen}
+
+
+def simplify(graph: fx.Graph) -> None:
+    """Takes out, in place, what changes no number: expands in front of broadcasting, factors that are a softmax of one.
+
+    LiteRT's converter folds an expand into its reader with shapes that do not fit, and makes of a softmax over one
+    element an exponential that is divided by itself.
+    """
+    _drop_expands(graph)
+    _drop_lone_softmax(graph)
+
+
+def _drop_lone_softmax(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if node.target not in (aten.softmax.int, aten._softmax.default) or node.meta["val"].shape[node.args[1]] != 1:
+            continue
+        for reader in list(node.users):
+            others = [operand for operand in reader.args if operand is not node]
+            if reader.target is aten.mul.Tensor and len(others) == 1 and _same_value_type(others[0], reader):
+                reader.replace_all_uses_with(others[0])
+                graph.erase_node(reader)
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _same_value_type(one: Any, other: fx.Node) -> bool:
+    if not isinstance(one, fx.Node):
+        return False
+    a, b = one.meta["val"], other.meta["val"]
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+_BROADCASTING = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+
+
+def _drop_expands(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if node.target is not aten.expand.default:
+            continue
+        source = node.args[0]
+        for reader in list(node.users):
+            if reader.target in _BROADCASTING and _shape_without(reader, node, source) == tuple(
+                reader.meta["val"].shape
+            ):
+                reader.replace_input_with(node, source)
+        if not node.users:
+            graph.erase_node(node)
+
+
+def _shape_without(reader: fx.Node, expanded: fx.Node, source: fx.Node) -> tuple[int, ...]:
+    """Shape of a reader's result if it read `source` in the place of `expanded`."""
+    operands = [source if operand is expanded else operand for operand in reader.args[:2]]
+    shapes = [tuple(operand.meta["val"].shape) for operand in operands if isinstance(operand, fx.Node)]
+    return tuple(torch.broadcast_shapes(*shapes))

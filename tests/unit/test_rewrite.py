@@ -1,0 +1,102 @@
+"""Exact rewrites: the graph changes, not one number does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from qtools.core.types import OpKind
+from qtools.graph import execute
+from qtools.graph.capture import Program, capture
+
+Compute = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Net(nn.Module):
+    def __init__(self, compute: Compute) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.compute(x)
+
+
+def _captured(compute: Compute, shape: tuple[int, ...] = (1, 3, 4, 4)) -> tuple[Program, torch.Tensor]:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return capture(Net(compute).eval(), x), x
+
+
+def _names(program: Program) -> list[str]:
+    return [str(op.attrs["aten"]).split(".")[1] for op in program.view.ops]
+
+
+def _attend(length: int, **options: Any) -> Compute:
+    """Queries over the 16 places of a map, keys and values over its first `length`."""
+
+    def compute(x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        some = tokens[:, :length]
+        return functional.scaled_dot_product_attention(tokens, some * 2, some + 1, **options)
+
+    return compute
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": 0.3}])
+def test_attention_to_one_token_is_that_token(options: dict[str, Any]) -> None:
+    program, x = _captured(_attend(1, **options))
+    assert "scaled_dot_product_attention" not in _names(program)
+    torch.testing.assert_close(execute.run(program, x), _attend(1, **options)(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("length", "options"), [(2, {}), (1, {"is_causal": True})])
+def test_other_attention_stays(length: int, options: dict[str, Any]) -> None:
+    program, x = _captured(_attend(length, **options))
+    assert "scaled_dot_product_attention" in _names(program)
+    torch.testing.assert_close(execute.run(program, x), _attend(length, **options)(x))
+
+
+def _scaled(x: torch.Tensor) -> torch.Tensor:
+    return x * x.mean((2, 3), keepdim=True).expand_as(x)
+
+
+def _gated(x: torch.Tensor) -> torch.Tensor:
+    return (x * x.mean(1, keepdim=True).softmax(1) + 1) * 2
+
+
+@pytest.mark.parametrize(("compute", "gone"), [(_scaled, "expand"), (_gated, "softmax")])
+def test_what_changes_no_number_is_taken_out(compute: Compute, gone: str) -> None:
+    program, x = _captured(compute)
+    assert gone not in _names(program)
+    assert torch.equal(execute.run(program, x), compute(x))
+    both = torch.cat([x, x + 1])
+    assert torch.equal(execute.run(program, both), compute(both))
+
+
+@pytest.mark.parametrize(
+    ("compute", "kept"),
+    [
+        (
+            lambda x: x.mean(1, keepdim=True).expand(1, 3, 4, 4).reshape(1, -1),
+            "expand",
+        ),  # no broadcast
+        (lambda x: x[:, :1].expand(1, 3, 4, 4) + x[:, 1:2], "expand"),  # without it the sum would have one channel
+        (lambda x: x * x.softmax(1), "softmax"),
+        (lambda x: x.mean(1, keepdim=True).softmax(1) + 1, "softmax"),  # a sum with 1 is another number
+        (lambda x: x[:, :1, :1] * x.mean(1, keepdim=True).softmax(1), "softmax"),  # it also gives the product its shape
+    ],
+)
+def test_what_is_needed_stays(compute: Compute, kept: str) -> None:
+    program, x = _captured(compute)
+    assert kept in _names(program)
+    assert torch.equal(execute.run(program, x), compute(x))
+
+
+def test_sums_over_one_element_only_move() -> None:
+    program, _ = _captured(lambda x: x.mean(1, keepdim=True).sum(1) + x.sum(1))
+    kinds = [op.kind for op in program.view.ops]
+    assert kinds.count(OpKind.SUM) == 1 and OpKind.RESHAPE in kinds
