@@ -130,7 +130,24 @@ def _float_ops(view: GraphView, spec: TargetSpec, unbound: Mapping[str, str]) ->
     integer_ops = [op for op in integer_ops if op.id not in found]
     swallowed = _swallowed(view, spec, integer_ops)
     alone = [op for op in integer_ops if spec.rules[op.kind].fused_only and op.inputs[0] not in swallowed]
-    return found | {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
+    found |= {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
+    return found if spec.float_results else found | _between_floats(view, found, swallowed)
+
+
+def _between_floats(view: GraphView, float_ops: Mapping[str, str], swallowed: Mapping[str, str]) -> dict[str, str]:
+    """Sums and products that only float operations read: a grid between them would cost precision and save nothing.
+
+    So the residual stream between LayerNorms stays in float, outlier channels and all; what the linear layers around it
+    read and write are codes as before.
+    """
+    found: dict[str, str] = {}
+    for op in reversed(view.ops):
+        if op.kind not in PAIRWISE or op.id in float_ops or op.outputs[0] in (*view.outputs, *swallowed):
+            continue
+        readers = view.consumers[op.outputs[0]]
+        if readers and all(reader.id in float_ops or reader.id in found for reader in readers):
+            found[op.id] = "all that read it run in float"
+    return found
 
 
 def _float_reason(op: Op, view: GraphView, spec: TargetSpec) -> str:

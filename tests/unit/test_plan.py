@@ -129,7 +129,12 @@ def test_any_graph_gets_a_whole_and_legal_plan(drawn: tuple[Graph, dict[str, tup
         raise
     assert set(made.values) == {n for n, v in view.values.items() if v.dtype == "float32"}
     assert all(entry.reason for entry in made.values.values())
-    assert set(made.float_ops) == {op.id for op in view.ops if op.kind not in SPEC.rules}
+    for op in view.ops:
+        readers = view.consumers[op.outputs[0]]
+        lone = readers and op.outputs[0] not in view.outputs and all(r.id in made.float_ops for r in readers)
+        assert (op.id in made.float_ops) == (
+            op.kind not in SPEC.rules or (op.kind in (OpKind.ADD, OpKind.MUL) and bool(lone))
+        )
     integer = [op for op in view.ops if op.id not in made.float_ops]
     for name, entry in made.values.items():
         if entry.params is not None and entry.params.scheme.axis is None:
@@ -157,6 +162,23 @@ def test_fused_values_have_no_tensor() -> None:
     made = graph.plan()
     assert made.values[conv].origin == "fused" and relu in made.values[conv].reason
     assert made.params(relu) is not None
+
+
+def test_a_residual_stream_between_norms_stays_in_float() -> None:
+    """conv -> [+ conv(norm)] twice -> norm: codes around the layers, none on the stream."""
+    graph = Graph()
+    stream = first = graph.conv("x")
+    sums = []
+    for _ in range(2):
+        stream = graph.add(OpKind.ADD, stream, graph.conv(graph.add(OpKind.LAYER_NORM, stream)))
+        sums.append(stream)
+    graph.conv(graph.add(OpKind.LAYER_NORM, stream))
+    made = graph.plan()
+    assert {made.float_ops[name] for name in sums} == {"all that read it run in float"}
+    assert made.params(first) is not None and made.params(sums[0]) is made.params(sums[1]) is None
+    graph.conv(sums[1])
+    made = graph.plan()  # the last sum is read as codes now; the one before it by floats and by that sum
+    assert sums[1] not in made.float_ops and sums[0] not in made.float_ops
 
 
 def test_a_value_with_two_readers_is_not_fused() -> None:
