@@ -94,7 +94,9 @@ def test_module_paths_stay_readable_and_types_are_plain():
         ("mobileone_s0", {}),
         ("repvgg_a0", {}),
         ("resnet18", {}),  # conv and norm as neighbours under their own names
-        ("mobilevit_xxs", {}),  # timm's ConvNormAct
+        ("mobilevit_xxs", {}),  # timm's ConvNormAct, LayerNorm in front of linear layers
+        ("mobilevit_s", {}),
+        ("mobilevitv2_050", {}),  # GroupNorm, which nothing takes in
     ],
 )
 def test_other_structures(name, arguments):
