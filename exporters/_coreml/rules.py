@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtools.core.types import OpKind, OpRule, QuantScheme, TargetSpec
+from qtools.core.target import OpRule, TargetSpec
+from qtools.core.types import OpKind, QuantScheme
 
 GUIDE = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
 ALGORITHMS = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-algos.html"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtools.core.types import OpKind, OpRule, QuantScheme, TargetSpec
+from qtools.core.target import OpRule, TargetSpec
+from qtools.core.types import OpKind, QuantScheme
 
 SOURCE_TREE = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime"
 SELECTORS = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qtools.core.types import OpKind, OpRule, QuantScheme, TargetSpec
+from qtools.core.target import OpRule, TargetSpec
+from qtools.core.types import OpKind, QuantScheme
 
 SPEC_PAGE = "https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec"
 SOURCE_TREE = "https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels"

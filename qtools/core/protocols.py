@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
-from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
+from qtools.core.target import TargetSpec
+from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TensorStats
 
 
 class RangeMethod(Protocol):

@@ -10,7 +10,8 @@ import qtools
 from calibration.method import method
 from qtools.core import files, metrics
 from qtools.core.protocols import Target
-from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status, TargetSpec
+from qtools.core.target import TargetSpec
+from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left
