@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qtools.reference.images import CLASSES, REFERENCE_TROUBLE, render
 
+
 def build(name: str) -> nn.Module:
     """The timm architecture with one output per reference class, freshly initialised."""
     return timm.create_model(name, pretrained=False, num_classes=len(CLASSES))

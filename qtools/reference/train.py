@@ -328,7 +328,9 @@ def parse(arguments: list[str] | None) -> tuple[Recipe, Path, bool]:
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget of the training itself")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights; the pictures have their own")
-    parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the matrix products")
+    parser.add_argument(
+        "--precision", choices=("bfloat16", "float32"), default="bfloat16", help="of the matrix products"
+    )
     parser.add_argument("--peak-rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--resume", action="store_true", help="continue from the state in --out")
     given = vars(parser.parse_args(arguments))
