@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from qtools.core.target import OpRule, TargetSpec
+from qtools.core.target import FastPath, OpRule, TargetSpec
 from qtools.core.types import OpKind, QuantScheme
 
 SPEC_PAGE = "https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec"
 SOURCE_TREE = "https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels"
+DELEGATE = f"{SOURCE_TREE.removesuffix('kernels')}delegates/xnnpack/xnnpack_delegate.cc"
+FLOATS = frozenset(
+    {
+        *("abs", "amax", "clamp", "clamp_min", "einsum", "erf", "exp", "leaky_relu", "linalg_vector_norm"),
+        *("log_softmax", "pad", "pixel_shuffle", "pow", "prelu", "roll", "scaled_dot_product_attention", "sqrt"),
+        *("stack", "upsample_bilinear2d"),
+    }
+)
+"""Operations that are no kind of ours, or of which it takes one form: nearest-neighbour resizing runs outside."""
+TABLE = "it is one table lookup per element; the activations that fuse into a convolution (ReLU, ReLU6) cost nothing"
+
+XNNPACK = FastPath(
+    source=DELEGATE,
+    name="XNNPACK",
+    rest="LiteRT kernel",
+    floats=frozenset(set(OpKind) - {OpKind.OTHER, OpKind.RESIZE}) | FLOATS,
+    unpadded=frozenset({OpKind.MAX_POOL}),
+    operands={OpKind.CONCAT: 5},
+    parts=True,
+    rest_in_integers=True,
+)
+"""Phones' kernels, as LiteRT's default delegate. What it takes was also seen at work (tests/ops/test_placement.py)."""
 
 SPEC = TargetSpec(
     name="tflite",
@@ -16,11 +38,11 @@ SPEC = TargetSpec(
         OpKind.CONV: OpRule(SPEC_PAGE, weight_axis=0),
         OpKind.DEPTHWISE_CONV: OpRule(SPEC_PAGE, weight_axis=0),
         OpKind.LINEAR: OpRule(f"{SOURCE_TREE}/fully_connected.cc", weight_axis=0),
-        OpKind.ADD: OpRule(SPEC_PAGE),
-        OpKind.MUL: OpRule(SPEC_PAGE),
+        OpKind.ADD: OpRule(SPEC_PAGE, ratios=(2.0**-10, 2.0**8)),
+        OpKind.MUL: OpRule(SPEC_PAGE, ratios=(2.0**-16, 2.0**8)),
         OpKind.MEAN: OpRule(SPEC_PAGE),
         OpKind.RELU: OpRule(f"{SOURCE_TREE}/activations.cc"),
-        OpKind.GELU: OpRule(f"{SOURCE_TREE}/activations.cc"),
+        OpKind.GELU: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=TABLE),
         OpKind.SIGMOID: OpRule(SPEC_PAGE, fixed_output=(1 / 256, -128)),
         OpKind.RESHAPE: OpRule(SPEC_PAGE, tied=True),
         OpKind.TRANSPOSE: OpRule(SPEC_PAGE, tied=True),
@@ -35,4 +57,5 @@ SPEC = TargetSpec(
     ),
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".tflite",
+    fast_path=XNNPACK,
 )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import qtools
 from calibration.method import method
+from calibration.placement import predict
 from qtools.core import files, metrics
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
@@ -21,6 +22,7 @@ from reports.accuracy import paired_accuracy
 from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.fidelity import FidelityTally, differences, equal_images
 from reports.latency import Latency
+from reports.places import places
 from reports.ranges import range_rows
 
 BINDING_LIMIT = 1e-4
@@ -159,6 +161,7 @@ def report(
             "evaluation": images.evaluation.digest,
         },
         warnings=notices,
+        places=places(predict(view, plan, target.spec)),
         measured=measured,
     )
 
