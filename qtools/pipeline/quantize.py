@@ -14,7 +14,7 @@ from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
-from qtools.pipeline import data
+from qtools.pipeline import data, second
 from qtools.pipeline.config import ALL, ALL_TARGETS, PIXELS, Images, Options, RunConfig
 from qtools.pipeline.decide import decide
 from qtools.pipeline.evaluate import Logits, evaluate, of_module, of_program
@@ -155,7 +155,10 @@ def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], Cr
         fused = fuse_model(loaded, images, watch)
         legs = _legs(fused, targets, config, work, watch)
         outputs = _evaluate(fused, legs, watch)
-        results = [conclude(leg, seen, config, watch) for leg, seen in zip(legs, outputs, strict=True)]
+        results = [
+            conclude(leg, seen, second.ask(leg, seen["float"]), config, watch)
+            for leg, seen in zip(legs, outputs, strict=True)
+        ]
         shipped = {leg.name: seen[leg.target.kernels[0]] for leg, seen in zip(legs, outputs, strict=True)}
         cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs})
         if len(legs) > 1:
