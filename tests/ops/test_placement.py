@@ -209,3 +209,36 @@ def test_xnnpack_leaves_scales_far_apart(bench: Any, kind: str, span: float) -> 
         (place,) = [p for p in predict(tiny.program.view, plan, tiny.target.spec).places if p.op == op.id]
         made = makers(tiny, inspected(tiny, plan))
         assert (place.integer, place.fast) == litert(made[op.id]), (operand, result)
+
+
+def integer_forms(y: torch.Tensor) -> list[torch.Tensor]:
+    """What runs in integers, alone and in its rarer forms, from a feature map of four channels, 8 x 8."""
+    return [
+        functional.relu(y),  # other readers of y keep it from fusing
+        functional.gelu(y),
+        y.sigmoid(),
+        y.mean((2, 3), keepdim=True) * y,
+        y.mean(1, keepdim=True) + y,
+        y.mean(3, keepdim=True) + y,
+        y.mean((1, 2, 3), keepdim=True) + y,
+        y.reshape(1, 4, 16, 4).transpose(1, 3),
+        y.permute(0, 2, 1, 3),
+    ]
+
+
+def test_litert_runs_integer_forms_where_predicted(bench: Any) -> None:
+    def compute(parts: Any, x: torch.Tensor) -> torch.Tensor:
+        y = parts.stem(x)
+        answers = [parts.head(form.reshape(y.shape)).sigmoid() for form in integer_forms(y)]
+        total = answers[0]
+        for answer in answers[1:]:
+            total = total + answer
+        return total
+
+    parts = {"stem": nn.Conv2d(3, 4, 1), "head": nn.Conv2d(4, 4, 3)}
+    tiny = bench.tiny("integer-forms", lambda: bench.Forward(compute, **parts), (3, 8, 8))
+    plan = tiny.plan(lambda: (-1.0, 1.0))
+    prediction = predict(tiny.program.view, plan, tiny.target.spec)
+    seen = inspected(tiny, plan)
+    assert not differing(prediction, makers(tiny, seen), litert)
+    assert prediction.parts == len(seen.placement.partitions)
