@@ -74,7 +74,8 @@ def _ledger(report: Report) -> Table:
 def _ledger_cells(row: LedgerRow) -> tuple[str, ...]:
     stage = row.stage
     if row.accuracy is None:
-        return stage, words.DASH, words.NOT_RUN, row.note, words.DASH, words.DASH
+        # the note beside the name, where it can wrap: numbers do not
+        return ": ".join(filter(None, (stage, row.note))), words.DASH, words.NOT_RUN, *[words.DASH] * 3
     top1 = words.number(row.accuracy.top1)
     return stage, str(row.accuracy.n), top1, words.drop_text(row), words.agreement_text(row), words.kl_text(row)
 
