@@ -43,7 +43,7 @@ compile = $(bin)/uv pip compile --quiet --universal --python-version 3.11 --fork
 lock: $(dev) ## solve the lock files again from pyproject.toml
 	$(compile) --group bootstrap -o requirements-uv.lock
 	$(compile) pyproject.toml --group build -o requirements.lock
-	$(compile) pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
+	$(compile) pyproject.toml --extra tensorflow --group build --group dev -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove caches and build leftovers; runs and the environment stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks

@@ -7,7 +7,8 @@ import numpy as np
 from calibration import float_results
 from calibration.gain import GAIN_LIMIT, gain
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, Op, QuantParams, QuantPlan, TargetSpec
+from qtools.core.target import TargetSpec
+from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
 
 
 def check_plan(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> None:

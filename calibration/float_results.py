@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtools.core import numerics
-from qtools.core.types import GraphView, Op, QuantParams, QuantPlan, QuantScheme, TargetSpec, ValuePlan
+from qtools.core.target import TargetSpec
+from qtools.core.types import GraphView, Op, QuantParams, QuantPlan, QuantScheme, ValuePlan
 
 UNREAD = "stays in float: no integer operation reads it"
 TOO_WIDE = "activations of this width stay in float on this target: only weights are quantized"

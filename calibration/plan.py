@@ -15,17 +15,8 @@ from calibration.widths import Widths
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.protocols import RangeMethod
-from qtools.core.types import (
-    GraphView,
-    Op,
-    OpKind,
-    QuantParams,
-    QuantPlan,
-    QuantScheme,
-    TargetSpec,
-    TensorStats,
-    ValuePlan,
-)
+from qtools.core.target import TargetSpec
+from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme, TensorStats, ValuePlan
 
 WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from qtools.core.types import GraphView, Op, TargetSpec
+from qtools.core.target import TargetSpec
+from qtools.core.types import GraphView, Op
 
 
 def tied_groups(view: GraphView, spec: TargetSpec, integer_ops: Sequence[Op]) -> Mapping[str, tuple[str, ...]]:

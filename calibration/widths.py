@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qtools.core.errors import InputError
-from qtools.core.types import TargetSpec
+from qtools.core.target import TargetSpec
 
 NARROWEST, WIDEST = 2, 8
 FLOAT_ACTIVATIONS = 16

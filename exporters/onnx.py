@@ -17,7 +17,8 @@ from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
-from qtools.core.types import Artifact, QuantPlan, TargetSpec
+from qtools.core.target import TargetSpec
+from qtools.core.types import Artifact, QuantPlan
 
 if TYPE_CHECKING:
     from qtools.graph.capture import Program

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters._ends import check_bytes, end_types
+from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.inspection import Inspection
-from qtools.core.protocols import Lowered, Runner, Target
+from qtools.core.protocols import Lowered, Runner, SecondRuntime, Target
 from qtools.core.types import Artifact, QuantPlan
 
 if TYPE_CHECKING:
@@ -136,4 +137,5 @@ TARGET = Target(
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
     inspectors={SPEC.suffix: inspect_artifact},
+    second=SecondRuntime(second.NAME, second.run),
 )

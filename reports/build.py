@@ -23,6 +23,7 @@ from reports.accuracy import PairedAccuracy
 from reports.environment import Environment
 from reports.fidelity import Difference, Fidelity
 from reports.latency import Latency
+from reports.places import Places
 from reports.ranges import RangeRow
 from reports.steps import Step
 
@@ -153,6 +154,7 @@ class Report:
         digests: What -> sha256 ("artifact", "plan", "weights", "data", ...).
         warnings: Said by the pipeline; `notices` adds those that follow from the fields.
         steps: What calibration did to the weights.
+        places: Where the target's runtime runs each operation, as predicted from the plan.
         measured: What differs from run to run.
         schema_version: REPORT_SCHEMA.
     """
@@ -171,6 +173,7 @@ class Report:
     digests: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
+    places: Places | None = None
     measured: Measured = Measured()
     schema_version: int = REPORT_SCHEMA
 

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtools.core.types import OpKind, OpRule, QuantScheme, TargetSpec
+from qtools.core.target import FastPath, OpRule, TargetSpec
+from qtools.core.types import OpKind, QuantScheme
 
 GUIDE = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
 ALGORITHMS = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-algos.html"
 DIALECT = "https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html"
+
+BETWEEN = FastPath(
+    ALGORITHMS,
+    name="Neural Engine's int8 layers, as documented",
+    rest="float16",
+    advice="nothing: float16 is what Core ML computes in between",
+)
 
 SPEC = TargetSpec(
     name="coreml",
@@ -30,6 +38,7 @@ SPEC = TargetSpec(
     fused=(),
     expand=frozenset({OpKind.AVG_POOL}),
     suffix=".mlpackage",
+    fast_path=BETWEEN,
     scale_dtype="float16",
     float_results=True,
 )

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtools.core.types import OpKind, OpRule, QuantScheme, TargetSpec
+from qtools.core.target import FastPath, OpRule, TargetSpec
+from qtools.core.types import OpKind, QuantScheme
 
 SOURCE_TREE = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime"
 SELECTORS = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc"
@@ -19,6 +20,8 @@ RELU = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/relu_quantizelinear.cc"
 POOLING = f"{SOURCE_TREE}/core/mlas/lib/qlgavgpool.cpp"
 ACTIVATIONS = ("uint8", "int8")
 SPATIAL = (2, 3)
+
+KERNELS = FastPath(SELECTORS, "integer kernel", "float kernel")
 
 _MOVE = OpRule(MATCHED, tied=True)
 
@@ -35,7 +38,7 @@ SPEC = TargetSpec(
         OpKind.MUL: OpRule(MATCHED),
         OpKind.MEAN: OpRule(POOLING, dims=SPATIAL),
         OpKind.SIGMOID: OpRule(MATCHED),
-        OpKind.CONCAT: OpRule(MATCHED),
+        OpKind.CONCAT: OpRule(MATCHED, varying=True),
         OpKind.RELU: OpRule(RELU, fused_only=True),
         OpKind.MAX_POOL: _MOVE,
         OpKind.RESHAPE: _MOVE,
@@ -55,6 +58,7 @@ SPEC = TargetSpec(
     ),
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".onnx",
+    fast_path=KERNELS,
 )
 
 QNN_PAGE = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
@@ -64,6 +68,7 @@ QNN = replace(
     SPEC,
     name="onnx_qnn",
     version="qdq-uint8-1",
+    fast_path=FastPath(QNN_PAGE, "HTP, as documented", "CPU"),
     rules={
         **{kind: replace(rule, source=QNN_PAGE) for kind, rule in SPEC.rules.items()},
         OpKind.MEAN: OpRule(QNN_PAGE),

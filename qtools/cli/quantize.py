@@ -59,6 +59,9 @@ Out = Annotated[
 Force = Annotated[bool, Option("--force", help="Replace the folder given with --out.")]
 InputSize = Annotated[int | None, Option(help="Input side in pixels, for a module that does not say.")]
 Seed = Annotated[int, Option(help="Seed of the choice of images.")]
+DryRun = Annotated[
+    bool, Option("--dry-run", help="Predict where each operation will run, from a few images; export nothing.")
+]
 Json = Annotated[bool, Option("--json", help="Print the report as JSON on stdout.")]
 Debug = Annotated[bool, Option("--debug", help="Show the Python trace of an internal error.")]
 
@@ -84,6 +87,7 @@ def quantize(
     force: Force = False,
     input_size: InputSize = None,
     seed: Seed = 0,
+    dry_run: DryRun = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -113,6 +117,9 @@ def quantize(
     )
     from qtools.cli._progress import Bars
 
+    if dry_run:
+        _foresee(config, as_json=json)
+        return
     with Bars() as bars:
         results, cross = _run(config, bars)
     _show(results, cross, as_json=json)
@@ -120,6 +127,24 @@ def quantize(
 
     if any(verdict(result.report).word == "failed" for result in results):
         raise typer.Exit(ExitStatus.CHECK_FAILED)
+
+
+def _foresee(config: RunConfig, *, as_json: bool) -> None:
+    """The prediction on stdout."""
+    from qtools.cli._progress import Bars
+
+    with Bars() as bars:
+        bars.stage("start")
+        from qtools.pipeline.foresee import foresee
+        from reports.render import places
+
+        found = foresee(config, bars)
+    if as_json:
+        sys.stdout.write(places.to_json(found))
+        return
+    from rich.console import Console
+
+    places.show(found, Console())
 
 
 def _run(config: RunConfig, bars: Bars) -> tuple[list[RunResult], CrossCheck | None]:

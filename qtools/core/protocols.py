@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
-from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
+from qtools.core.target import TargetSpec
+from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TensorStats
 
 
 class RangeMethod(Protocol):
@@ -98,6 +99,20 @@ class Lowered:
 
 
 @dataclass(frozen=True)
+class SecondRuntime:
+    """A runtime of the same format that other people built, asked for a second opinion.
+
+    Attributes:
+        name: What a report calls it.
+        run: (path, inputs as the artifact takes them, images first) -> outputs, shape (images, classes); raises
+            MissingPlatform where it is not installed.
+    """
+
+    name: str
+    run: Callable[[Path, NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True)
 class Target:
     """What a file in exporters/ exposes as TARGET.
 
@@ -116,6 +131,7 @@ class Target:
             are none to make.
         inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
         replay: (path of any origin, input name -> array) -> output name -> array, in the kernels that ship.
+        second: Another runtime of the format, where there is one.
     """
 
     spec: TargetSpec
@@ -131,6 +147,7 @@ class Target:
     quantized: str = "int8"
     configure: Callable[[Mapping[str, str]], Target] | None = None
     inspectors: Mapping[str, Callable[[Path], Inspection]] = field(default_factory=dict)
+    second: SecondRuntime | None = None
 
     def configured(self, options: Mapping[str, str]) -> Target:
         """This target with the user's choices.

@@ -52,6 +52,10 @@ def _conv(args: Mapping[str, Any]) -> Attrs:
     }
 
 
+def _pool(args: Mapping[str, Any]) -> Attrs:
+    return {"padding": tuple(args["padding"])}
+
+
 def _reduce(args: Mapping[str, Any]) -> Attrs:
     dims = args["dim"]
     return {"dims": tuple(dims) if dims is not None else None, "keepdim": bool(args["keepdim"])}
@@ -117,6 +121,7 @@ _KINDS: Mapping[str, OpKind] = {
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "conv2d": _conv,
+    "max_pool2d": _pool,
     "mean": _reduce,
     "sum": _reduce,
     "softmax": _one_dim,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qtools.core.types import InputSpec, TargetSpec
+from qtools.core.target import TargetSpec
+from qtools.core.types import InputSpec
 
 LEVELS = 255
 

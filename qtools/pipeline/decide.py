@@ -15,11 +15,12 @@ from calibration.method import Method
 from calibration.weights.bias import correct_biases
 from calibration.widths import Widths
 from qtools.core.protocols import Target
-from qtools.core.types import QuantPlan
+from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.graph.pixels import LEVELS
 from qtools.graph.side_by_side import side_by_side
+from qtools.pipeline.data import RunImages
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
 from qtools.simulate.run import Executor, open_simulator
@@ -56,11 +57,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], wa
     """Makes the plan, and corrects biases under it where the method says so."""
     program, images, (chosen, widths) = prepared.program, prepared.images, config
     with watch.stage("plan"):
-        recipe = planning.Recipe(
-            prepared.loaded.spec.name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges
-        )
-        if images.pixels:
-            recipe = dataclasses.replace(recipe, known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))))
+        recipe = recipe_of(prepared.loaded.spec.name, program.view, images, config)
         plan = _plan(prepared, target, recipe)
         simulator = open_simulator(program, plan, target.simulator)
     decision = Decision(plan, program, simulator, prepared.steps)
@@ -71,6 +68,13 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], wa
         return decision
     narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True))
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
+
+
+def recipe_of(name: str, view: GraphView, images: RunImages, config: tuple[Method, Widths]) -> planning.Recipe:
+    """What the planner is asked for; pixels are whole numbers of a known range."""
+    chosen, widths = config
+    known = dict.fromkeys(view.inputs, (0.0, float(LEVELS))) if images.pixels else {}
+    return planning.Recipe(name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges, known)
 
 
 def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantPlan:

@@ -26,6 +26,7 @@ SLOW_KERNEL_IMAGES = 8
 """Images that second opinions get where they take 5 (LiteRT's default) to 40 times (reference) as long as XNNPACK."""
 
 Logits = NDArray[np.float32]
+Values = Mapping[str, NDArray[Any]]
 Stage = Callable[[NDArray[np.float32]], Logits]
 """float32 NCHW batch -> logits, shape (batch, classes)."""
 
@@ -112,16 +113,22 @@ def compare_values(
 ) -> FidelityTally:
     """Every value of a few images in float, as simulated and as the artifact has it (`sides`)."""
     simulator, runner = sides
+    lock = Lock()
+
+    def seen(pixels: NDArray[np.float32]) -> tuple[Values, Values, Values]:
+        with lock:  # runtimes keep their state between the ends of a call
+            real = dict(runner.values(pixels[0]))
+        batch = torch.from_numpy(pixels)
+        exact = {n: t.numpy() for n, t in execute.observe(program, batch) if n in real}
+        simulated = {n: t.numpy() for n, t in simulator.observe(batch) if n in real}
+        ours, theirs = ({n: simulator.as_codes(n, v) for n, v in side.items()} for side in (simulated, real))
+        return exact, ours, theirs
+
     tally = FidelityTally(program.view, plan)
     few = min(FIDELITY_IMAGES, len(images.evaluation))
-    for done, pixels in enumerate(islice(images.batches(images.evaluation, 1), few), 1):
-        real = runner.values(pixels[0])
-        bound = set(real)
-        batch = torch.from_numpy(pixels)
-        exact = {n: t.numpy() for n, t in execute.observe(program, batch) if n in bound}
-        simulated = {n: t.numpy() for n, t in simulator.observe(batch) if n in bound}
-        simulated, real = ({n: simulator.as_codes(n, v) for n, v in side.items()} for side in (simulated, real))
-        tally.add(exact, simulated, real)
+    # in the order of the images, so that the sums are those of every other run
+    for done, sides_seen in enumerate(side_by_side(seen, islice(images.batches(images.evaluation, 1), few)), 1):
+        tally.add(*sides_seen)
         progress("inner values", done, few)
     return tally
 

@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import qtools
 from calibration.method import method
+from calibration.placement import predict
 from qtools.core import files, metrics
 from qtools.core.protocols import Target
-from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status, TargetSpec
+from qtools.core.target import TargetSpec
+from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left
@@ -20,6 +22,7 @@ from reports.accuracy import paired_accuracy
 from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.fidelity import FidelityTally, differences, equal_images
 from reports.latency import Latency
+from reports.places import places
 from reports.ranges import range_rows
 
 BINDING_LIMIT = 1e-4
@@ -158,6 +161,7 @@ def report(
             "evaluation": images.evaluation.digest,
         },
         warnings=notices,
+        places=places(predict(view, plan, target.spec)),
         measured=measured,
     )
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from qtools.core import files, plugins
 from qtools.core.protocols import Runner, Target
-from qtools.core.types import Artifact, QuantPlan
+from qtools.core.types import Artifact, Check, QuantPlan
 from qtools.pipeline import judge, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
@@ -20,7 +20,7 @@ from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
 from qtools.pipeline.vectors import Vector
 from reports import environment, latency
-from reports.build import Measured, Report, Size, report_text
+from reports.build import LedgerRow, Measured, Report, Size, report_text
 
 LATENCY_THREADS = 1
 
@@ -45,6 +45,14 @@ class RunResult:
     def path(self) -> Path:
         """The file that ships."""
         return self.folder / self.artifact.path
+
+
+@dataclass(frozen=True)
+class SecondOpinion:
+    """What another runtime said: a row beside the ledger, and a check where it could be asked."""
+
+    row: LedgerRow
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,12 +118,15 @@ def export(
     return Leg(target, prepared, decision, artifact, folder, runners, notices)
 
 
-def conclude(leg: Leg, outputs: Mapping[str, Logits], config: RunConfig, watch: Stopwatch) -> RunResult:
+def conclude(
+    leg: Leg, outputs: Mapping[str, Logits], opinions: Sequence[SecondOpinion], config: RunConfig, watch: Stopwatch
+) -> RunResult:
     """Compares inner values, measures time, and writes the reports.
 
     Args:
         leg: The artifact.
         outputs: Stage -> logits: "float", "fused" and those of `Leg.stages`.
+        opinions: What other runtimes said.
         config: What was asked for.
         watch: Told of each stage.
     """
@@ -136,7 +147,12 @@ def conclude(leg: Leg, outputs: Mapping[str, Logits], config: RunConfig, watch: 
     report = judge.report(
         prepared, decision, (config, target, leg.artifact), (outputs, tally), (size, measured, notices)
     )
-    report = dataclasses.replace(report, digests={**report.digests, "vectors": files.digest(folder / vectors.FILE)})
+    report = dataclasses.replace(
+        report,
+        ledger=(*report.ledger, *(opinion.row for opinion in opinions)),
+        checks=(*report.checks, *(check for opinion in opinions for check in opinion.checks)),
+        digests={**report.digests, "vectors": files.digest(folder / vectors.FILE)},
+    )
     files.write_text(folder / "plan.json", files.to_json(decision.plan))
     files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))
     files.write_text(folder / "report.json", report_text(report))

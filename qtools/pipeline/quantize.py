@@ -14,7 +14,7 @@ from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
-from qtools.pipeline import data
+from qtools.pipeline import data, second
 from qtools.pipeline.config import ALL, ALL_TARGETS, PIXELS, Images, Options, RunConfig
 from qtools.pipeline.decide import decide
 from qtools.pipeline.evaluate import Logits, evaluate, of_module, of_program
@@ -117,34 +117,48 @@ def _config(
 
 def run(config: RunConfig, listener: Listener) -> RunResult:
     """Runs all stages. The run folder appears when everything in it is complete, or not at all."""
-    folder, results, _ = _run(config, (config.target,), Stopwatch(listener))
+    folder, results, _ = _run(config, Stopwatch(listener))
     return dataclasses.replace(results[0], folder=folder)
 
 
 def run_all(config: RunConfig, listener: Listener) -> AllResult:
     """`run` for every target of ALL_TARGETS, from one calibration, and the artifacts held against each other."""
-    folder, results, cross = _run(config, ALL_TARGETS, Stopwatch(listener))
+    folder, results, cross = _run(dataclasses.replace(config, target=ALL), Stopwatch(listener))
     named = zip(ALL_TARGETS, results, strict=True)
     return AllResult(folder, {name: dataclasses.replace(each, folder=folder / name) for name, each in named}, cross)
 
 
-def _run(config: RunConfig, names: Sequence[str], watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
+def wanted(config: RunConfig) -> list[tuple[Target, Widths]]:
+    """The targets asked for, each with the widths it can have."""
+    names = ALL_TARGETS if config.target == ALL else (config.target,)
     found: list[Target] = [plugins.find("exporters", name, "TARGET") for name in names]
     targets = [target.configured(config.target_options) for target in found]
-    widths = [choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits) for t in targets]
+    return [(t, choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits)) for t in targets]
+
+
+def load(config: RunConfig) -> tuple[models.Loaded, data.RunImages]:
+    """The model and the run's images."""
+    loaded = _load(config)
+    images = data.choose(loaded, config.images)
+    classes = class_names(config.labels, images, loaded.spec.classes)
+    return loaded, dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
+
+
+def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
+    targets = wanted(config)
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     with watch.stage("load"):
-        loaded = _load(config)
-        images = data.choose(loaded, config.images)
-        classes = class_names(config.labels, images, loaded.spec.classes)
-        images = dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
-    folder = config.out or Path("runs") / _run_name(config, loaded, widths[0])
+        loaded, images = load(config)
+    folder = config.out or Path("runs") / _run_name(config, loaded, targets[0][1])
     with files.whole_folder(folder, replace=config.force or config.out is None) as work:
         fused = fuse_model(loaded, images, watch)
-        legs = _legs(fused, list(zip(targets, widths, strict=True)), config, work, watch)
+        legs = _legs(fused, targets, config, work, watch)
         outputs = _evaluate(fused, legs, watch)
-        results = [conclude(leg, seen, config, watch) for leg, seen in zip(legs, outputs, strict=True)]
+        results = [
+            conclude(leg, seen, second.ask(leg, seen["float"]), config, watch)
+            for leg, seen in zip(legs, outputs, strict=True)
+        ]
         shipped = {leg.name: seen[leg.target.kernels[0]] for leg, seen in zip(legs, outputs, strict=True)}
         cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs})
         if len(legs) > 1:
@@ -153,14 +167,14 @@ def _run(config: RunConfig, names: Sequence[str], watch: Stopwatch) -> tuple[Pat
 
 
 def _legs(
-    fused: Fused, wanted: list[tuple[Target, Widths]], config: RunConfig, work: Path, watch: Stopwatch
+    fused: Fused, targets: Sequence[tuple[Target, Widths]], config: RunConfig, work: Path, watch: Stopwatch
 ) -> list[Leg]:
     """Every target's artifact; targets that read the same graph share its statistics."""
     chosen = method(config.method)
     captured: list[Captured] = []
     legs = []
-    for target, widths in wanted:
-        folder = work / target.spec.name if len(wanted) > 1 else work
+    for target, widths in targets:
+        folder = work / target.spec.name if len(targets) > 1 else work
         folder.mkdir(exist_ok=True)
         own = capture_model(fused, target, chosen, captured, watch)
         if not any(own is other for other in captured):

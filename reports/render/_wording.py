@@ -12,11 +12,14 @@ from reports.accuracy import PairedAccuracy
 from reports.build import LedgerRow, Report
 from reports.fidelity import SQNR_CAP_DB, Fidelity
 from reports.latency import Latency
+from reports.places import PlaceRow, Places
 from reports.steps import Step
 from reports.verdict import final_row, measured_accuracy
 
 T = TypeVar("T")
 
+PLACE_TITLE = "Where each operation runs"
+PLACE_HEADS = ("Operation", ">n", "where", "why, and what to do")
 STEP_HEADS = ("Step on the weights", "", "KL on other images, nats", "note")
 
 NOT_RUN = "not run"
@@ -116,6 +119,13 @@ def step_cells(step: Step) -> tuple[str, str, str, str]:
         gain,
         step.note,
     )
+
+
+def place_cells(places: Places, row: PlaceRow) -> tuple[str, str, str, str]:
+    """A kind of operations: what, how many, where, and why there."""
+    because = ": ".join(filter(None, (row.module, row.reason)))
+    why = "; ".join((because, row.advice)) if row.reason else ""
+    return row.kind, str(row.count), places.where(row), why
 
 
 def drop_text(row: LedgerRow) -> str:

@@ -28,6 +28,9 @@ def render(report: Report) -> str:
     ]
     if report.steps:
         parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
+    if places := report.places:
+        table = _table(words.PLACE_HEADS, (words.place_cells(places, row) for row in places.rows))
+        parts += [f"## {words.PLACE_TITLE}", plain(f"{places.summary}."), table]
     if report.fidelity:
         parts += ["## Weakest tensors", _worst(report)]
     differing = [row for row in report.differences if row.differing]

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from qtools.core.types import Check
 from reports.build import LedgerRow, Report
+from reports.places import Places
 from reports.render import _wording as words
 from reports.verdict import notices, verdict
 
@@ -41,6 +42,8 @@ def renderable(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), *_warnings(report), _ledger(report), _figures(report)]
     if report.steps:
         parts.append(_steps(report))
+    if report.places:
+        parts += [places_table(report.places), Text(f"{report.places.summary}.\n")]
     if report.fidelity:
         parts.append(_worst(report))
     if report.differences:
@@ -71,7 +74,8 @@ def _ledger(report: Report) -> Table:
 def _ledger_cells(row: LedgerRow) -> tuple[str, ...]:
     stage = row.stage
     if row.accuracy is None:
-        return stage, words.DASH, words.NOT_RUN, row.note, words.DASH, words.DASH
+        # the note beside the name, where it can wrap: numbers do not
+        return ": ".join(filter(None, (stage, row.note))), words.DASH, words.NOT_RUN, *[words.DASH] * 3
     top1 = words.number(row.accuracy.top1)
     return stage, str(row.accuracy.n), top1, words.drop_text(row), words.agreement_text(row), words.kl_text(row)
 
@@ -96,6 +100,14 @@ def _steps(report: Report) -> Table:
     table = _table("", *words.STEP_HEADS)
     for step in report.steps:
         table.add_row(*map(Text, words.step_cells(step)))
+    return table
+
+
+def places_table(places: Places) -> Table:
+    """Where each kind of operation runs; names enter as Text."""
+    table = _table(words.PLACE_TITLE, *words.PLACE_HEADS)
+    for row in places.rows:
+        table.add_row(*map(Text, words.place_cells(places, row)))
     return table
 
 

@@ -49,6 +49,7 @@ def here(path: Path) -> dict[str, str]:
 def project(root: Path) -> dict[str, list[Requirement]]:
     data = tomllib.loads((root / "pyproject.toml").read_text())
     named = {"runtime": data["project"]["dependencies"], **data["dependency-groups"]}
+    named |= data["project"]["optional-dependencies"]
     return {group: [Requirement(r) for r in requirements] for group, requirements in named.items()}
 
 
@@ -68,7 +69,7 @@ def test_no_file_names_a_machine_or_an_index(root: Path, tracked: list[str]) -> 
     ("lock", "groups"),
     [
         ("requirements.lock", ["runtime", "build"]),
-        ("requirements-dev.lock", ["runtime", "build", "dev"]),
+        ("requirements-dev.lock", ["runtime", "build", "dev", "tensorflow"]),
         ("requirements-uv.lock", ["bootstrap"]),
     ],
 )

@@ -22,7 +22,8 @@ from exporters.coreml import TARGET
 from qtools.core import files, numerics
 from qtools.core.errors import InputError, MissingPlatform
 from qtools.core.protocols import Lowered
-from qtools.core.types import InputSpec, QuantPlan, TargetSpec
+from qtools.core.target import TargetSpec
+from qtools.core.types import InputSpec, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.graph.pixels import taking_pixels

@@ -17,18 +17,8 @@ from calibration.plan import Recipe, plan
 from calibration.ties import tied_groups
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import (
-    GraphView,
-    Op,
-    OpKind,
-    OpRule,
-    QuantParams,
-    QuantPlan,
-    QuantScheme,
-    TargetSpec,
-    TensorStats,
-    Value,
-)
+from qtools.core.target import OpRule, TargetSpec
+from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme, TensorStats, Value
 
 SOURCE = "https://example.org/rules"
 SPEC = TargetSpec(

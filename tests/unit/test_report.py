@@ -21,6 +21,7 @@ from reports.build import Data, LedgerRow, Measured, Report, Size, Subject, Weig
 from reports.environment import Environment
 from reports.fidelity import SQNR_CAP_DB, Fidelity, differences
 from reports.latency import summarize
+from reports.places import PlaceRow, Places
 from reports.ranges import RangeRow
 from reports.render import terminal
 from reports.steps import Step
@@ -142,6 +143,10 @@ def make_report(*, labelled: bool = True, hostile: str = "", seed: int = 7) -> R
             Step("equalize channels", True, None, None, hostile or "37 paths"),
             Step("correct biases", False, 0.0041, 0.0052, "judged on 64 others"),
         ),
+        places=Places("XNNPACK", "LiteRT kernel", 26, (
+            PlaceRow("gelu", 25, False, False, hostile or "no kernel", hostile or "train with ReLU", hostile or "stem"),
+            PlaceRow("conv", 71, True, True, "", "", "stem.conv1"),
+        )),
         measured=_measured(rng),
     )  # fmt: skip
 
@@ -270,6 +275,13 @@ def test_unlabelled_report_shows_no_accuracy() -> None:
         assert "Accuracy was not measured" in re.sub(r"\s+", " ", text)
         assert "points (left is a loss)" not in text
     assert "not measured" in find("reports.render", "html", "RENDER")(report)
+
+
+@pytest.mark.parametrize("name", ["html", "markdown", "terminal"])
+def test_every_rendering_shows_where_operations_run(name: str) -> None:
+    text = " ".join(find("reports.render", name, "RENDER")(make_report()).split())
+    for said in ("Where each operation runs", "71 of 96 operations", "26 part(s)", "train with ReLU"):
+        assert said in text.replace("\\", "")
 
 
 def test_hostile_names_stay_text() -> None:

@@ -16,7 +16,8 @@ from torch import nn
 from calibration.plan import Recipe, plan
 from qtools.core import numerics
 from qtools.core.errors import InputError
-from qtools.core.types import Op, OpKind, OpRule, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
+from qtools.core.target import OpRule, TargetSpec
+from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, QuantScheme, TensorStats
 from qtools.graph.capture import Program, capture
 from qtools.simulate import _accumulate, xnnpack
 from qtools.simulate._accumulate import (

@@ -1,0 +1,94 @@
+"""A runtime as data: what its kernels accept and fix, and what its converter makes of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from qtools.core.types import OpKind, QuantScheme
+
+
+@dataclass(frozen=True)
+class OpRule:
+    """What a target's kernel for one OpKind accepts and fixes.
+
+    Attributes:
+        source: Address of the page or file the rule was taken from.
+        weight_axis: Axis of per-channel weight scales in the program's own layout; None = per tensor.
+        tied: True where inputs and output must share one scale (reshape, pooling, concat).
+        fixed_output: (scale, zero_point) that the kernel insists on.
+        dims: Dimensions of a 4-D value that the kernel reduces, where it takes no others; None = any.
+        delegated: False where the runtime's fast path leaves the integer kernel to the runtime itself.
+        advice: What a reader of a report can do where it is not.
+        ratios: [lowest, highest) of operand scale (for MUL: product of operand scales) over output scale that the
+            fast path takes; None = any.
+        varying: True where that path wants every operand to change with the input.
+        fused_only: True where there is a kernel only as the lower end of the grid behind another kernel (see
+            `TargetSpec.fused`): that grid has to start at zero.
+    """
+
+    source: str
+    weight_axis: int | None = None
+    tied: bool = False
+    fixed_output: tuple[float, int] | None = None
+    dims: tuple[int, ...] | None = None
+    fused_only: bool = False
+    delegated: bool = True
+    advice: str = ""
+    ratios: tuple[float, float] | None = None
+    varying: bool = False
+
+
+@dataclass(frozen=True)
+class FastPath:
+    """The part of a runtime that a graph should not leave.
+
+    Attributes:
+        source: Address of the page or file that says what it takes.
+        name: What a report calls it.
+        rest: What a report calls that which runs everything else.
+        floats: What it computes in float too: kinds, or the framework's own names of operations.
+        unpadded: Kinds whose padding is an operation of its own, which it leaves.
+        operands: Most operands of a kind that it takes, where there is a limit.
+        parts: True where it takes the graph in pieces, each handed over at a price.
+        advice: What to do about an operation in float, where the answer is one for all kinds.
+        rest_in_integers: Whether what runs everything else has integer kernels of its own.
+    """
+
+    source: str
+    name: str
+    rest: str
+    floats: frozenset[str] = frozenset()
+    unpadded: frozenset[OpKind] = frozenset()
+    operands: Mapping[OpKind, int] = field(default_factory=dict)
+    parts: bool = False
+    rest_in_integers: bool = False
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """A runtime as data. A kind without a rule has no integer kernel and stays in float.
+
+    Attributes:
+        name: Word used on the command line.
+        version: Version of the rules, goes into the plan.
+        activation: Grid of 8-bit activations; other widths follow it.
+        rules: What each integer kernel wants.
+        fused: (producer kind, activation kind) pairs that become one kernel, so that no tensor lies between.
+        expand: Composite kinds that the converter takes apart, written out before planning.
+        suffix: File ending of the artifact.
+        fast_path: Where an operation should run; None where nobody has looked.
+        scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
+    """
+
+    name: str
+    version: str
+    activation: QuantScheme
+    rules: Mapping[OpKind, OpRule]
+    fused: tuple[tuple[OpKind, OpKind], ...]
+    expand: frozenset[OpKind]
+    suffix: str
+    fast_path: FastPath | None = None
+    scale_dtype: str = "float32"
+    float_results: bool = False

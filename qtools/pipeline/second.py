@@ -1,0 +1,50 @@
+"""The artifact in a second runtime that other people built: whether it gives the same codes."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+
+from qtools.core import metrics
+from qtools.core.errors import MissingPlatform
+from qtools.core.types import Check, Status
+from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits
+from qtools.pipeline.leg import Leg, SecondOpinion
+from reports.accuracy import paired_accuracy
+from reports.build import LedgerRow
+
+EQUAL_PERCENT = 100.0
+"""Both run the same kernels on the same integers."""
+ISLAND_PERCENT = 99.0
+"""With float islands, their float32 sums may be added in another order."""
+
+
+def ask(leg: Leg, exact: Logits) -> tuple[SecondOpinion, ...]:
+    """Runs the first evaluation images; nothing where the target knows no second runtime.
+
+    Args:
+        leg: The artifact.
+        exact: Logits of the float network on the evaluation images.
+    """
+    second = leg.target.second
+    if second is None:
+        return ()
+    images, runner = leg.prepared.images, leg.runners[leg.target.kernels[0]]
+    pixels = list(islice(images.batches(images.evaluation, 1), SLOW_KERNEL_IMAGES))
+    feeds = np.concatenate([array for each in pixels for array in runner.feed(each[0]).values()])
+    try:
+        codes = second.run(leg.path, feeds)
+    except MissingPlatform as missing:
+        return (SecondOpinion(LedgerRow(f"artifact, {second.name}", "side", None, missing.next_step)),)
+    ours = runner.codes(np.concatenate(pixels))
+    same, count = int((codes == ours).all(1).sum()), len(ours)
+    labels = None if images.labels is None else images.labels[:count]
+    accuracy = paired_accuracy(labels, exact[:count], runner.logits(codes))
+    note = f"every code equal on {same} of {count} images"
+    row = LedgerRow(f"artifact, {second.name}", "side", accuracy, note)
+    islands = bool(leg.decision.plan.float_ops)
+    value = 100 * metrics.agreement(codes, ours) if islands else 100 * same / count
+    limit = ISLAND_PERCENT if islands else EQUAL_PERCENT
+    status: Status = "passed" if value >= limit else "failed"
+    return (SecondOpinion(row, (Check(f"{second.name} agrees", status, value, "%", limit, note),)),)

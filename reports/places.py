@@ -1,0 +1,90 @@
+"""Where each operation runs, grouped for a reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+from qtools.core.prediction import Place, Prediction
+
+
+@dataclass(frozen=True)
+class PlaceRow:
+    """Operations of one kind that run in one place for one reason.
+
+    Attributes:
+        kind: What they mean.
+        count: How many.
+        integer: False where they compute in float.
+        fast: Whether the runtime's fast path takes them.
+        reason: Why they are in float or off the fast path; empty where they are neither.
+        advice: What to do about that.
+        module: Where the first of them comes from.
+    """
+
+    kind: str
+    count: int
+    integer: bool
+    fast: bool
+    reason: str
+    advice: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Places:
+    """A prediction in rows: what runs worst first.
+
+    Attributes:
+        fast: Name of the runtime's fast path.
+        rest: Name of what runs everything else.
+        parts: Pieces that the fast path gets the graph in; None where it is not handed over in pieces.
+        rows: One per kind, place and reason.
+    """
+
+    fast: str
+    rest: str
+    parts: int | None
+    rows: tuple[PlaceRow, ...]
+
+    def where(self, row: PlaceRow) -> str:
+        """A row's place in words."""
+        return f"{'integer' if row.integer else 'float'}, {self.fast if row.fast else self.rest}"
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        total = sum(row.count for row in self.rows)
+        held = sum(row.count for row in self.rows if row.integer and row.fast)
+        text = f"{held} of {total} operations run in integers on the fast path ({self.fast})"
+        return text + (f", which gets the graph in {self.parts} part(s)" if self.parts is not None else "")
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What is known of an artifact before it is made.
+
+    Attributes:
+        model: Name of the model.
+        target: Name of the target.
+        scheme: Name of the scheme, e.g. "w8a8".
+        places: Where its operations will run.
+    """
+
+    model: str
+    target: str
+    scheme: str
+    places: Places
+
+
+def places(prediction: Prediction) -> Places:
+    """Groups a prediction; what computes in float comes first, then what runs in integers elsewhere."""
+    alike = Counter(_alike(place) for place in prediction.places)
+    first = {_alike(place): place.module for place in reversed(prediction.places)}
+    rows = [replace(row, count=count, module=first[row]) for row, count in alike.items()]
+    ordered = sorted(rows, key=lambda row: (row.integer, row.fast, -row.count, row.kind, row.reason))
+    return Places(prediction.fast, prediction.rest, prediction.parts, tuple(ordered))
+
+
+def _alike(place: Place) -> PlaceRow:
+    return PlaceRow(place.kind.value, 0, place.integer, place.fast, place.reason, place.advice, "")
