@@ -1,6 +1,7 @@
 """MobileViT (Mehta and Rastegari, ICLR 2022, arXiv 2110.02178) and MobileViTv2 (the same authors, arXiv 2206.02680).
 
-Accuracy, size and multiply-accumulates at 256 pixels: tables of the two papers. timm's layout is the only one known here.
+Accuracy, size and multiply-accumulates at 256 pixels: tables of the two papers. The one layout
+known here is timm's.
 """
 
 from __future__ import annotations
