@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from calibration import float_results
@@ -30,7 +32,9 @@ def check_plan(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> None:
 
 
 def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[str]:
-    rule = spec.rules.get(op.kind)
+    swallowed = {n: view.consumers[n][0].outputs[0] for n, e in plan.values.items() if e.origin == "fused"}
+    out = plan.params(swallowed.get(op.outputs[0], op.outputs[0]))
+    rule = spec.rule(op.kind, wide=out is not None and out.scheme.wide)
     if rule is None:
         return ["no integer kernel, and the plan does not leave it in float"]
     if spec.float_results:
@@ -45,10 +49,11 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
             found.append(f"{name} is per channel, kernels take one scale per activation")
     if found:
         return found
-    known = [p for n in (*data, *op.outputs) if (p := plan.params(n)) is not None]
+    known = [p for n in (*data, *op.outputs) if (p := plan.read(n, op.id)) is not None]
+    if len({p.scheme.wide for p in known}) > 1:
+        found.append(f"{', '.join(data)} and {', '.join(op.outputs)} are read and made at different widths")
     if rule.tied and len({(p.scale, p.zero_point) for p in known}) > 1:
         found.append(f"{', '.join(data)} and {', '.join(op.outputs)} must share one scale")
-    out = plan.params(op.outputs[0])
     if (
         rule.fixed_output
         and out
@@ -61,8 +66,7 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
         found.append(f"its output must be at scale {rule.fixed_output[0]}, zero point {rule.fixed_output[1]}")
     if rule.fused_only and out and out.zero_point[0] != out.scheme.qmin:
         found.append("its grid must start at zero, that is all there is of it")
-    swallowed = {n: view.consumers[n][0].outputs[0] for n, e in plan.values.items() if e.origin == "fused"}
-    factor = gain(op, plan.params, swallowed)
+    factor = gain(op, partial(plan.read, reader=op.id), swallowed)
     if factor >= GAIN_LIMIT:
         found.append(f"one step of its accumulator is {factor:.3g} output codes, kernels stop at {GAIN_LIMIT:.0f}")
     return found + _weight_faults(op, view, rule.weight_axis, plan)
@@ -72,7 +76,7 @@ def _weight_faults(op: Op, view: GraphView, axis: int | None, plan: QuantPlan) -
     constants = [n for n in op.inputs if view.values[n].const]
     if not constants:
         return []
-    params: list[QuantParams | None] = [plan.params(n) for n in (op.inputs[0], *constants)]
+    params: list[QuantParams | None] = [plan.read(n, op.id) for n in (op.inputs[0], *constants)]
     source, weight = params[0], params[1]
     if source is None or weight is None:
         return [f"{constants[0]} has no parameters"]

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
 from qtools.core import files
+from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
-from qtools.core.types import Artifact, QuantPlan, TargetSpec
+from qtools.core.types import QuantPlan, TargetSpec
 
 if TYPE_CHECKING:
     from qtools.graph.capture import Program

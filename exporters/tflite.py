@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from exporters._ends import check_bytes, end_types
 from exporters._tflite.rules import SPEC
 from qtools.core import files
+from qtools.core.artifact import Artifact
 from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
-from qtools.core.types import Artifact, QuantPlan
+from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
     from qtools.graph.capture import Program

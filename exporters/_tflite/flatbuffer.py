@@ -24,6 +24,7 @@ TENSOR_TYPES = {code: name for name, code in vars(schema.TensorType).items() if 
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT16: np.int16,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.INT64: np.int64,
     schema.TensorType.BOOL: np.bool_,
@@ -149,15 +150,23 @@ def rename_tensors(model: Model, names: Mapping[int, str]) -> None:
         tensor.name = name.encode()
 
 
+def allow_any_scale(model: Model) -> None:
+    """Keeps 16-bit sums out of a kernel that takes over where all scales are powers of two, and then refuses most."""
+    for operator in model.subgraphs[0].operators:
+        if op_name(model, operator) in ("ADD", "SUB") and operator.builtinOptions is not None:
+            operator.builtinOptions.potScaleInt16 = False
+
+
 def name_signature(model: Model, input_name: str, output_name: str) -> None:
     """Names the single input and the single output, in the graph and in its signature.
 
     Where the input stays float, its integer twin behind the QUANTIZE takes over the name the input had.
     """
     graph = model.subgraphs[0]
-    for operator in graph.operators:
+    image = graph.tensors[graph.inputs[0]]
+    for operator in graph.operators if image.type == schema.TensorType.FLOAT32 else ():
         if op_name(model, operator) == "QUANTIZE" and operator.inputs[0] == graph.inputs[0]:
-            graph.tensors[operator.outputs[0]].name = graph.tensors[graph.inputs[0]].name
+            graph.tensors[operator.outputs[0]].name = image.name
     for index, name in ((graph.inputs[0], input_name), (graph.outputs[0], output_name)):
         graph.tensors[index].name = name.encode()
     for signature in model.signatureDefs or []:

@@ -98,6 +98,16 @@ def in_container(params: QuantParams, container: QuantScheme) -> QuantParams:
     return QuantParams(container, params.scale, (container.qmin,) if starts_at_zero else params.zero_point)
 
 
+def widened(params: QuantParams, wide: QuantScheme) -> QuantParams:
+    """A wider symmetric per-tensor grid that holds every code of a narrow one exactly.
+
+    A code less its zero point has one bit more than the code; a step becomes as many steps, a power of two, as the
+    wide grid has bits left, so that the conversion is a shift and the scale keeps its mantissa.
+    """
+    steps = 2 ** (wide.bits - params.scheme.bits - 1)
+    return QuantParams(wide, (params.scale[0] / steps,), (0,))
+
+
 def bias_params(source: QuantParams, weight: QuantParams) -> QuantParams:
     """int32 bias at float32(input scale x weight scale), one per output channel, as the accumulator has it."""
     scales = np.broadcast_to(source.scale_array[0] * weight.scale_array, weight.scale_array.shape).astype(np.float32)

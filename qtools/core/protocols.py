@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
-from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
+from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TargetSpec, TensorStats
 
 
 class RangeMethod(Protocol):

@@ -11,8 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-PLAN_SCHEMA = 1
-
 
 class OpKind(StrEnum):
     """What an operation means, whatever the framework calls it."""
@@ -81,6 +79,11 @@ class QuantScheme:
     def signed(self) -> bool:
         """True where negative codes exist."""
         return self.qmin < 0
+
+    @property
+    def wide(self) -> bool:
+        """True where codes need 16 bits of storage, and kernels of that width."""
+        return self.bits > 8
 
     @staticmethod
     def activation(bits: int = 8, *, signed: bool = True, symmetric: bool = False) -> QuantScheme:
@@ -249,6 +252,8 @@ class TargetSpec:
         expand: Composite kinds that the converter takes apart, written out before planning.
         suffix: File ending of the artifact.
         scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
+        wide: Grid of 16-bit activations; None where no kernel takes them.
+        wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
     """
 
     name: str
@@ -260,6 +265,12 @@ class TargetSpec:
     suffix: str
     scale_dtype: str = "float32"
     float_results: bool = False
+    wide: QuantScheme | None = None
+    wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
+
+    def rule(self, kind: OpKind, *, wide: bool) -> OpRule | None:
+        """The rule of a kind's kernel of either width; None where there is no such kernel."""
+        return (self.wide_rules if wide else self.rules).get(kind)
 
 
 @dataclass(frozen=True)
@@ -325,15 +336,21 @@ class ValuePlan:
         origin: explicit (from its own range), shared (tied to another value), fixed (by the kernel),
             derived (bias: product of scales), fused (swallowed by the next operation), float.
         reason: Why, in words. Never empty where params is None.
+        reads: Id of an operation -> the grid it reads the value on, where that is another: a QUANTIZE lies between.
     """
 
     params: QuantParams | None
     origin: Origin
     reason: str
+    reads: Mapping[str, QuantParams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.params is None and not self.reason:
             raise ValueError("a value left out of quantization needs a reason")
+
+    def read(self, reader: str) -> QuantParams | None:
+        """The grid that an operation reads the value on."""
+        return self.reads.get(reader, self.params)
 
 
 @dataclass(frozen=True)
@@ -361,40 +378,7 @@ class QuantPlan:
         entry = self.values.get(value)
         return entry.params if entry else None
 
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file that ships.
-
-    Attributes:
-        path: Where it lies.
-        target: Name of the TargetSpec.
-        plan_sha256: Digest of the plan it carries; "" for the float artifact.
-        size_bytes: Length of the file.
-        sha256: Digest of the file.
-        toolchain: Package name -> version of everything that wrote into it.
-        float_constants: Names of the float32 constants above 1 kB that are left in it.
-    """
-
-    path: str
-    target: str
-    plan_sha256: str
-    size_bytes: int
-    sha256: str
-    toolchain: Mapping[str, str]
-    float_constants: tuple[str, ...] = ()
-
-
-Status = Literal["passed", "failed", "not run"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One judged number of a report. `not run` is never `passed`."""
-
-    name: str
-    status: Status
-    value: float | None = None
-    unit: str = ""
-    limit: float | None = None
-    note: str = ""
+    def read(self, value: str, reader: str) -> QuantParams | None:
+        """Parameters of a value as an operation, by its id, reads it; None where it is not quantized."""
+        entry = self.values.get(value)
+        return entry.read(reader) if entry else None

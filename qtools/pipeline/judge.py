@@ -9,8 +9,10 @@ from typing import Any, Literal
 import qtools
 from calibration.method import method
 from qtools.core import files, metrics
+from qtools.core.artifact import Artifact
+from qtools.core.checks import Check, Status
 from qtools.core.protocols import Target
-from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status, TargetSpec
+from qtools.core.types import OpKind, QuantPlan, TargetSpec
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left

@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 from qtools.core import files, plugins
+from qtools.core.artifact import Artifact
 from qtools.core.protocols import Runner, Target
-from qtools.core.types import Artifact, QuantPlan
+from qtools.core.types import QuantPlan
 from qtools.pipeline import judge, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision

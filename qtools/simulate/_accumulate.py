@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from qtools.core.types import Op, OpKind, QuantParams
@@ -24,11 +25,13 @@ class Weighted:
         weight: Integer-valued, in the float type that keeps the accumulator exact.
         bias: Integer-valued, shape (channels,), or None.
         multiplier: float32 scale_in * scale_weight / scale_out, shape (channels,) or (1,).
+        scales: float32 scales of the weight, one per channel, or one.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     multiplier: torch.Tensor
+    scales: NDArray[np.float32]
 
 
 def prepare_weighted(op: Op, constants: Mapping[int, Operand], source: QuantParams, out: QuantParams) -> Weighted:
@@ -42,7 +45,8 @@ def prepare_weighted(op: Op, constants: Mapping[int, Operand], source: QuantPara
     dtype = torch.float32 if float(bound.max()) < EXACT_FLOAT32 else torch.float64
     product = np.asarray(source.scale_array[0] * constants[1].params.scale_array, np.float32)
     multiplier = np.asarray(product / out.scale_array[0], np.float32)
-    return Weighted(weight.to(dtype), None if bias is None else bias.to(dtype), torch.from_numpy(multiplier))
+    typed = weight.to(dtype), None if bias is None else bias.to(dtype)
+    return Weighted(*typed, torch.from_numpy(multiplier), constants[1].params.scale_array)
 
 
 def accumulate(op: Op, data: Operand, weighted: Weighted) -> torch.Tensor:

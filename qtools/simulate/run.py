@@ -77,7 +77,10 @@ class Simulator:
     def __init__(self, program: Program, plan: QuantPlan, kernels: str) -> None:
         self._library: Kernels = plugins.find("qtools.simulate", kernels, "KERNELS")
         self._quantize = plugins.find("qtools.simulate", kernels, "QUANTIZE")
-        self._program, self._plan = program, plan
+        module = importlib.import_module(f"qtools.simulate.{kernels}")
+        self._wide: Kernels = getattr(module, "WIDE", {})
+        self._convert = getattr(module, "CONVERT", None)
+        self._program, self._plan, self._name = program, plan, kernels
         self._constants = dict(program.constants)
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
         self._integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
@@ -88,9 +91,7 @@ class Simulator:
             op = self._ops[name]
             if op.kind in MOVES or self._is_swallowed(op.inputs[0]):
                 continue
-            if op.kind not in self._library:
-                raise InputError(f"the simulator knows no {op.kind} kernel of {kernels} (operation {name})")
-            self._kernels[name] = self._prepare(op, self._library[op.kind])
+            self._kernels[name] = self._prepare(op)
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """Codes of the output (floats where the output is float), shape (batch, classes)."""
@@ -140,17 +141,19 @@ class Simulator:
         if self._is_swallowed(op.inputs[0]):
             return alive[op.inputs[0]]  # applied already, inside the producer's kernel
         if name not in self._kernels:
-            return evaluate(node, {n: self._as_codes(n, v) for n, v in alive.items() if n in _inputs(node)})
+            return evaluate(node, {n: self._as_codes(n, v, name) for n, v in alive.items() if n in _inputs(node)})
         kernel, output = self._kernels[name]
         data = tuple(
-            Operand(self._as_codes(n, alive[n]), self._known(n)) for n in op.inputs if n not in self._program.constants
+            Operand(self._as_codes(n, alive[n], name), self._known(n, name))
+            for n in op.inputs
+            if n not in self._program.constants
         )
         return kernel.run(op, data, output)
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
         """Quantizes an operation's constants again, some of them changed."""
         self._constants |= constants
-        self._kernels[op.id] = self._prepare(op, self._library[op.kind])
+        self._kernels[op.id] = self._prepare(op)
 
     def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Codes dequantized; floats as they are."""
@@ -158,13 +161,21 @@ class Simulator:
             value = numerics.dequantize(value.int(), self._known(name))
         return value
 
-    def _as_codes(self, name: str, value: Any) -> Any:
-        if name in self._codes_of or name in self._program.constants or not value.dtype.is_floating_point:
+    def _as_codes(self, name: str, value: Any, reader: str) -> Any:
+        """A value as an operation reads it: its own codes, or those of a grid behind a QUANTIZE."""
+        if name in self._program.constants or not value.dtype.is_floating_point:
             return value
-        return self._quantize(value, self._known(name))
+        grid = self._known(name, reader)
+        if name not in self._codes_of:
+            return self._quantize(value, grid)
+        own = self._known(name)
+        if grid == own:
+            return value
+        assert self._convert is not None  # targets that plan conversions have a library that knows them
+        return self._convert(value, own, grid)
 
-    def _known(self, name: str) -> QuantParams:
-        params = self._plan.params(name)
+    def _known(self, name: str, reader: str = "") -> QuantParams:
+        params = self._plan.read(name, reader)
         assert params is not None, name  # the plan was checked: integer operations touch quantized values only
         return params
 
@@ -172,7 +183,7 @@ class Simulator:
         entry = self._plan.values.get(value)
         return entry is not None and entry.origin == "fused"
 
-    def _prepare(self, op: Op, kernel: Kernel) -> tuple[Kernel, Output]:
+    def _prepare(self, op: Op) -> tuple[Kernel, Output]:
         leaves = op.outputs[0]
         lowest = None
         while self._is_swallowed(leaves):
@@ -180,6 +191,11 @@ class Simulator:
             leaves = reader.outputs[0]
             lowest = self._known(leaves).zero_point[0]  # the only activation rules fuse today is ReLU
         params = self._known(leaves)
+        library = self._wide if params.scheme.wide else self._library
+        if op.kind not in library:
+            width = "16-bit " if params.scheme.wide else ""
+            raise InputError(f"the simulator knows no {width}{op.kind} kernel of {self._name} (operation {op.id})")
+        kernel = library[op.kind]
         constants = {
             position: Operand(self._quantized_constant(n), self._known(n))
             for position, n in enumerate(op.inputs)
@@ -187,7 +203,7 @@ class Simulator:
         }
         prepared = None
         if kernel.prepare is not None:
-            prepared = kernel.prepare(op, constants, self._known(op.inputs[0]), params)
+            prepared = kernel.prepare(op, constants, self._known(op.inputs[0], op.id), params)
         return kernel, Output(params, params.scheme.qmin if lowest is None else lowest, prepared)
 
     def _quantized_constant(self, name: str) -> torch.Tensor:
