@@ -23,7 +23,12 @@ Model = Annotated[str, typer.Argument(help="m1_1, repvit_m1_1, or any timm class
 Bits = Annotated[int, Option(help="Width of weights and activations; Core ML has activations of 8 bits only.")]
 WeightBits = Annotated[int | None, Option(help="Width of the weights, where it differs from --bits.")]
 ActBits = Annotated[
-    int | None, Option(help="Width of the activations, where it differs from --bits; 16 on Core ML: float16.")
+    int | None,
+    Option(help="Width of the activations, where it differs from --bits; 16 on TFLite: int16, on Core ML: float16."),
+]
+Int16 = Annotated[
+    list[str] | None,
+    Option(help="TFLite: hold values at 16 bits whose id or module path fits, e.g. 'add*'; may be given again."),
 ]
 TargetName = Annotated[str, Option(help="tflite, onnx, onnx_qnn, coreml; all: TFLite, ONNX and Core ML at once.")]
 Weights = Annotated[
@@ -69,6 +74,7 @@ def quantize(
     bits: Bits = 8,
     weight_bits: WeightBits = None,
     act_bits: ActBits = None,
+    int16: Int16 = None,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -101,6 +107,7 @@ def quantize(
         bits=bits,
         weight_bits=weight_bits,
         act_bits=act_bits,
+        int16=int16 or (),
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     seed: int
     weight_bits: int
     act_bits: int
+    int16: Sequence[str]
     force: bool
     input_size: int
     target_options: Mapping[str, str]
@@ -80,6 +81,7 @@ class RunConfig:
         bits: Width of weights and activations.
         weight_bits: Width of the weights, where it differs.
         act_bits: Width of the activations, where it differs.
+        int16: Patterns of values to hold at 16 bits, over value ids and module paths.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
@@ -98,6 +100,7 @@ class RunConfig:
     bits: int = 8
     weight_bits: int | None = None
     act_bits: int | None = None
+    int16: Sequence[str] = ()
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"

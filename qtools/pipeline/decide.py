@@ -10,6 +10,7 @@ import torch
 
 import qtools
 from calibration import plan as planning
+from calibration.apart import Apart, matching
 from calibration.check import check_plan
 from calibration.method import Method
 from calibration.weights.bias import correct_biases
@@ -52,13 +53,17 @@ class Decision:
     saturated: Executor | None = None
 
 
-def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], watch: Stopwatch) -> Decision:
+def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apart], watch: Stopwatch) -> Decision:
     """Makes the plan, and corrects biases under it where the method says so."""
-    program, images, (chosen, widths) = prepared.program, prepared.images, config
+    program, images, (chosen, widths, apart) = prepared.program, prepared.images, config
     with watch.stage("plan"):
         recipe = planning.Recipe(
             prepared.loaded.spec.name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges
         )
+        wide = matching(program.view, apart.int16, "--int16")
+        if target.spec.wide is not None and widths.activations == target.spec.wide.bits:
+            wide = frozenset(program.view.activations)
+        recipe = dataclasses.replace(recipe, wide=wide)
         if images.pixels:
             recipe = dataclasses.replace(recipe, known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))))
         plan = _plan(prepared, target, recipe)

@@ -33,6 +33,8 @@ AGREEMENT_TO_SHIP_PERCENT = 97.0
 Outputs = Mapping[str, Logits]
 """Stage name -> logits, from `qtools.pipeline.evaluate`."""
 SATURATED = "saturated"
+NAMED = 12
+"""Names that a notice lists in full."""
 STAGES = {
     "float": "float",
     "fused": "fused",
@@ -41,7 +43,7 @@ STAGES = {
 }
 
 
-def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec) -> tuple[str, ...]:
+def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec, config: RunConfig) -> tuple[str, ...]:
     """What happened that the user did not ask for; `reports.verdict.notices` adds what the report's fields say."""
     found = list(prepared.loaded.weights.notes)
     if prepared.certificate.leftover:
@@ -50,9 +52,18 @@ def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec) -> tuple[str
     if plan.float_ops:
         first = next(iter(plan.float_ops.values()))
         found.append(f"{len(plan.float_ops)} operation(s) stay in float, the first because {first}")
+    wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
+    if wide and config.int16:
+        found.append(f"--int16: {len(wide)} value(s) held at 16 bits: {_named(wide)}")
     if not spec.float_results and any(p and p.scheme.bits < 8 for p in map(plan.params, prepared.program.constants)):
         found.append(f"{plan.scheme}: {spec.name} keeps narrow codes in bytes; only a compressed download gets smaller")
     return tuple(found)
+
+
+def _named(names: list[str]) -> str:
+    """The first names of a list, and how many more."""
+    more = f" and {len(names) - NAMED} more, see plan.json" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def agreement_warning(outputs: Outputs, kernels: str) -> tuple[str, ...]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from calibration.apart import Apart
 from calibration.method import method
 from calibration.widths import Widths
 from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
+from qtools.core.types import TargetSpec
 from qtools.pipeline import data
 from qtools.pipeline.config import ALL, ALL_TARGETS, PIXELS, Images, Options, RunConfig
 from qtools.pipeline.decide import decide
@@ -61,7 +63,7 @@ def quantize(
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
         **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
-            act_bits, force, input_size, target_options.
+            act_bits, int16, force, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -132,6 +134,9 @@ def _run(config: RunConfig, names: Sequence[str], watch: Stopwatch) -> tuple[Pat
     found: list[Target] = [plugins.find("exporters", name, "TARGET") for name in names]
     targets = [target.configured(config.target_options) for target in found]
     widths = [choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits) for t in targets]
+    apart = Apart(tuple(config.int16))
+    for target in targets:
+        apart.check(target.spec, _all_specs)
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     with watch.stage("load"):
@@ -166,7 +171,7 @@ def _legs(
         if not any(own is other for other in captured):
             captured.append(own)
         prepared = lower(fused, own, target, folder, watch)
-        decision = decide(prepared, target, (chosen, widths), watch)
+        decision = decide(prepared, target, (chosen, widths, Apart(tuple(config.int16))), watch)
         leg = export(prepared, decision, target, config, (folder, watch))
         legs.append(leg)
     return legs
@@ -187,6 +192,10 @@ def _evaluate(fused: Fused, legs: list[Leg], watch: Stopwatch) -> list[dict[str,
         | {stage: seen[f"{leg.name} {stage}"] for stage in leg.stages()}
         for leg in legs
     ]
+
+
+def _all_specs() -> list[TargetSpec]:
+    return [plugins.find("exporters", name, "TARGET").spec for name in plugins.names("exporters")]
 
 
 def _load(config: RunConfig) -> models.Loaded:
