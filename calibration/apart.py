@@ -1,4 +1,4 @@
-"""What a user wants treated apart from the scheme: values, by patterns over their ids and module paths."""
+"""What a user wants treated apart from the scheme: values, by patterns over ids and module paths, and narrow ends."""
 
 from __future__ import annotations
 
@@ -6,25 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from calibration.widths import Widths
 from qtools.core.errors import InputError
 from qtools.core.types import GraphView, TargetSpec
 
 
 @dataclass(frozen=True)
 class Apart:
-    """Patterns, as of file names, over value ids and module paths.
+    """Wishes beyond widths.
 
     Attributes:
-        int16: Values to hold at 16 bits.
+        int16: Patterns, as of file names, of values to hold at 16 bits.
+        clamp: Whether activations below the target's width are cut where their grid ends.
     """
 
     int16: tuple[str, ...] = ()
+    clamp: bool = False
 
-    def check(self, spec: TargetSpec, others: Callable[[], Sequence[TargetSpec]]) -> None:
+    def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
         """Refuses what a target cannot have.
 
         Args:
             spec: The target.
+            widths: What it makes of the widths asked for.
             others: All targets, to name those that can.
 
         Raises:
@@ -33,6 +37,18 @@ class Apart:
         if self.int16 and spec.wide is None:
             able = ", ".join(other.name for other in others() if other.wide is not None)
             raise InputError(f"the {spec.name} target has no kernels on 16-bit values", f"--int16 is for: {able}")
+        if not self.clamp:
+            return
+        if not spec.clamps:
+            able = ", ".join(other.name for other in others() if other.clamps)
+            raise InputError(f"the {spec.name} target cannot cut codes below its own width", f"--clamp is for: {able}")
+        if widths.activations >= spec.activation.bits:
+            raise InputError(
+                f"activations of {widths.activations} bits end where their codes end, there is nothing to cut",
+                "give --bits or --act-bits below 8 with --clamp",
+            )
+        if self.int16:
+            raise InputError("--clamp and --int16 do not go together yet", "leave one of them out")
 
 
 def matching(view: GraphView, patterns: Sequence[str], option: str) -> frozenset[str]:

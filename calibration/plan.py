@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -52,6 +52,7 @@ class Recipe:
             picture: they get the target's own width, one code per number, and the layer behind them its 8-bit weights.
         saturate: Whether a grid narrower than the target's ends where its codes end, as in papers. False leaves it
             the container's room: the steps are those of the narrow grid, and codes beyond it exist.
+        clamp: Whether a grid narrower than the target's is cut where its codes end, by a QUANTIZE behind each kernel.
         wide: Values to hold at 16 bits, on a target that has such kernels.
     """
 
@@ -62,6 +63,7 @@ class Recipe:
     ranges: RangeMethod
     known: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     saturate: bool = False
+    clamp: bool = False
     wide: Set[str] = frozenset()
 
     @property
@@ -238,12 +240,28 @@ class _Grids:
         if known := [recipe.known[n] for n in members if n in recipe.known]:
             params = numerics.params_from_range(*known[0], spec.activation)
             return {n: ValuePlan(params, "fixed", "whole numbers of a known range") for n in members}
-        first = ValuePlan(
-            self.range_of(members, WIDE if is_wide else recipe.activation_bits), "explicit", recipe.method
-        )
-        return {members[0]: first} | {
-            n: ValuePlan(first.params, "shared", f"codes of {members[0]}") for n in members[1:]
-        }
+        params = self.range_of(members, WIDE if is_wide else recipe.activation_bits)
+        first = ValuePlan(params, "explicit", recipe.method)
+        laid = {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
+        return self._clamped(laid) if recipe.clamp and not is_wide else laid
+
+    def _clamped(self, laid: dict[str, ValuePlan]) -> dict[str, ValuePlan]:
+        """The same steps, cut at both ends of the narrow grid.
+
+        A kernel writes with the grid's top at the container's, which cuts there; a QUANTIZE onto the grid with its
+        bottom at the container's cuts below. A ReLU cuts at zero by itself: then the first grid is enough.
+        """
+        container, moved = self.kernels.spec.activation, self._outputs(lambda op: self.kernels.rule(op).tied)
+        narrow = next(iter(laid.values())).params
+        assert narrow is not None  # a group's members have one
+        top, bottom = (numerics.at_end(narrow, container, top=end) for end in (True, False))
+        made = laid.keys() - moved
+        if narrow.zero_point[0] == narrow.scheme.qmin and made <= self._outputs(lambda op: op.kind is OpKind.RELU):
+            return {n: replace(entry, params=top) for n, entry in laid.items()}
+        return {n: replace(entry, params=bottom, made=top if n in made else None) for n, entry in laid.items()}
+
+    def _outputs(self, wanted: Callable[[Op], bool]) -> set[str]:
+        return {op.outputs[0] for op in self.integer_ops if wanted(op)}
 
     def range_of(self, members: tuple[str, ...], bits: int) -> QuantParams:
         """A grid over what all members hold; it starts at zero where a ReLU is nothing but that."""
@@ -256,7 +274,7 @@ class _Grids:
         ranges = [self.recipe.ranges(self.stats[n], scheme) for n in members]
         lowest = 0.0 if self.clamped & set(members) else min(lo for lo, _ in ranges)
         params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)
-        if scheme.bits < spec.activation.bits and not self.recipe.saturate:
+        if scheme.bits < spec.activation.bits and not (self.recipe.saturate or self.recipe.clamp):
             params = numerics.in_container(params, spec.activation)
         return params
 

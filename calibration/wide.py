@@ -102,4 +102,5 @@ def exactly(params: QuantParams, spec: TargetSpec) -> QuantParams:
 def with_scale(entry: ValuePlan, params: QuantParams, spec: TargetSpec) -> ValuePlan:
     """A decision on another grid; 16-bit readers of an 8-bit value follow it."""
     follow = {reader: exactly(params, spec) if grid.scheme.wide else grid for reader, grid in entry.reads.items()}
-    return replace(entry, params=params, reads=entry.reads if params.scheme.wide else follow)
+    made = entry.made and replace(entry.made, scale=params.scale)
+    return replace(entry, params=params, made=made, reads=entry.reads if params.scheme.wide else follow)

@@ -77,6 +77,9 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     ends = end_types(options.get("io", "int8"))
     check_bytes(ends, plan, program.view)
     model = flatbuffer.read(writer.write(ends))
+    for value, entry in plan.values.items():
+        if entry.made is not None:
+            flatbuffer.cut(model, lowered.binding[value].tensor, entry.made)
     if ends.bytes:
         flatbuffer.take_bytes(model)
     flatbuffer.name_signature(model, INPUT, OUTPUT)

@@ -12,6 +12,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
+from qtools.core.types import QuantParams
+
 Model = Any
 """schema.ModelT; the generated code carries no types."""
 
@@ -164,7 +166,8 @@ def name_signature(model: Model, input_name: str, output_name: str) -> None:
     """
     graph = model.subgraphs[0]
     image = graph.tensors[graph.inputs[0]]
-    for operator in graph.operators if image.type == schema.TensorType.FLOAT32 else ():
+    lost = image.type == schema.TensorType.FLOAT32 and sum(t.name == image.name for t in graph.tensors) == 1
+    for operator in graph.operators if lost else ():
         if op_name(model, operator) == "QUANTIZE" and operator.inputs[0] == graph.inputs[0]:
             graph.tensors[operator.outputs[0]].name = image.name
     for index, name in ((graph.inputs[0], input_name), (graph.outputs[0], output_name)):
@@ -172,6 +175,39 @@ def name_signature(model: Model, input_name: str, output_name: str) -> None:
     for signature in model.signatureDefs or []:
         signature.inputs[0].name = input_name.encode()
         signature.outputs[0].name = output_name.encode()
+
+
+def cut(model: Model, name: str, made: QuantParams) -> None:
+    """Has the maker of a tensor write another grid, and puts a QUANTIZE onto the tensor's own behind it.
+
+    Args:
+        model: Changed in place.
+        name: An integer tensor, or the float input in front of one, which hands it its name.
+        made: The grid to write.
+    """
+    graph = model.subgraphs[0]
+    (index,) = (i for i, tensor in enumerate(graph.tensors) if tensor.name == name.encode())
+    if graph.tensors[index].type == schema.TensorType.FLOAT32:
+        (index,) = (o.outputs[0] for o in graph.operators if index in o.inputs and op_name(model, o) == "QUANTIZE")
+        graph.tensors[index].name = name.encode()
+    before = schema.TensorT()
+    before.__dict__.update(graph.tensors[index].__dict__)
+    before.name = graph.tensors[index].name + b"_made"
+    before.quantization = schema.QuantizationParametersT()
+    before.quantization.scale, before.quantization.zeroPoint = list(made.scale), list(made.zero_point)
+    graph.tensors.append(before)
+    step = schema.OperatorT()
+    step.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
+    step.inputs, step.outputs = [len(graph.tensors) - 1], [int(index)]
+    makers = [position for position, operator in enumerate(graph.operators) if index in operator.outputs]
+    for position in makers:
+        outputs = graph.operators[position].outputs
+        graph.operators[position].outputs = [step.inputs[0] if out == index else int(out) for out in outputs]
+    graph.operators.insert(makers[0] + 1 if makers else 0, step)
+    if index in graph.inputs:
+        graph.inputs = list(step.inputs)
+        for signature in model.signatureDefs or []:
+            signature.inputs[0].tensorIndex = step.inputs[0]
 
 
 def take_bytes(model: Model) -> None:

@@ -37,6 +37,7 @@ SPEC = TargetSpec(
     ),
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".tflite",
+    clamps=True,
     wide=QuantScheme.activation(16, symmetric=True),
     wide_rules={
         OpKind.CONV: OpRule(SPEC_PAGE, weight_axis=0),

@@ -30,6 +30,10 @@ Int16 = Annotated[
     list[str] | None,
     Option(help="TFLite: hold values at 16 bits whose id or module path fits, e.g. 'add*'; may be given again."),
 ]
+Clamp = Annotated[
+    bool,
+    Option("--clamp", help="TFLite, below 8 bits: cut activations where their grid ends, as papers do; costs time."),
+]
 TargetName = Annotated[str, Option(help="tflite, onnx, onnx_qnn, coreml; all: TFLite, ONNX and Core ML at once.")]
 Weights = Annotated[
     str,
@@ -75,6 +79,7 @@ def quantize(
     weight_bits: WeightBits = None,
     act_bits: ActBits = None,
     int16: Int16 = None,
+    clamp: Clamp = False,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -108,6 +113,7 @@ def quantize(
         weight_bits=weight_bits,
         act_bits=act_bits,
         int16=int16 or (),
+        clamp=clamp,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

@@ -98,6 +98,13 @@ def in_container(params: QuantParams, container: QuantScheme) -> QuantParams:
     return QuantParams(container, params.scale, (container.qmin,) if starts_at_zero else params.zero_point)
 
 
+def at_end(params: QuantParams, container: QuantScheme, *, top: bool) -> QuantParams:
+    """A narrow per-tensor grid at one end of its container: what lies beyond that end of the grid is cut there."""
+    scheme, zero_point = params.scheme, params.zero_point[0]
+    moved = container.qmax - (scheme.qmax - zero_point) if top else container.qmin + (zero_point - scheme.qmin)
+    return QuantParams(container, params.scale, (moved,))
+
+
 def widened(params: QuantParams, wide: QuantScheme) -> QuantParams:
     """A wider symmetric per-tensor grid that holds every code of a narrow one exactly.
 

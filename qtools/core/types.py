@@ -252,6 +252,7 @@ class TargetSpec:
         expand: Composite kinds that the converter takes apart, written out before planning.
         suffix: File ending of the artifact.
         scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
+        clamps: True where a QUANTIZE can cut codes at the ends of a grid narrower than its container.
         wide: Grid of 16-bit activations; None where no kernel takes them.
         wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
     """
@@ -265,6 +266,7 @@ class TargetSpec:
     suffix: str
     scale_dtype: str = "float32"
     float_results: bool = False
+    clamps: bool = False
     wide: QuantScheme | None = None
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
 
@@ -336,12 +338,14 @@ class ValuePlan:
         origin: explicit (from its own range), shared (tied to another value), fixed (by the kernel),
             derived (bias: product of scales), fused (swallowed by the next operation), float.
         reason: Why, in words. Never empty where params is None.
+        made: The grid its kernel writes, where a QUANTIZE behind it brings the codes onto `params` and so cuts them.
         reads: Id of an operation -> the grid it reads the value on, where that is another: a QUANTIZE lies between.
     """
 
     params: QuantParams | None
     origin: Origin
     reason: str
+    made: QuantParams | None = None
     reads: Mapping[str, QuantParams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     weight_bits: int
     act_bits: int
     int16: Sequence[str]
+    clamp: bool
     force: bool
     input_size: int
     target_options: Mapping[str, str]
@@ -82,6 +83,7 @@ class RunConfig:
         weight_bits: Width of the weights, where it differs.
         act_bits: Width of the activations, where it differs.
         int16: Patterns of values to hold at 16 bits, over value ids and module paths.
+        clamp: Whether activations narrower than their container are cut where their grid ends.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
@@ -101,6 +103,7 @@ class RunConfig:
     weight_bits: int | None = None
     act_bits: int | None = None
     int16: Sequence[str] = ()
+    clamp: bool = False
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"

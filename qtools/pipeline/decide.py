@@ -63,7 +63,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
         wide = matching(program.view, apart.int16, "--int16")
         if target.spec.wide is not None and widths.activations == target.spec.wide.bits:
             wide = frozenset(program.view.activations)
-        recipe = dataclasses.replace(recipe, wide=wide)
+        recipe = dataclasses.replace(recipe, wide=wide, clamp=apart.clamp)
         if images.pixels:
             recipe = dataclasses.replace(recipe, known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))))
         plan = _plan(prepared, target, recipe)
@@ -74,7 +74,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
             decision = _with_corrected_biases(decision, prepared, target)
     if widths.activations >= target.spec.activation.bits:
         return decision
-    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True))
+    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True, clamp=False))
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
 

@@ -63,7 +63,7 @@ def quantize(
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
         **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
-            act_bits, int16, force, input_size, target_options.
+            act_bits, int16, clamp, force, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -134,9 +134,8 @@ def _run(config: RunConfig, names: Sequence[str], watch: Stopwatch) -> tuple[Pat
     found: list[Target] = [plugins.find("exporters", name, "TARGET") for name in names]
     targets = [target.configured(config.target_options) for target in found]
     widths = [choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits) for t in targets]
-    apart = Apart(tuple(config.int16))
-    for target in targets:
-        apart.check(target.spec, _all_specs)
+    for target, width in zip(targets, widths, strict=True):
+        _apart(config).check(target.spec, width, _all_specs)
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     with watch.stage("load"):
@@ -171,7 +170,7 @@ def _legs(
         if not any(own is other for other in captured):
             captured.append(own)
         prepared = lower(fused, own, target, folder, watch)
-        decision = decide(prepared, target, (chosen, widths, Apart(tuple(config.int16))), watch)
+        decision = decide(prepared, target, (chosen, widths, _apart(config)), watch)
         leg = export(prepared, decision, target, config, (folder, watch))
         legs.append(leg)
     return legs
@@ -192,6 +191,10 @@ def _evaluate(fused: Fused, legs: list[Leg], watch: Stopwatch) -> list[dict[str,
         | {stage: seen[f"{leg.name} {stage}"] for stage in leg.stages()}
         for leg in legs
     ]
+
+
+def _apart(config: RunConfig) -> Apart:
+    return Apart(tuple(config.int16), config.clamp)
 
 
 def _all_specs() -> list[TargetSpec]:

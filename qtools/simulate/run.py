@@ -129,8 +129,10 @@ class Simulator:
 
     def enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
         """Codes of the program's input, or the images where it stays in float."""
-        params = self._plan.params(name)
-        return images if params is None else self._quantize(images, params)
+        if (params := self._plan.params(name)) is None:
+            return images
+        made = self._plan.values[name].made
+        return self._quantize(images, params) if made is None else self._cut(self._quantize(images, made), name)
 
     def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
         """One node's codes, or floats where it stays in float."""
@@ -148,7 +150,7 @@ class Simulator:
             for n in op.inputs
             if n not in self._program.constants
         )
-        return kernel.run(op, data, output)
+        return self._cut(kernel.run(op, data, output), self._leaves(op))
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
         """Quantizes an operation's constants again, some of them changed."""
@@ -183,14 +185,25 @@ class Simulator:
         entry = self._plan.values.get(value)
         return entry is not None and entry.origin == "fused"
 
+    def _leaves(self, op: Op) -> str:
+        """The value that leaves an operation's kernel."""
+        name = op.outputs[0]
+        while self._is_swallowed(name):
+            name = self._program.view.consumers[name][0].outputs[0]
+        return name
+
+    def _cut(self, codes: torch.Tensor, name: str) -> torch.Tensor:
+        """Codes of the grid a kernel writes, brought onto the value's own where that is another."""
+        made = self._plan.values[name].made
+        if made is None:
+            return codes
+        assert self._convert is not None  # targets that plan conversions have a library that knows them
+        return self._convert(codes, made, self._known(name))
+
     def _prepare(self, op: Op) -> tuple[Kernel, Output]:
-        leaves = op.outputs[0]
-        lowest = None
-        while self._is_swallowed(leaves):
-            reader = self._program.view.consumers[leaves][0]
-            leaves = reader.outputs[0]
-            lowest = self._known(leaves).zero_point[0]  # the only activation rules fuse today is ReLU
-        params = self._known(leaves)
+        leaves = self._leaves(op)
+        params = self._plan.values[leaves].made or self._known(leaves)
+        lowest = None if leaves == op.outputs[0] else params.zero_point[0]  # the only activation rules fuse is ReLU
         library = self._wide if params.scheme.wide else self._library
         if op.kind not in library:
             width = "16-bit " if params.scheme.wide else ""

@@ -94,20 +94,18 @@ class Tiny:
         *,
         pixels: bool = False,
         bits: int = 8,
-        wide: Set[str] = frozenset(),
+        **recipe_fields: Any,
     ) -> QuantPlan:
-        """A checked plan with a range drawn for each tied group, or given for each value; that of pixels is known."""
+        """A checked plan with a range drawn for each tied group, or given for each value; that of pixels is known.
+
+        `recipe_fields`: what else the Recipe says.
+        """
         known = dict.fromkeys(self.program.view.inputs, (0.0, 255.0)) if pixels else {}
         drawn = ranges if callable(ranges) else None
         recipe = planning.Recipe(
-            "tiny",
-            bits,
-            bits,
-            "drawn",
-            lambda stats, scheme: drawn() if drawn else (stats.lo, stats.hi),
-            known,
-            wide=wide,
+            "tiny", bits, bits, "drawn", lambda stats, scheme: drawn() if drawn else (stats.lo, stats.hi), known
         )
+        recipe = dataclasses.replace(recipe, **recipe_fields)
         view, spec = self.program.view, self.target.spec
         stats = dict.fromkeys(view.activations, _ANY)
         if isinstance(ranges, Mapping):
