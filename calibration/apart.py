@@ -17,10 +17,12 @@ class Apart:
 
     Attributes:
         int16: Patterns, as of file names, of values to hold at 16 bits.
+        dynamic: Patterns of operations to run on float activations over int8 weights.
         clamp: Whether activations below the target's width are cut where their grid ends.
     """
 
     int16: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
     clamp: bool = False
 
     def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
@@ -37,6 +39,9 @@ class Apart:
         if self.int16 and spec.wide is None:
             able = ", ".join(other.name for other in others() if other.wide is not None)
             raise InputError(f"the {spec.name} target has no kernels on 16-bit values", f"--int16 is for: {able}")
+        if self.dynamic and not spec.dynamic:
+            able = ", ".join(other.name for other in others() if other.dynamic)
+            raise InputError(f"the {spec.name} target has no kernels of dynamic range", f"--dynamic is for: {able}")
         if not self.clamp:
             return
         if not spec.clamps:

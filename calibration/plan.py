@@ -32,6 +32,8 @@ from qtools.core.types import (
 WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
 WIDE = 16
+DYNAMIC = "its kernel takes floats and quantizes them at run time"
+BETWEEN = "its values stay in float between kernels that quantize at run time"
 BIAS_LIMIT = 2.0**30
 """Largest bias code: the accumulator keeps as much room again for the products."""
 
@@ -53,6 +55,7 @@ class Recipe:
         saturate: Whether a grid narrower than the target's ends where its codes end, as in papers. False leaves it
             the container's room: the steps are those of the narrow grid, and codes beyond it exist.
         clamp: Whether a grid narrower than the target's is cut where its codes end, by a QUANTIZE behind each kernel.
+        dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
     """
 
@@ -64,6 +67,7 @@ class Recipe:
     known: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     saturate: bool = False
     clamp: bool = False
+    dynamic: Set[str] = frozenset()
     wide: Set[str] = frozenset()
 
     @property
@@ -94,7 +98,8 @@ def plan(
     Raises:
         CheckFailed: If two kernels insist on different parameters for the same codes.
     """
-    kernels = Kernels(spec, wide.raised(view, spec, recipe.wide, recipe.known.keys()))
+    raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
+    kernels = Kernels(spec, raised, wide.together(view, spec, recipe.dynamic))
     float_ops = _float_ops(view, kernels, unbound)
     integer_ops = [op for op in view.ops if op.id not in float_ops]
     swallowed = _swallowed(view, spec, integer_ops)
@@ -108,6 +113,7 @@ def plan(
         changed = _raise_first(integer_ops, values, swallowed, (spec, groups))
         if not changed:
             break
+    values |= _dynamic_weights(view, kernels, weights, unbound, recipe.weight_bits)
     for name, value in view.values.items():
         if value.const and name not in values:
             values[name] = ValuePlan(None, "float", "read by float operations only")
@@ -154,6 +160,8 @@ def _float_ops(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) ->
 def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     """Why an operation has to run in float; empty where an integer kernel takes it."""
     rule, target = kernels.get(op), kernels.spec.name
+    if op.id in kernels.dynamic:
+        return f"dynamic range: {DYNAMIC if op.kind in kernels.spec.dynamic else BETWEEN}"
     if rule is None:
         name, width = op.attrs.get("aten", op.kind.value), "16-bit" if kernels.is_wide(op) else "integer"
         return f"{target} has no {width} kernel for {name} in these rules"
@@ -306,6 +314,22 @@ def _raise_first(
         values.update({n: wide.with_scale(entry, new, spec) for n, entry in raised.items()})
         return members
     return set()
+
+
+def _dynamic_weights(
+    view: GraphView, kernels: Kernels, weights: Weights, unbound: Mapping[str, str], bits: int
+) -> dict[str, ValuePlan]:
+    """Grids of the weights that kernels with float activations read."""
+    found = {}
+    for op in view.ops:
+        if op.id not in kernels.dynamic or op.kind not in kernels.spec.dynamic:
+            continue
+        name = op.inputs[1]
+        if view.values[name].const and len(view.consumers[name]) == 1 and name not in unbound:
+            scheme = QuantScheme.weight(bits, axis=kernels.spec.rules[op.kind].weight_axis)
+            params = numerics.weight_params(weights[name], scheme)
+            found[name] = ValuePlan(params, "explicit", "largest magnitude of each channel; activations stay in float")
+    return found
 
 
 def _weight_and_bias(

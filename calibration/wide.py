@@ -21,10 +21,12 @@ class Kernels:
     Attributes:
         spec: The target.
         wide: Values that are made at 16 bits.
+        dynamic: Operations between which activations stay in float, over int8 weights where there are such kernels.
     """
 
     spec: TargetSpec
     wide: frozenset[str] = frozenset()
+    dynamic: frozenset[str] = frozenset()
 
     def is_wide(self, op: Op) -> bool:
         """Whether an operation runs in a 16-bit kernel, or would if there were one."""
@@ -55,11 +57,7 @@ def raised(view: GraphView, spec: TargetSpec, asked: Set[str], known: Set[str]) 
     """
     if not asked:
         return frozenset()
-    inside = {  # between a kernel and the activation fused into it
-        op.outputs[0]: readers[0].outputs[0]
-        for op in view.ops
-        if len(readers := view.consumers[op.outputs[0]]) == 1 and (op.kind, readers[0].kind) in spec.fused
-    }
+    inside = _inside(view, spec)
     found = set(asked) | {inside[name] for name in asked if name in inside}
     for members in tied_groups(view, spec, [op for op in view.ops if op.kind in spec.rules]).values():
         if known & set(members):
@@ -69,6 +67,24 @@ def raised(view: GraphView, spec: TargetSpec, asked: Set[str], known: Set[str]) 
     for name, leaves in inside.items():
         (found.add if leaves in found else found.discard)(name)
     return frozenset(found)
+
+
+def together(view: GraphView, spec: TargetSpec, asked: Set[str]) -> frozenset[str]:
+    """Operations, and those that are one kernel with any of them."""
+    found = set(asked)
+    for name, leaves in _inside(view, spec).items():
+        pair = {view.producer[name].id, view.producer[leaves].id}
+        found |= pair if found & pair else set()
+    return frozenset(found)
+
+
+def _inside(view: GraphView, spec: TargetSpec) -> dict[str, str]:
+    """Values between a kernel and the activation fused into it -> the value that leaves the kernel."""
+    return {
+        op.outputs[0]: readers[0].outputs[0]
+        for op in view.ops
+        if len(readers := view.consumers[op.outputs[0]]) == 1 and (op.kind, readers[0].kind) in spec.fused
+    }
 
 
 def conversions(

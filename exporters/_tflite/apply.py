@@ -56,6 +56,8 @@ class PlanWriter:
         for position, operator in enumerate(self.graph.operators):
             if self.integer[position]:
                 params.update(self._constants(position, operator))
+            else:
+                params.update(self._dynamic_weights(position, operator))
         flatbuffer.allow_any_scale(self.model)
         return bytes(ModelModifier(self.model).modify_model(params, enable_progress_bar=False))
 
@@ -167,6 +169,18 @@ class PlanWriter:
             uniform = self._integers(value, data, params, wide=made is not None and made.scheme.wide)
             edge = qtyping.OpToTensorParams(position, [Change.QUANTIZE_TENSOR], uniform)
             found[name] = qtyping.TensorTransformationParams(name, None, [edge])
+        return found
+
+    def _dynamic_weights(self, position: int, operator: Any) -> dict[str, Any]:
+        """Integer weights of an operator that takes and gives floats."""
+        found: dict[str, Any] = {}
+        for index in flatbuffer.inputs_of(operator):
+            data, name = flatbuffer.constant(self.model, index), flatbuffer.name_of(self.model, index)
+            value = self.value_of.get(name)
+            params = self.plan.params(value) if value and data is not None else None
+            if params is not None and data is not None:
+                edge = self._edge(position, Change.QUANTIZE_TENSOR, self._integers(value, data, params, wide=False))
+                found[name] = qtyping.TensorTransformationParams(name, None, [edge])
         return found
 
     def _integers(self, value: str | None, data: NDArray[Any], params: QuantParams, *, wide: bool) -> Any:

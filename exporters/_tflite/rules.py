@@ -37,6 +37,7 @@ SPEC = TargetSpec(
     ),
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".tflite",
+    dynamic=frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR}),
     clamps=True,
     wide=QuantScheme.activation(16, symmetric=True),
     wide_rules={

@@ -30,6 +30,13 @@ Int16 = Annotated[
     list[str] | None,
     Option(help="TFLite: hold values at 16 bits whose id or module path fits, e.g. 'add*'; may be given again."),
 ]
+Dynamic = Annotated[
+    list[str] | None,
+    Option(
+        help="TFLite: keep layers on float activations over int8 weights whose id or module path fits, '*': all of "
+        "them; may be given again."
+    ),
+]
 Clamp = Annotated[
     bool,
     Option("--clamp", help="TFLite, below 8 bits: cut activations where their grid ends, as papers do; costs time."),
@@ -79,6 +86,7 @@ def quantize(
     weight_bits: WeightBits = None,
     act_bits: ActBits = None,
     int16: Int16 = None,
+    dynamic: Dynamic = None,
     clamp: Clamp = False,
     target: TargetName = "tflite",
     weights: Weights = "auto",
@@ -113,6 +121,7 @@ def quantize(
         weight_bits=weight_bits,
         act_bits=act_bits,
         int16=int16 or (),
+        dynamic=dynamic or (),
         clamp=clamp,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),

@@ -252,6 +252,7 @@ class TargetSpec:
         expand: Composite kinds that the converter takes apart, written out before planning.
         suffix: File ending of the artifact.
         scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
+        dynamic: Kinds with a kernel on int8 weights that takes and gives floats, and quantizes them at run time.
         clamps: True where a QUANTIZE can cut codes at the ends of a grid narrower than its container.
         wide: Grid of 16-bit activations; None where no kernel takes them.
         wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
@@ -266,6 +267,7 @@ class TargetSpec:
     suffix: str
     scale_dtype: str = "float32"
     float_results: bool = False
+    dynamic: frozenset[OpKind] = frozenset()
     clamps: bool = False
     wide: QuantScheme | None = None
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)

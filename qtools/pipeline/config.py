@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     weight_bits: int
     act_bits: int
     int16: Sequence[str]
+    dynamic: Sequence[str]
     clamp: bool
     force: bool
     input_size: int
@@ -83,6 +84,7 @@ class RunConfig:
         weight_bits: Width of the weights, where it differs.
         act_bits: Width of the activations, where it differs.
         int16: Patterns of values to hold at 16 bits, over value ids and module paths.
+        dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
@@ -103,6 +105,7 @@ class RunConfig:
     weight_bits: int | None = None
     act_bits: int | None = None
     int16: Sequence[str] = ()
+    dynamic: Sequence[str] = ()
     clamp: bool = False
     method: str = DEFAULT_METHOD
     images: Images = Images()

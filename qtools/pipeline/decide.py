@@ -63,7 +63,9 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
         wide = matching(program.view, apart.int16, "--int16")
         if target.spec.wide is not None and widths.activations == target.spec.wide.bits:
             wide = frozenset(program.view.activations)
-        recipe = dataclasses.replace(recipe, wide=wide, clamp=apart.clamp)
+        view = program.view
+        dynamic = {view.producer[n].id for n in matching(view, apart.dynamic, "--dynamic") if n in view.producer}
+        recipe = dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic)
         if images.pixels:
             recipe = dataclasses.replace(recipe, known=dict.fromkeys(program.view.inputs, (0.0, float(LEVELS))))
         plan = _plan(prepared, target, recipe)

@@ -55,6 +55,9 @@ def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec, config: RunC
     wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
     if wide and config.int16:
         found.append(f"--int16: {len(wide)} value(s) held at 16 bits: {_named(wide)}")
+    if config.dynamic:
+        kept = [op.id for op in prepared.program.view.ops if op.id in plan.float_ops and op.kind in spec.dynamic]
+        found.append(f"--dynamic: {len(kept)} layer(s) on float activations over int8 weights: {_named(kept)}")
     if not spec.float_results and any(p and p.scheme.bits < 8 for p in map(plan.params, prepared.program.constants)):
         found.append(f"{plan.scheme}: {spec.name} keeps narrow codes in bytes; only a compressed download gets smaller")
     return tuple(found)

@@ -80,6 +80,7 @@ class Simulator:
         module = importlib.import_module(f"qtools.simulate.{kernels}")
         self._wide: Kernels = getattr(module, "WIDE", {})
         self._convert = getattr(module, "CONVERT", None)
+        self._run_dynamic = getattr(module, "DYNAMIC", None)
         self._program, self._plan, self._name = program, plan, kernels
         self._constants = dict(program.constants)
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
@@ -87,6 +88,12 @@ class Simulator:
         self._codes_of = {out for name in self._integer for out in self._ops[name].outputs}
         self._codes_of |= set(program.view.inputs) & {n for n in plan.values if plan.params(n)}
         self._kernels: dict[str, tuple[Kernel, Output]] = {}
+        self._dynamic = {
+            op.id: (op, Operand(self._quantized_constant(op.inputs[1]), self._known(op.inputs[1])))
+            for op in program.view.ops
+            if op.id in plan.float_ops and len(op.inputs) > 1 and op.inputs[1] in self._constants
+            if plan.params(op.inputs[1]) is not None
+        }
         for name in self._integer:
             op = self._ops[name]
             if op.kind in MOVES or self._is_swallowed(op.inputs[0]):
@@ -137,6 +144,11 @@ class Simulator:
     def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
         """One node's codes, or floats where it stays in float."""
         name = node.name
+        if name in self._dynamic:
+            op, weight = self._dynamic[name]
+            assert self._run_dynamic is not None  # targets that plan such layers have a library that knows them
+            bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
+            return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
             return evaluate(node, {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)})
         op = self._ops[name]

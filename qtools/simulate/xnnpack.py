@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
-from qtools.simulate import _fixed_point, _litert_int16
+from qtools.simulate import _dynamic, _fixed_point, _litert_int16
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
 from qtools.simulate._gelu import gelu
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
@@ -126,6 +126,7 @@ def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
 QUANTIZE: Quantize = numerics.quantize_float32
 CONVERT = _litert_int16.convert
 WIDE = _litert_int16.KERNELS
+DYNAMIC = _dynamic.run
 
 KERNELS: Kernels = {
     OpKind.CONV: Kernel(_weighted, prepare_weighted),

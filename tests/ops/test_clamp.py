@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -37,9 +36,7 @@ def network(bench: Any) -> Any:
 
 @pytest.mark.parametrize("bits", [2, 4, 6, 7])
 @pytest.mark.parametrize("io", ["int8", "float32"])
-def test_the_artifact_is_simulated_and_stays_inside_the_narrow_grid(
-    bench: Any, network: Any, bits: int, io: str
-) -> None:
+def test_the_artifact_is_simulated_and_stays_inside(bench: Any, network: Any, bits: int, io: str) -> None:
     rng = np.random.default_rng(bits)
     total: dict[str, Any] = {}
     for _ in range(8):
@@ -95,4 +92,3 @@ def test_a_relu_needs_no_step_of_its_own(bench: Any, network: Any) -> None:
 def test_without_it_nothing_changes(network: Any) -> None:
     plan = network.plan(lambda: (-1.0, 2.0), bits=6)
     assert not any(entry.made or entry.reads for entry in plan.values.values())
-    assert plan == dataclasses.replace(plan)
