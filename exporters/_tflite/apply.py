@@ -10,7 +10,6 @@ from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.model_modifier import ModelModifier
 from numpy.typing import NDArray
 
-from exporters._ends import EndTypes
 from exporters._tflite import flatbuffer
 from exporters._tflite.bind import MOVES, TensorBinding
 from qtools.core import numerics
@@ -42,17 +41,17 @@ class PlanWriter:
         self.reader: dict[int, str] = {}
         self._decide_operators()
 
-    def write(self, ends: EndTypes) -> bytes:
-        """The quantized model.
+    def write(self, *, integer_output: bool) -> bytes:
+        """The quantized model, whose input holds codes where the plan has a grid for it.
 
         Args:
-            ends: Types of input and output; a float end has a QUANTIZE or a DEQUANTIZE inside.
+            integer_output: Whether the output holds codes; if not, a DEQUANTIZE lies in front of it.
         """
         self._refuse_lost_values()
         params: dict[str, Any] = {}
         for index in self._activation_indices():
             if index in self.entries:
-                params[flatbuffer.name_of(self.model, index)] = self._activation(index, ends)
+                params[flatbuffer.name_of(self.model, index)] = self._activation(index, integer_output=integer_output)
         for position, operator in enumerate(self.graph.operators):
             if self.integer[position]:
                 params.update(self._constants(position, operator))
@@ -125,7 +124,7 @@ class PlanWriter:
         assert params is not None  # entries are those that have parameters
         return params
 
-    def _activation(self, index: int, ends: EndTypes) -> Any:
+    def _activation(self, index: int, *, integer_output: bool) -> Any:
         """Producer and consumer views of one activation.
 
         Equal neighbours cancel into a plain integer tensor; a QUANTIZE appears where a consumer reads another grid.
@@ -134,14 +133,14 @@ class PlanWriter:
         assert own is not None  # entries are those that have parameters
         uniform = _uniform(own, None)
         made_by = [p for p, o in enumerate(self.graph.operators) if index in o.outputs]
-        is_integer = self.integer[made_by[0]] if made_by else ends.integer_input
+        is_integer = self.integer[made_by[0]] if made_by else True
         consumers = []
         for position, operator in enumerate(self.graph.operators):
             change = Change.ADD_QUANTIZE if self.integer[position] else Change.NO_QUANTIZE
             seen = _uniform(self._read(index, position), None)
             consumers += [self._edge(position, change, seen) for source in operator.inputs if source == index]
         if index in self.graph.outputs:
-            change = Change.ADD_QUANTIZE if ends.integer_output else Change.NO_QUANTIZE
+            change = Change.ADD_QUANTIZE if integer_output else Change.NO_QUANTIZE
             consumers.append(self._edge(_OUTSIDE, change, uniform))
         produced = Change.ADD_DEQUANTIZE if is_integer else Change.NO_QUANTIZE
         producer = self._edge(made_by[0] if made_by else _OUTSIDE, produced, uniform)

@@ -160,16 +160,8 @@ def allow_any_scale(model: Model) -> None:
 
 
 def name_signature(model: Model, input_name: str, output_name: str) -> None:
-    """Names the single input and the single output, in the graph and in its signature.
-
-    Where the input stays float, its integer twin behind the QUANTIZE takes over the name the input had.
-    """
+    """Names the single input and the single output, in the graph and in its signature."""
     graph = model.subgraphs[0]
-    image = graph.tensors[graph.inputs[0]]
-    lost = image.type == schema.TensorType.FLOAT32 and sum(t.name == image.name for t in graph.tensors) == 1
-    for operator in graph.operators if lost else ():
-        if op_name(model, operator) == "QUANTIZE" and operator.inputs[0] == graph.inputs[0]:
-            graph.tensors[operator.outputs[0]].name = image.name
     for index, name in ((graph.inputs[0], input_name), (graph.outputs[0], output_name)):
         graph.tensors[index].name = name.encode()
     for signature in model.signatureDefs or []:
@@ -178,56 +170,68 @@ def name_signature(model: Model, input_name: str, output_name: str) -> None:
 
 
 def cut(model: Model, name: str, made: QuantParams) -> None:
-    """Has the maker of a tensor write another grid, and puts a QUANTIZE onto the tensor's own behind it.
+    """Has the maker of a tensor, or the app, write another grid, and puts a QUANTIZE onto the tensor's own behind it.
 
     Args:
         model: Changed in place.
-        name: An integer tensor, or the float input in front of one, which hands it its name.
+        name: An integer tensor.
         made: The grid to write.
     """
     graph = model.subgraphs[0]
     (index,) = (i for i, tensor in enumerate(graph.tensors) if tensor.name == name.encode())
-    if graph.tensors[index].type == schema.TensorType.FLOAT32:
-        (index,) = (o.outputs[0] for o in graph.operators if index in o.inputs and op_name(model, o) == "QUANTIZE")
-        graph.tensors[index].name = name.encode()
     before = schema.TensorT()
     before.__dict__.update(graph.tensors[index].__dict__)
     before.name = graph.tensors[index].name + b"_made"
     before.quantization = schema.QuantizationParametersT()
     before.quantization.scale, before.quantization.zeroPoint = list(made.scale), list(made.zero_point)
     graph.tensors.append(before)
-    step = schema.OperatorT()
-    step.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
-    step.inputs, step.outputs = [len(graph.tensors) - 1], [int(index)]
+    at = len(graph.tensors) - 1
     makers = [position for position, operator in enumerate(graph.operators) if index in operator.outputs]
     for position in makers:
         outputs = graph.operators[position].outputs
-        graph.operators[position].outputs = [step.inputs[0] if out == index else int(out) for out in outputs]
-    graph.operators.insert(makers[0] + 1 if makers else 0, step)
+        graph.operators[position].outputs = [at if out == index else int(out) for out in outputs]
+    graph.operators.insert(makers[0] + 1 if makers else 0, _quantize(model, at, index))
     if index in graph.inputs:
-        graph.inputs = list(step.inputs)
-        for signature in model.signatureDefs or []:
-            signature.inputs[0].tensorIndex = step.inputs[0]
+        _enter(model, at)
 
 
-def take_bytes(model: Model) -> None:
-    """Puts a uint8 input and a QUANTIZE in front of an int8 input: the same grid, its codes 128 higher."""
+def take(model: Model, kind: int) -> None:
+    """Puts an input of another type, and a QUANTIZE, in front of an integer input; a float input stays.
+
+    Args:
+        model: Changed in place.
+        kind: FLOAT32; or UINT8, the same grid with its codes 128 higher.
+    """
     graph = model.subgraphs[0]
     inner = graph.tensors[graph.inputs[0]]
+    if inner.type == schema.TensorType.FLOAT32:
+        return
     outer = schema.TensorT()
     outer.__dict__.update(inner.__dict__)
-    outer.type = schema.TensorType.UINT8
-    outer.quantization = schema.QuantizationParametersT()
-    outer.quantization.scale = list(inner.quantization.scale)
-    outer.quantization.zeroPoint = [int(inner.quantization.zeroPoint[0]) + 128]
+    outer.type = kind
+    outer.quantization = None
+    if kind == schema.TensorType.UINT8:
+        outer.quantization = schema.QuantizationParametersT()
+        outer.quantization.scale = list(inner.quantization.scale)
+        outer.quantization.zeroPoint = [int(inner.quantization.zeroPoint[0]) + 128]
     graph.tensors.append(outer)
+    step = _quantize(model, len(graph.tensors) - 1, int(graph.inputs[0]))
+    graph.operators.insert(0, step)
+    _enter(model, len(graph.tensors) - 1)
+
+
+def _quantize(model: Model, source: int, result: int) -> Any:
     step = schema.OperatorT()
     step.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
-    step.inputs, step.outputs = [len(graph.tensors) - 1], [int(graph.inputs[0])]
-    graph.operators.insert(0, step)
-    graph.inputs = list(step.inputs)
+    step.inputs, step.outputs = [source], [result]
+    return step
+
+
+def _enter(model: Model, index: int) -> None:
+    """Makes a tensor the input."""
+    model.subgraphs[0].inputs = [index]
     for signature in model.signatureDefs or []:
-        signature.inputs[0].tensorIndex = step.inputs[0]
+        signature.inputs[0].tensorIndex = index
 
 
 def _opcode(model: Model, builtin: int) -> int:

@@ -198,3 +198,15 @@ def test_how_far_logistic_is_off_at_the_scale_of_its_other_kernel(bench: Any) ->
     plan = tiny.plan(ranges, wide=set(ranges))
     (count,) = [c for n, c in tiny.compare(plan, tiny.images(plan, np.random.default_rng(0))).items() if n == "sigmoid"]
     assert count.different > 0 and count.worst <= 7
+
+
+def test_a_float_input_read_at_both_widths(bench: Any) -> None:
+    """The floats are rounded once, to the input's own grid; readers of the other width follow its codes."""
+    tiny = made(bench, "add-broadcast")
+    view = tiny.program.view
+    (mean,) = (op for op in view.ops if op.kind is OpKind.MEAN)
+    for wide in ({mean.outputs[0]}, {view.inputs[0]}, {mean.outputs[0], view.inputs[0]}):
+        plan = tiny.plan(lambda: (-3.0, 2.0), wide=wide)
+        assert plan.values[view.inputs[0]].reads
+        images = np.random.default_rng(0).normal(size=(4, 16, 9, 9)).astype(np.float32)
+        bench.assert_equal(tiny.compare(plan, images, io="float32"))
