@@ -113,6 +113,8 @@ def _with_corrected_biases(decision: Decision, prepared: Prepared, target: Targe
     before = loss(decision.simulator)
     corrected = open_simulator(program, plan, target.simulator)
     biases = correct_biases(program, plan, corrected, own, set(prepared.lowered.binding))
+    if not biases:
+        return decision  # no layer runs in integers
     after = loss(corrected)
     kept = after < before
     seen = f"{len(biases)} biases from {sum(map(len, own))} calibration images, judged on {len(exact)} others"
