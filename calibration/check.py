@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from calibration import float_results
 from calibration.gain import GAIN_LIMIT, gain
 from qtools.core.errors import CheckFailed
-from qtools.core.target import TargetSpec
-from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
+from qtools.core.target import OpRule, TargetSpec
+from qtools.core.types import GraphView, Op, QuantParams, QuantPlan, ValuePlan
 
 
 def check_plan(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> None:
@@ -31,7 +33,10 @@ def check_plan(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> None:
 
 
 def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[str]:
-    rule = spec.rules.get(op.kind)
+    swallowed = {n: view.consumers[n][0].outputs[0] for n, e in plan.values.items() if e.origin == "fused"}
+    leaves = plan.values[swallowed.get(op.outputs[0], op.outputs[0])]
+    out = leaves.made or leaves.params
+    rule = spec.rule(op.kind, wide=out is not None and out.scheme.wide)
     if rule is None:
         return ["no integer kernel, and the plan does not leave it in float"]
     if spec.float_results:
@@ -46,34 +51,37 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
             found.append(f"{name} is per channel, kernels take one scale per activation")
     if found:
         return found
-    known = [p for n in (*data, *op.outputs) if (p := plan.params(n)) is not None]
+    known = [p for n in (*data, *op.outputs) if (p := plan.read(n, op.id)) is not None]
+    if len({p.scheme.wide for p in known}) > 1:
+        found.append(f"{', '.join(data)} and {', '.join(op.outputs)} are read and made at different widths")
     if rule.tied and len({(p.scale, p.zero_point) for p in known}) > 1:
         found.append(f"{', '.join(data)} and {', '.join(op.outputs)} must share one scale")
-    out = plan.params(op.outputs[0])
-    if (
-        rule.fixed_output
-        and out
-        and (out.scale[0], out.zero_point[0])
-        != (
-            float(np.float32(rule.fixed_output[0])),
-            rule.fixed_output[1],
-        )
-    ):
-        found.append(f"its output must be at scale {rule.fixed_output[0]}, zero point {rule.fixed_output[1]}")
-    if rule.fused_only and out and out.zero_point[0] != out.scheme.qmin:
-        found.append("its grid must start at zero, that is all there is of it")
-    swallowed = {n: view.consumers[n][0].outputs[0] for n, e in plan.values.items() if e.origin == "fused"}
-    factor = gain(op, plan.params, swallowed)
+    found += _result_faults(rule, leaves)
+    factor = gain(op, partial(plan.read, reader=op.id), swallowed)
     if factor >= GAIN_LIMIT:
         found.append(f"one step of its accumulator is {factor:.3g} output codes, kernels stop at {GAIN_LIMIT:.0f}")
     return found + _weight_faults(op, view, rule.weight_axis, plan)
+
+
+def _result_faults(rule: OpRule, leaves: ValuePlan) -> list[str]:
+    """What is wrong with the grid that a kernel writes."""
+    out, found = leaves.made or leaves.params, []
+    if rule.fixed_output and out:
+        scale, zero_point = rule.fixed_output
+        if (out.scale[0], out.zero_point[0]) != (float(np.float32(scale)), zero_point):
+            found.append(f"its output must be at scale {scale}, zero point {zero_point}")
+    if rule.fused_only and out and out.zero_point[0] != out.scheme.qmin:
+        found.append("its grid must start at zero, that is all there is of it")
+    if leaves.made and leaves.params and leaves.made.scale != leaves.params.scale:
+        found.append("its codes are cut on a grid with other steps")
+    return found
 
 
 def _weight_faults(op: Op, view: GraphView, axis: int | None, plan: QuantPlan) -> list[str]:
     constants = [n for n in op.inputs if view.values[n].const]
     if not constants:
         return []
-    params: list[QuantParams | None] = [plan.params(n) for n in (op.inputs[0], *constants)]
+    params: list[QuantParams | None] = [plan.read(n, op.id) for n in (op.inputs[0], *constants)]
     source, weight = params[0], params[1]
     if source is None or weight is None:
         return [f"{constants[0]} has no parameters"]

@@ -90,7 +90,9 @@ def _place(op: Op, view: GraphView, plan: QuantPlan, spec: TargetSpec, path: Fas
     if any(plan.params(name) is None for name in data):
         reason = next(plan.values[name].reason for name in data if plan.params(name) is None)
         return Place(op.id, op.kind, op.module, False, False, reason, _advice(op, reason, path))
-    rule = spec.rules[op.kind]
+    out = plan.params(op.outputs[0])
+    rule = spec.rule(op.kind, wide=out is not None and out.scheme.wide)
+    assert rule is not None  # the plan was checked: an operation on codes has a kernel
     if reason := _left_out(op, rule, view, plan, path):
         advice = rule.advice or _advice(op, reason, path)
         return Place(op.id, op.kind, op.module, path.rest_in_integers, False, reason, advice)

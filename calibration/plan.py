@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration import float_results
+from calibration import float_results, wide
 from calibration.gain import GAIN_LIMIT, gain
 from calibration.ties import tied_groups
+from calibration.wide import Kernels
 from calibration.widths import Widths
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
@@ -20,6 +22,9 @@ from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, Qua
 
 WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
+WIDE = 16
+DYNAMIC = "its kernel takes floats and quantizes them at run time"
+BETWEEN = "its values stay in float between kernels that quantize at run time"
 BIAS_LIMIT = 2.0**30
 """Largest bias code: the accumulator keeps as much room again for the products."""
 
@@ -40,6 +45,9 @@ class Recipe:
             picture: they get the target's own width, one code per number, and the layer behind them its 8-bit weights.
         saturate: Whether a grid narrower than the target's ends where its codes end, as in papers. False leaves it
             the container's room: the steps are those of the narrow grid, and codes beyond it exist.
+        clamp: Whether a grid narrower than the target's is cut where its codes end, by a QUANTIZE behind each kernel.
+        dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
+        wide: Values to hold at 16 bits, on a target that has such kernels.
     """
 
     model: str
@@ -49,6 +57,9 @@ class Recipe:
     ranges: RangeMethod
     known: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     saturate: bool = False
+    clamp: bool = False
+    dynamic: Set[str] = frozenset()
+    wide: Set[str] = frozenset()
 
     @property
     def scheme(self) -> str:
@@ -78,30 +89,22 @@ def plan(
     Raises:
         CheckFailed: If two kernels insist on different parameters for the same codes.
     """
-    float_ops = _float_ops(view, spec, unbound)
+    raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
+    kernels = Kernels(spec, raised, wide.together(view, spec, recipe.dynamic))
+    float_ops = _float_ops(view, kernels, unbound)
     integer_ops = [op for op in view.ops if op.id not in float_ops]
     swallowed = _swallowed(view, spec, integer_ops)
-    needed = {n for op in integer_ops for n in (*op.inputs, *op.outputs)} & set(view.activations)
-    values: dict[str, ValuePlan] = {}
-    fixed = {op.outputs[0]: f for op in integer_ops if (f := spec.rules[op.kind].fixed_output)}
-    clamped = {op.outputs[0] for op in integer_ops if spec.rules[op.kind].fused_only}
     groups = tied_groups(view, spec, integer_ops)
-    for members in groups.values():
-        members = tuple(n for n in members if n in needed and n not in swallowed)
-        values.update(_group(members, fixed, clamped, stats, spec, recipe))
-    for name in view.activations:
-        if name in swallowed:
-            values[name] = ValuePlan(None, "fused", f"no tensor of its own: part of {swallowed[name]}")
-        elif name not in values:
-            values[name] = ValuePlan(None, "float", "no integer operation reads or writes it")
+    values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops))
     changed = {op.inputs[0] for op in integer_ops}
     for _ in range(len(integer_ops) + 1):  # a raised scale is the next kernel's input: at most once down the chain
         for op in integer_ops:
             if op.kind in WEIGHTED and op.inputs[0] in changed:
-                values.update(_weight_and_bias(op, values, weights, spec, recipe))
-        changed = _raise_first(integer_ops, values, swallowed, groups)
+                values.update(_weight_and_bias(op, values, weights, kernels, recipe))
+        changed = _raise_first(integer_ops, values, swallowed, (spec, groups))
         if not changed:
             break
+    values |= _dynamic_weights(view, kernels, weights, unbound, recipe.weight_bits)
     for name, value in view.values.items():
         if value.const and name not in values:
             values[name] = ValuePlan(None, "float", "read by float operations only")
@@ -111,16 +114,37 @@ def plan(
     return float_results.settle(made, view, spec, weights, (recipe.weight_bits, recipe.activation_bits))
 
 
-def _float_ops(view: GraphView, spec: TargetSpec, unbound: Mapping[str, str]) -> dict[str, str]:
+def _activations(
+    view: GraphView, swallowed: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], grids: _Grids
+) -> dict[str, ValuePlan]:
+    """Every activation's grid, and the grids of those who read it at another width."""
+    needed = {n for op in grids.integer_ops for n in (*op.inputs, *op.outputs)} & set(view.activations)
+    values: dict[str, ValuePlan] = {}
+    narrow: dict[str, QuantParams] = {}
+    for group in groups.values():
+        members = tuple(n for n in group if n in needed and n not in swallowed)
+        values.update(grids.decide(members))
+        if grids.kernels.wide & set(members):
+            narrow |= dict.fromkeys(members, grids.range_of(members, grids.recipe.activation_bits))
+    for name in view.activations:
+        if name in swallowed:
+            values[name] = ValuePlan(None, "fused", f"no tensor of its own: part of {swallowed[name]}")
+        elif name not in values:
+            values[name] = ValuePlan(None, "float", "no integer operation reads or writes it")
+    return values | wide.conversions(grids.integer_ops, grids.kernels, values, narrow)
+
+
+def _float_ops(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) -> dict[str, str]:
     """Operations that cannot run in integers -> why. What is fused into one of them falls with it."""
-    found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, spec))}
+    spec = kernels.spec
+    found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, kernels))}
     integer_ops = [op for op in view.ops if op.id not in found]
     swallowed = _swallowed(view, spec, integer_ops)
-    merged = [op for op in integer_ops if _is_merged(op, spec, swallowed, unbound)]
+    merged = [op for op in integer_ops if _is_merged(op, kernels, swallowed, unbound)]
     found |= {op.id: f"the {spec.name} converter merged it into a neighbour" for op in merged}
     integer_ops = [op for op in integer_ops if op.id not in found]
     swallowed = _swallowed(view, spec, integer_ops)
-    alone = [op for op in integer_ops if spec.rules[op.kind].fused_only and op.inputs[0] not in swallowed]
+    alone = [op for op in integer_ops if kernels.rule(op).fused_only and op.inputs[0] not in swallowed]
     found |= {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
     return found if spec.float_results else found | _between_floats(view, found, swallowed)
 
@@ -141,15 +165,18 @@ def _between_floats(view: GraphView, float_ops: Mapping[str, str], swallowed: Ma
     return found
 
 
-def _float_reason(op: Op, view: GraphView, spec: TargetSpec) -> str:
+def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     """Why an operation has to run in float; empty where an integer kernel takes it."""
-    if op.kind not in spec.rules:
-        name = op.attrs.get("aten", op.kind.value)
-        return f"{spec.name} has no integer kernel for {name} in these rules"
+    rule, target = kernels.get(op), kernels.spec.name
+    if op.id in kernels.dynamic:
+        return f"dynamic range: {DYNAMIC if op.kind in kernels.spec.dynamic else BETWEEN}"
+    if rule is None:
+        name, width = op.attrs.get("aten", op.kind.value), "16-bit" if kernels.is_wide(op) else "integer"
+        return f"{target} has no {width} kernel for {name} in these rules"
     if any(not view.values[n].dtype.startswith("float") for n in (*op.inputs, *op.outputs)):
         return "works on integers or booleans already"
-    if (wanted := spec.rules[op.kind].dims) and _reduced(op, view) != wanted:
-        return f"the {spec.name} kernel reduces dimensions {wanted} of a 4-D value only"
+    if rule.dims and _reduced(op, view) != rule.dims:
+        return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
     if op.kind in PAIRWISE and len(op.inputs) != 2:
         return "one operand is a number, not a tensor"
     constants = [n for n in op.inputs if view.values[n].const]
@@ -184,60 +211,104 @@ def _swallowed(view: GraphView, spec: TargetSpec, integer_ops: list[Op]) -> dict
     return found
 
 
-def _is_merged(op: Op, spec: TargetSpec, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
+def _is_merged(op: Op, kernels: Kernels, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
     """Whether the converter left no tensor where an integer operation would put its codes, or changed its weight."""
     if op.kind in WEIGHTED and op.inputs[1] in unbound:
         return True
-    return op.outputs[0] in unbound and op.outputs[0] not in swallowed and not spec.rules[op.kind].tied
+    return op.outputs[0] in unbound and op.outputs[0] not in swallowed and not kernels.rule(op).tied
 
 
-def _group(
-    members: tuple[str, ...],
-    fixed: Mapping[str, tuple[float, int]],
-    clamped: Set[str],
-    stats: Mapping[str, TensorStats],
-    spec: TargetSpec,
-    recipe: Recipe,
-) -> dict[str, ValuePlan]:
-    """One set of parameters for a tied group; its grid starts at zero where a ReLU is nothing but that."""
-    if not members:
-        return {}
-    scheme = _activation_scheme(spec, recipe.activation_bits)
-    insisted = {fixed[n] for n in members if n in fixed}
-    if len(insisted) > 1:
-        raise CheckFailed(f"kernels insist on different scales for the tied values {', '.join(members)}")
-    if insisted:
-        scale, zero_point = insisted.pop()
-        params = QuantParams(spec.activation, (numerics.float32(scale),), (zero_point,))
-        return {
-            n: ValuePlan(params, "fixed" if n in fixed else "shared", f"the {spec.name} kernel fixes it")
-            for n in members
-        }
-    if known := [recipe.known[n] for n in members if n in recipe.known]:
-        params = numerics.params_from_range(*known[0], spec.activation)
-        return {n: ValuePlan(params, "fixed", "whole numbers of a known range") for n in members}
-    ranges = [recipe.ranges(stats[n], scheme) for n in members]
-    lowest = 0.0 if clamped & set(members) else min(lo for lo, _ in ranges)
-    params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)
-    if scheme.bits < spec.activation.bits and not recipe.saturate:
-        params = numerics.in_container(params, spec.activation)
-    first = ValuePlan(params, "explicit", recipe.method)
-    return {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
+@dataclass(frozen=True)
+class _Grids:
+    """What every grid is laid by."""
+
+    kernels: Kernels
+    stats: Mapping[str, TensorStats]
+    recipe: Recipe
+    integer_ops: Sequence[Op]
+
+    @cached_property
+    def fixed(self) -> Mapping[str, tuple[float, int]]:
+        """Value -> the scale and zero point that its kernel insists on."""
+        return {op.outputs[0]: f for op in self.integer_ops if (f := self.kernels.rule(op).fixed_output)}
+
+    @cached_property
+    def clamped(self) -> Set[str]:
+        """Values whose ReLU is nothing but the lower end of their grid."""
+        return {op.outputs[0] for op in self.integer_ops if self.kernels.rule(op).fused_only}
+
+    def decide(self, members: tuple[str, ...]) -> dict[str, ValuePlan]:
+        """One set of parameters for a tied group."""
+        if not members:
+            return {}
+        spec, recipe, is_wide = self.kernels.spec, self.recipe, bool(self.kernels.wide & set(members))
+        insisted = {self.fixed[n] for n in members if n in self.fixed}
+        if len(insisted) > 1:
+            raise CheckFailed(f"kernels insist on different scales for the tied values {', '.join(members)}")
+        if insisted:
+            scale, zero_point = insisted.pop()
+            scheme = spec.wide if is_wide and spec.wide else spec.activation
+            params = QuantParams(scheme, (numerics.float32(scale),), (zero_point,))
+            return {
+                n: ValuePlan(params, "fixed" if n in self.fixed else "shared", f"the {spec.name} kernel fixes it")
+                for n in members
+            }
+        if known := [recipe.known[n] for n in members if n in recipe.known]:
+            params = numerics.params_from_range(*known[0], spec.activation)
+            return {n: ValuePlan(params, "fixed", "whole numbers of a known range") for n in members}
+        params = self.range_of(members, WIDE if is_wide else recipe.activation_bits)
+        first = ValuePlan(params, "explicit", recipe.method)
+        laid = {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
+        return self._clamped(laid) if recipe.clamp and not is_wide else laid
+
+    def _clamped(self, laid: dict[str, ValuePlan]) -> dict[str, ValuePlan]:
+        """The same steps, cut at both ends of the narrow grid.
+
+        A kernel writes with the grid's top at the container's, which cuts there; a QUANTIZE onto the grid with its
+        bottom at the container's cuts below. A ReLU cuts at zero by itself: then the first grid is enough.
+        """
+        container, moved = self.kernels.spec.activation, self._outputs(lambda op: self.kernels.rule(op).tied)
+        narrow = next(iter(laid.values())).params
+        assert narrow is not None  # a group's members have one
+        top, bottom = (numerics.at_end(narrow, container, top=end) for end in (True, False))
+        made = laid.keys() - moved
+        if narrow.zero_point[0] == narrow.scheme.qmin and made <= self._outputs(lambda op: op.kind is OpKind.RELU):
+            return {n: replace(entry, params=top) for n, entry in laid.items()}
+        return {n: replace(entry, params=bottom, made=top if n in made else None) for n, entry in laid.items()}
+
+    def _outputs(self, wanted: Callable[[Op], bool]) -> set[str]:
+        return {op.outputs[0] for op in self.integer_ops if wanted(op)}
+
+    def range_of(self, members: tuple[str, ...], bits: int) -> QuantParams:
+        """A grid over what all members hold; it starts at zero where a ReLU is nothing but that."""
+        spec = self.kernels.spec
+        if bits == WIDE and spec.wide:
+            scheme = spec.wide
+        else:
+            width = min(bits, spec.activation.bits) if spec.wide else bits
+            scheme = QuantScheme.activation(width, signed=spec.activation.signed, symmetric=spec.activation.symmetric)
+        ranges = [self.recipe.ranges(self.stats[n], scheme) for n in members]
+        lowest = 0.0 if self.clamped & set(members) else min(lo for lo, _ in ranges)
+        params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)
+        if scheme.bits < spec.activation.bits and not (self.recipe.saturate or self.recipe.clamp):
+            params = numerics.in_container(params, spec.activation)
+        return params
 
 
 def _raise_first(
     integer_ops: Sequence[Op],
     values: dict[str, ValuePlan],
     swallowed: Mapping[str, str],
-    groups: Mapping[str, tuple[str, ...]],
+    known: tuple[TargetSpec, Mapping[str, tuple[str, ...]]],
 ) -> set[str]:
     """Raises the first scale too fine for the kernel that makes it to one accumulator step; returns whose it was."""
+    spec, groups = known
 
-    def params(name: str) -> QuantParams | None:
-        return values[name].params if name in values else None
+    def params(name: str, reader: str = "") -> QuantParams | None:
+        return values[name].read(reader) if name in values else None
 
     for op in integer_ops:
-        factor = gain(op, params, swallowed)
+        factor = gain(op, partial(params, reader=op.id), swallowed)
         if factor < GAIN_LIMIT:
             continue
         leaves = swallowed.get(op.outputs[0], op.outputs[0])
@@ -247,24 +318,37 @@ def _raise_first(
             continue  # check_plan says so
         new = QuantParams(old.scheme, (numerics.float32(old.scale[0] * factor),), old.zero_point)
         note = f", scale raised to one step of the {op.kind} kernel's accumulator"
-        values.update({n: replace(values[n], params=new, reason=values[n].reason + note) for n in members})
+        raised = {n: replace(values[n], reason=values[n].reason + note) for n in members}
+        values.update({n: wide.with_scale(entry, new, spec) for n, entry in raised.items()})
         return members
     return set()
 
 
-def _activation_scheme(spec: TargetSpec, bits: int) -> QuantScheme:
-    return QuantScheme.activation(bits, signed=spec.activation.signed, symmetric=spec.activation.symmetric)
+def _dynamic_weights(
+    view: GraphView, kernels: Kernels, weights: Weights, unbound: Mapping[str, str], bits: int
+) -> dict[str, ValuePlan]:
+    """Grids of the weights that kernels with float activations read."""
+    found = {}
+    for op in view.ops:
+        if op.id not in kernels.dynamic or op.kind not in kernels.spec.dynamic:
+            continue
+        name = op.inputs[1]
+        if view.values[name].const and len(view.consumers[name]) == 1 and name not in unbound:
+            scheme = QuantScheme.weight(bits, axis=kernels.spec.rules[op.kind].weight_axis)
+            params = numerics.weight_params(weights[name], scheme)
+            found[name] = ValuePlan(params, "explicit", "largest magnitude of each channel; activations stay in float")
+    return found
 
 
 def _weight_and_bias(
-    op: Op, values: Mapping[str, ValuePlan], weights: Weights, spec: TargetSpec, recipe: Recipe
+    op: Op, values: Mapping[str, ValuePlan], weights: Weights, kernels: Kernels, recipe: Recipe
 ) -> dict[str, ValuePlan]:
     """Per-channel weight scales, and the bias scale that follows from them."""
     weight = weights[op.inputs[1]]
-    input_params = values[op.inputs[0]].params
+    input_params = values[op.inputs[0]].read(op.id)
     assert input_params is not None  # integer operations read quantized values
-    bits = spec.activation.bits if op.inputs[0] in recipe.known else recipe.weight_bits
-    params = numerics.weight_params(weight, QuantScheme.weight(bits, axis=spec.rules[op.kind].weight_axis))
+    bits = kernels.spec.activation.bits if op.inputs[0] in recipe.known else recipe.weight_bits
+    params = numerics.weight_params(weight, QuantScheme.weight(bits, axis=kernels.rule(op).weight_axis))
     found: dict[str, ValuePlan] = {}
     reason = "largest magnitude of each channel"
     if len(op.inputs) > 2:

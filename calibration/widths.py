@@ -55,9 +55,9 @@ def choose(spec: TargetSpec, bits: int, weight_bits: int | None, act_bits: int |
                 f"the {spec.name} target has no activations of {activations} bits",
                 f"choose --act-bits {native}, or {FLOAT_ACTIVATIONS} for float activations",
             )
-    elif not NARROWEST <= activations <= WIDEST:
+    elif not (NARROWEST <= activations <= WIDEST or (spec.wide is not None and activations == spec.wide.bits)):
         raise InputError(
-            f"activations of {activations} bits are not available on the {spec.name} target yet",
-            f"choose {NARROWEST} to {WIDEST}",
+            f"activations of {activations} bits are not available on the {spec.name} target",
+            f"choose {NARROWEST} to {WIDEST}" + (f", or {spec.wide.bits}" if spec.wide is not None else ""),
         )
     return Widths(weights, activations)

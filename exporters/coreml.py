@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from exporters._ends import end_types
 from qtools.core import files
+from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
-from qtools.core.types import Artifact, QuantPlan
+from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
     from qtools.graph.capture import Program

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
 from qtools.core import files
+from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.target import TargetSpec
-from qtools.core.types import Artifact, QuantPlan
+from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
     from qtools.graph.capture import Program

@@ -14,9 +14,10 @@ from exporters._ends import check_bytes, end_types
 from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
+from qtools.core.artifact import Artifact
 from qtools.core.inspection import Inspection
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Target
-from qtools.core.types import Artifact, QuantPlan
+from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
     from qtools.graph.capture import Program
@@ -68,6 +69,8 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
             stored in the file; "labels", "picture" (the InputSpec), "name", "author", "licence", "description",
             "version" for the standard metadata.
     """
+    from ai_edge_litert import schema_py_generated as schema
+
     from exporters._tflite import flatbuffer, metadata
     from exporters._tflite.apply import PlanWriter
 
@@ -76,9 +79,12 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     writer = PlanWriter(source, program.view, plan, lowered.binding, weights)
     ends = end_types(options.get("io", "int8"))
     check_bytes(ends, plan, program.view)
-    model = flatbuffer.read(writer.write(ends))
-    if ends.bytes:
-        flatbuffer.take_bytes(model)
+    model = flatbuffer.read(writer.write(integer_output=ends.integer_output))
+    for value, entry in plan.values.items():
+        if entry.made is not None:
+            flatbuffer.cut(model, lowered.binding[value].tensor, entry.made)
+    if ends.bytes or not ends.integer_input:
+        flatbuffer.take(model, schema.TensorType.UINT8 if ends.bytes else schema.TensorType.FLOAT32)
     flatbuffer.name_signature(model, INPUT, OUTPUT)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
     facts = metadata.describe(options, plan.params(program.view.outputs[0]), pixels=ends.bytes)

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.files import to_json
-from qtools.core.types import Check
 from reports.accuracy import PairedAccuracy
 from reports.environment import Environment
 from reports.fidelity import Difference, Fidelity

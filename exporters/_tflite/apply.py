@@ -10,12 +10,11 @@ from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.model_modifier import ModelModifier
 from numpy.typing import NDArray
 
-from exporters._ends import EndTypes
 from exporters._tflite import flatbuffer
 from exporters._tflite.bind import MOVES, TensorBinding
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, OpKind, QuantParams, QuantPlan
+from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, ValuePlan
 
 Change = qtyping.QuantTransformation
 WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
@@ -37,24 +36,28 @@ class PlanWriter:
         self.model, self.view, self.plan, self.binding, self.weights = model, view, plan, binding, weights
         self.graph = model.subgraphs[0]
         self.value_of = {b.tensor: value for value, b in binding.items()}
-        self.params: dict[int, QuantParams] = {}
+        self.entries: dict[int, ValuePlan] = {}
         self.integer: dict[int, bool] = {}
+        self.reader: dict[int, str] = {}
         self._decide_operators()
 
-    def write(self, ends: EndTypes) -> bytes:
-        """The quantized model.
+    def write(self, *, integer_output: bool) -> bytes:
+        """The quantized model, whose input holds codes where the plan has a grid for it.
 
         Args:
-            ends: Types of input and output; a float end has a QUANTIZE or a DEQUANTIZE inside.
+            integer_output: Whether the output holds codes; if not, a DEQUANTIZE lies in front of it.
         """
         self._refuse_lost_values()
         params: dict[str, Any] = {}
         for index in self._activation_indices():
-            if index in self.params:
-                params[flatbuffer.name_of(self.model, index)] = self._activation(index, ends)
+            if index in self.entries:
+                params[flatbuffer.name_of(self.model, index)] = self._activation(index, integer_output=integer_output)
         for position, operator in enumerate(self.graph.operators):
             if self.integer[position]:
                 params.update(self._constants(position, operator))
+            else:
+                params.update(self._dynamic_weights(position, operator))
+        flatbuffer.allow_any_scale(self.model)
         return bytes(ModelModifier(self.model).modify_model(params, enable_progress_bar=False))
 
     def _refuse_lost_values(self) -> None:
@@ -64,7 +67,7 @@ class PlanWriter:
             for name, entry in self.plan.values.items()
             if entry.params is not None and name not in self.binding and not self._needs_no_tensor(name)
         ]
-        if self.plan.params(self.view.outputs[0]) and int(self.graph.outputs[0]) not in self.params:
+        if self.plan.params(self.view.outputs[0]) and int(self.graph.outputs[0]) not in self.entries:
             lost.append(self.view.outputs[0])  # something that is no part of the plan lies behind it
         if lost:
             raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
@@ -83,42 +86,61 @@ class PlanWriter:
     def _decide_operators(self) -> None:
         """Which operators run in integers, and the parameters of tensors that no value is bound to."""
         for index in map(int, self.graph.inputs):
-            self._take_params(index)
+            self._take_entry(index)
         for position, operator in enumerate(self.graph.operators):
             output = int(operator.outputs[0])
             value = self.value_of.get(flatbuffer.name_of(self.model, output))
             if value is not None:
                 op = self.view.producer[value]
                 self.integer[position] = op.id not in self.plan.float_ops
-                self._take_params(output)
+                self.reader[position] = self._first_inside(op).id
+                self._take_entry(output)
             else:
                 source = int(operator.inputs[0])
-                moved = self._passes_codes(operator) and source in self.params
+                moved = self._passes_codes(operator) and source in self.entries
                 self.integer[position] = moved
                 if moved:
-                    self.params[output] = self.params[source]
+                    self.entries[output] = self.entries[source]
+
+    def _first_inside(self, op: Op) -> Op:
+        """The first of the operations that one kernel is: it is who reads the operands."""
+        while (entry := self.plan.values.get(op.inputs[0])) is not None and entry.origin == "fused":
+            op = self.view.producer[op.inputs[0]]
+        return op
 
     def _passes_codes(self, operator: Any) -> bool:
         """Zero padding is the zero point."""
         return flatbuffer.only_moves(self.model, operator) or flatbuffer.op_name(self.model, operator) == "PAD"
 
-    def _take_params(self, index: int) -> None:
+    def _take_entry(self, index: int) -> None:
         value = self.value_of.get(flatbuffer.name_of(self.model, index))
-        params = self.plan.params(value) if value else None
-        if params is not None:
-            self.params[index] = params
+        entry = self.plan.values.get(value) if value else None
+        if entry is not None and entry.params is not None:
+            self.entries[index] = entry
 
-    def _activation(self, index: int, ends: EndTypes) -> Any:
-        """Producer and consumer views of one activation; equal neighbours cancel into a plain int8 tensor."""
-        uniform = _uniform(self.params[index], None)
+    def _read(self, index: int, position: int) -> QuantParams:
+        """The grid on which an operator reads a tensor; what only moves numbers takes them as they are."""
+        params = self.entries[index].read(self.reader.get(position, ""))
+        assert params is not None  # entries are those that have parameters
+        return params
+
+    def _activation(self, index: int, *, integer_output: bool) -> Any:
+        """Producer and consumer views of one activation.
+
+        Equal neighbours cancel into a plain integer tensor; a QUANTIZE appears where a consumer reads another grid.
+        """
+        own = self.entries[index].params
+        assert own is not None  # entries are those that have parameters
+        uniform = _uniform(own, None)
         made_by = [p for p, o in enumerate(self.graph.operators) if index in o.outputs]
-        is_integer = self.integer[made_by[0]] if made_by else ends.integer_input
+        is_integer = self.integer[made_by[0]] if made_by else True
         consumers = []
         for position, operator in enumerate(self.graph.operators):
             change = Change.ADD_QUANTIZE if self.integer[position] else Change.NO_QUANTIZE
-            consumers += [self._edge(position, change, uniform) for source in operator.inputs if source == index]
+            seen = _uniform(self._read(index, position), None)
+            consumers += [self._edge(position, change, seen) for source in operator.inputs if source == index]
         if index in self.graph.outputs:
-            change = Change.ADD_QUANTIZE if ends.integer_output else Change.NO_QUANTIZE
+            change = Change.ADD_QUANTIZE if integer_output else Change.NO_QUANTIZE
             consumers.append(self._edge(_OUTSIDE, change, uniform))
         produced = Change.ADD_DEQUANTIZE if is_integer else Change.NO_QUANTIZE
         producer = self._edge(made_by[0] if made_by else _OUTSIDE, produced, uniform)
@@ -139,29 +161,45 @@ class PlanWriter:
                 continue
             name = flatbuffer.name_of(self.model, index)
             value = self.value_of.get(name)
-            params = self.plan.params(value) if value else self._absent_bias(operator, slot, data)
+            params = self.plan.params(value) if value else self._absent_bias(position, slot, data)
             if params is None:
                 raise CheckFailed(f"{flatbuffer.op_name(self.model, operator)} reads '{name}', which has no plan")
-            uniform = self._integers(value, data, params)
+            made = self.entries[int(operator.outputs[0])].params
+            uniform = self._integers(value, data, params, wide=made is not None and made.scheme.wide)
             edge = qtyping.OpToTensorParams(position, [Change.QUANTIZE_TENSOR], uniform)
             found[name] = qtyping.TensorTransformationParams(name, None, [edge])
         return found
 
-    def _integers(self, value: str | None, data: NDArray[Any], params: QuantParams) -> Any:
+    def _dynamic_weights(self, position: int, operator: Any) -> dict[str, Any]:
+        """Integer weights of an operator that takes and gives floats."""
+        found: dict[str, Any] = {}
+        for index in flatbuffer.inputs_of(operator):
+            data, name = flatbuffer.constant(self.model, index), flatbuffer.name_of(self.model, index)
+            value = self.value_of.get(name)
+            params = self.plan.params(value) if value and data is not None else None
+            if params is not None and data is not None:
+                edge = self._edge(position, Change.QUANTIZE_TENSOR, self._integers(value, data, params, wide=False))
+                found[name] = qtyping.TensorTransformationParams(name, None, [edge])
+        return found
+
+    def _integers(self, value: str | None, data: NDArray[Any], params: QuantParams, *, wide: bool) -> Any:
+        """Codes as kernels store them: biases in 32 bits, in 64 beside 16-bit activations."""
+        bias = np.int64 if wide else np.int32
         if value is None:
-            return _uniform(params, np.zeros(data.shape, np.int32))
+            return _uniform(params, np.zeros(data.shape, bias))
         binding = self.binding[value]
         codes = binding.to_artifact(numerics.quantize(self.weights[value], params))
         axis = params.scheme.axis
         where = None if axis is None else _moved_axis(binding, axis, self.weights[value].shape)
-        dtype = np.int32 if params.scheme.bits == 32 else np.int8
+        dtype = bias if params.scheme.bits == 32 else np.int8
         return _uniform(params, codes.astype(dtype), where)
 
-    def _absent_bias(self, operator: Any, slot: int, data: NDArray[Any]) -> QuantParams | None:
+    def _absent_bias(self, position: int, slot: int, data: NDArray[Any]) -> QuantParams | None:
         """Parameters of the zero bias that the converter adds to an operation without one."""
         if slot != 2 or data.any():
             return None
-        source = self.params[int(operator.inputs[0])]
+        operator = self.graph.operators[position]
+        source = self._read(int(operator.inputs[0]), position)
         weight_value = self.value_of[flatbuffer.name_of(self.model, int(operator.inputs[1]))]
         weight = self.plan.params(weight_value)
         assert weight is not None  # the plan was checked: an integer operation has a quantized weight
@@ -175,9 +213,14 @@ def _moved_axis(binding: TensorBinding, axis: int, shape: tuple[int, ...]) -> in
     return binding.shape.index(shape[axis])
 
 
+def _bytes(params: QuantParams, data: NDArray[Any] | None) -> int:
+    """Bytes of one code."""
+    return (2 if params.scheme.wide else 1) if data is None else data.dtype.itemsize
+
+
 def _uniform(params: QuantParams, data: NDArray[Any] | None, axis: int | None = None) -> Any:
     return qtyping.UniformQuantParams(
-        num_bits=32 if params.scheme.bits == 32 else 8,
+        num_bits=8 * _bytes(params, data),
         quantized_dimension=0 if data is not None and data.ndim == 1 else axis,
         scale=params.scale_array,
         zero_point=params.zero_point_array,

@@ -12,6 +12,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
+from qtools.core.types import QuantParams
+
 Model = Any
 """schema.ModelT; the generated code carries no types."""
 
@@ -24,6 +26,7 @@ TENSOR_TYPES = {code: name for name, code in vars(schema.TensorType).items() if 
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT16: np.int16,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.INT64: np.int64,
     schema.TensorType.BOOL: np.bool_,
@@ -149,15 +152,16 @@ def rename_tensors(model: Model, names: Mapping[int, str]) -> None:
         tensor.name = name.encode()
 
 
-def name_signature(model: Model, input_name: str, output_name: str) -> None:
-    """Names the single input and the single output, in the graph and in its signature.
+def allow_any_scale(model: Model) -> None:
+    """Keeps 16-bit sums out of a kernel that takes over where all scales are powers of two, and then refuses most."""
+    for operator in model.subgraphs[0].operators:
+        if op_name(model, operator) in ("ADD", "SUB") and operator.builtinOptions is not None:
+            operator.builtinOptions.potScaleInt16 = False
 
-    Where the input stays float, its integer twin behind the QUANTIZE takes over the name the input had.
-    """
+
+def name_signature(model: Model, input_name: str, output_name: str) -> None:
+    """Names the single input and the single output, in the graph and in its signature."""
     graph = model.subgraphs[0]
-    for operator in graph.operators:
-        if op_name(model, operator) == "QUANTIZE" and operator.inputs[0] == graph.inputs[0]:
-            graph.tensors[operator.outputs[0]].name = graph.tensors[graph.inputs[0]].name
     for index, name in ((graph.inputs[0], input_name), (graph.outputs[0], output_name)):
         graph.tensors[index].name = name.encode()
     for signature in model.signatureDefs or []:
@@ -165,24 +169,69 @@ def name_signature(model: Model, input_name: str, output_name: str) -> None:
         signature.outputs[0].name = output_name.encode()
 
 
-def take_bytes(model: Model) -> None:
-    """Puts a uint8 input and a QUANTIZE in front of an int8 input: the same grid, its codes 128 higher."""
+def cut(model: Model, name: str, made: QuantParams) -> None:
+    """Has the maker of a tensor, or the app, write another grid, and puts a QUANTIZE onto the tensor's own behind it.
+
+    Args:
+        model: Changed in place.
+        name: An integer tensor.
+        made: The grid to write.
+    """
+    graph = model.subgraphs[0]
+    (index,) = (i for i, tensor in enumerate(graph.tensors) if tensor.name == name.encode())
+    before = schema.TensorT()
+    before.__dict__.update(graph.tensors[index].__dict__)
+    before.name = graph.tensors[index].name + b"_made"
+    before.quantization = schema.QuantizationParametersT()
+    before.quantization.scale, before.quantization.zeroPoint = list(made.scale), list(made.zero_point)
+    graph.tensors.append(before)
+    at = len(graph.tensors) - 1
+    makers = [position for position, operator in enumerate(graph.operators) if index in operator.outputs]
+    for position in makers:
+        outputs = graph.operators[position].outputs
+        graph.operators[position].outputs = [at if out == index else int(out) for out in outputs]
+    graph.operators.insert(makers[0] + 1 if makers else 0, _quantize(model, at, index))
+    if index in graph.inputs:
+        _enter(model, at)
+
+
+def take(model: Model, kind: int) -> None:
+    """Puts an input of another type, and a QUANTIZE, in front of an integer input; a float input stays.
+
+    Args:
+        model: Changed in place.
+        kind: FLOAT32; or UINT8, the same grid with its codes 128 higher.
+    """
     graph = model.subgraphs[0]
     inner = graph.tensors[graph.inputs[0]]
+    if inner.type == schema.TensorType.FLOAT32:
+        return
     outer = schema.TensorT()
     outer.__dict__.update(inner.__dict__)
-    outer.type = schema.TensorType.UINT8
-    outer.quantization = schema.QuantizationParametersT()
-    outer.quantization.scale = list(inner.quantization.scale)
-    outer.quantization.zeroPoint = [int(inner.quantization.zeroPoint[0]) + 128]
+    outer.type = kind
+    outer.quantization = None
+    if kind == schema.TensorType.UINT8:
+        outer.quantization = schema.QuantizationParametersT()
+        outer.quantization.scale = list(inner.quantization.scale)
+        outer.quantization.zeroPoint = [int(inner.quantization.zeroPoint[0]) + 128]
     graph.tensors.append(outer)
+    step = _quantize(model, len(graph.tensors) - 1, int(graph.inputs[0]))
+    graph.operators.insert(0, step)
+    _enter(model, len(graph.tensors) - 1)
+
+
+def _quantize(model: Model, source: int, result: int) -> Any:
     step = schema.OperatorT()
     step.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
-    step.inputs, step.outputs = [len(graph.tensors) - 1], [int(graph.inputs[0])]
-    graph.operators.insert(0, step)
-    graph.inputs = list(step.inputs)
+    step.inputs, step.outputs = [source], [result]
+    return step
+
+
+def _enter(model: Model, index: int) -> None:
+    """Makes a tensor the input."""
+    model.subgraphs[0].inputs = [index]
     for signature in model.signatureDefs or []:
-        signature.inputs[0].tensorIndex = step.inputs[0]
+        signature.inputs[0].tensorIndex = index
 
 
 def _opcode(model: Model, builtin: int) -> int:

@@ -1,6 +1,11 @@
-"""LiteRT's full-integer kernels as data: int8 activations per tensor, int8 weights per output channel."""
+"""LiteRT's full-integer kernels as data: int8 activations per tensor, int8 weights per output channel.
+
+`wide_rules` are the kernels on int16 activations, int8 weights and int64 biases, LiteRT's own: XNNPACK has none.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from qtools.core.target import FastPath, OpRule, TargetSpec
 from qtools.core.types import OpKind, QuantScheme
@@ -31,6 +36,23 @@ XNNPACK = FastPath(
 )
 """Phones' kernels, as LiteRT's default delegate. What it takes was also seen at work (tests/ops/test_placement.py)."""
 
+_WIDE: dict[OpKind, tuple[str, dict[str, Any]]] = {
+    OpKind.CONV: (SPEC_PAGE, {"weight_axis": 0}),
+    OpKind.DEPTHWISE_CONV: (SPEC_PAGE, {"weight_axis": 0}),
+    OpKind.LINEAR: (f"{SOURCE_TREE}/fully_connected.cc", {"weight_axis": 0}),
+    OpKind.ADD: (SPEC_PAGE, {}),
+    OpKind.MUL: (SPEC_PAGE, {}),
+    OpKind.MEAN: (SPEC_PAGE, {}),
+    OpKind.RELU: (f"{SOURCE_TREE}/activations.cc", {}),
+    OpKind.GELU: (f"{SOURCE_TREE}/activations.cc", {}),
+    OpKind.SIGMOID: (f"{SOURCE_TREE}/activations.cc", {"fixed_output": (1 / 32768, 0)}),
+    OpKind.RESHAPE: (SPEC_PAGE, {"tied": True}),
+    OpKind.TRANSPOSE: (SPEC_PAGE, {"tied": True}),
+    OpKind.IDENTITY: (SPEC_PAGE, {"tied": True}),
+}
+"""Kinds with a kernel on 16-bit activations: LiteRT's own, XNNPACK has none."""
+WIDE = "hold fewer values at 16 bits: these kernels are LiteRT's plain ones"
+
 SPEC = TargetSpec(
     name="tflite",
     version="int8-1",
@@ -60,4 +82,8 @@ SPEC = TargetSpec(
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".tflite",
     fast_path=XNNPACK,
+    dynamic=frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR}),
+    clamps=True,
+    wide=QuantScheme.activation(16, symmetric=True),
+    wide_rules={kind: OpRule(source, delegated=False, advice=WIDE, **fixed) for kind, (source, fixed) in _WIDE.items()},
 )

@@ -23,7 +23,23 @@ Model = Annotated[str, typer.Argument(help="m1_1, repvit_m1_1, or any timm class
 Bits = Annotated[int, Option(help="Width of weights and activations; Core ML has activations of 8 bits only.")]
 WeightBits = Annotated[int | None, Option(help="Width of the weights, where it differs from --bits.")]
 ActBits = Annotated[
-    int | None, Option(help="Width of the activations, where it differs from --bits; 16 on Core ML: float16.")
+    int | None,
+    Option(help="Width of the activations, where it differs from --bits; 16 on TFLite: int16, on Core ML: float16."),
+]
+Int16 = Annotated[
+    list[str] | None,
+    Option(help="TFLite: hold values at 16 bits whose id or module path fits, e.g. 'add*'; may be given again."),
+]
+Dynamic = Annotated[
+    list[str] | None,
+    Option(
+        help="TFLite: keep layers on float activations over int8 weights whose id or module path fits, '*': all of "
+        "them; may be given again."
+    ),
+]
+Clamp = Annotated[
+    bool,
+    Option("--clamp", help="TFLite, below 8 bits: cut activations where their grid ends, as papers do; costs time."),
 ]
 TargetName = Annotated[str, Option(help="tflite, onnx, onnx_qnn, coreml; all: TFLite, ONNX and Core ML at once.")]
 Weights = Annotated[
@@ -72,6 +88,9 @@ def quantize(
     bits: Bits = 8,
     weight_bits: WeightBits = None,
     act_bits: ActBits = None,
+    int16: Int16 = None,
+    dynamic: Dynamic = None,
+    clamp: Clamp = False,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -105,6 +124,9 @@ def quantize(
         bits=bits,
         weight_bits=weight_bits,
         act_bits=act_bits,
+        int16=int16 or (),
+        dynamic=dynamic or (),
+        clamp=clamp,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,
@@ -115,14 +137,19 @@ def quantize(
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},
     )
-    from qtools.cli._progress import Bars
-
     if dry_run:
         _foresee(config, as_json=json)
-        return
+    else:
+        _export(config, as_json=json)
+
+
+def _export(config: RunConfig, *, as_json: bool) -> None:
+    """The run, its report on stdout, and the exit code that its checks deserve."""
+    from qtools.cli._progress import Bars
+
     with Bars() as bars:
         results, cross = _run(config, bars)
-    _show(results, cross, as_json=json)
+    _show(results, cross, as_json=as_json)
     from reports.verdict import verdict
 
     if any(verdict(result.report).word == "failed" for result in results):

@@ -98,6 +98,23 @@ def in_container(params: QuantParams, container: QuantScheme) -> QuantParams:
     return QuantParams(container, params.scale, (container.qmin,) if starts_at_zero else params.zero_point)
 
 
+def at_end(params: QuantParams, container: QuantScheme, *, top: bool) -> QuantParams:
+    """A narrow per-tensor grid at one end of its container: what lies beyond that end of the grid is cut there."""
+    scheme, zero_point = params.scheme, params.zero_point[0]
+    moved = container.qmax - (scheme.qmax - zero_point) if top else container.qmin + (zero_point - scheme.qmin)
+    return QuantParams(container, params.scale, (moved,))
+
+
+def widened(params: QuantParams, wide: QuantScheme) -> QuantParams:
+    """A wider symmetric per-tensor grid that holds every code of a narrow one exactly.
+
+    A code less its zero point has one bit more than the code; a step becomes as many steps, a power of two, as the
+    wide grid has bits left, so that the conversion is a shift and the scale keeps its mantissa.
+    """
+    steps = 2 ** (wide.bits - params.scheme.bits - 1)
+    return QuantParams(wide, (params.scale[0] / steps,), (0,))
+
+
 def bias_params(source: QuantParams, weight: QuantParams) -> QuantParams:
     """int32 bias at float32(input scale x weight scale), one per output channel, as the accumulator has it."""
     scales = np.broadcast_to(source.scale_array[0] * weight.scale_array, weight.scale_array.shape).astype(np.float32)

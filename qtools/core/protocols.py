@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection
 from qtools.core.target import TargetSpec
-from qtools.core.types import Artifact, QuantParams, QuantPlan, QuantScheme, TensorStats
+from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TensorStats
 
 
 class RangeMethod(Protocol):

@@ -80,6 +80,10 @@ class TargetSpec:
         suffix: File ending of the artifact.
         fast_path: Where an operation should run; None where nobody has looked.
         scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
+        dynamic: Kinds with a kernel on int8 weights that takes and gives floats, and quantizes them at run time.
+        clamps: True where a QUANTIZE can cut codes at the ends of a grid narrower than its container.
+        wide: Grid of 16-bit activations; None where no kernel takes them.
+        wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
     """
 
     name: str
@@ -92,3 +96,11 @@ class TargetSpec:
     fast_path: FastPath | None = None
     scale_dtype: str = "float32"
     float_results: bool = False
+    dynamic: frozenset[OpKind] = frozenset()
+    clamps: bool = False
+    wide: QuantScheme | None = None
+    wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
+
+    def rule(self, kind: OpKind, *, wide: bool) -> OpRule | None:
+        """The rule of a kind's kernel of either width; None where there is no such kernel."""
+        return (self.wide_rules if wide else self.rules).get(kind)

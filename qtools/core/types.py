@@ -11,8 +11,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-PLAN_SCHEMA = 1
-
 
 class OpKind(StrEnum):
     """What an operation means, whatever the framework calls it."""
@@ -81,6 +79,11 @@ class QuantScheme:
     def signed(self) -> bool:
         """True where negative codes exist."""
         return self.qmin < 0
+
+    @property
+    def wide(self) -> bool:
+        """True where codes need 16 bits of storage, and kernels of that width."""
+        return self.bits > 8
 
     @staticmethod
     def activation(bits: int = 8, *, signed: bool = True, symmetric: bool = False) -> QuantScheme:
@@ -277,15 +280,23 @@ class ValuePlan:
         origin: explicit (from its own range), shared (tied to another value), fixed (by the kernel),
             derived (bias: product of scales), fused (swallowed by the next operation), float.
         reason: Why, in words. Never empty where params is None.
+        made: The grid its kernel writes, where a QUANTIZE behind it brings the codes onto `params` and so cuts them.
+        reads: Id of an operation -> the grid it reads the value on, where that is another: a QUANTIZE lies between.
     """
 
     params: QuantParams | None
     origin: Origin
     reason: str
+    made: QuantParams | None = None
+    reads: Mapping[str, QuantParams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.params is None and not self.reason:
             raise ValueError("a value left out of quantization needs a reason")
+
+    def read(self, reader: str) -> QuantParams | None:
+        """The grid that an operation reads the value on."""
+        return self.reads.get(reader, self.params)
 
 
 @dataclass(frozen=True)
@@ -313,40 +324,7 @@ class QuantPlan:
         entry = self.values.get(value)
         return entry.params if entry else None
 
-
-@dataclass(frozen=True)
-class Artifact:
-    """A file that ships.
-
-    Attributes:
-        path: Where it lies.
-        target: Name of the TargetSpec.
-        plan_sha256: Digest of the plan it carries; "" for the float artifact.
-        size_bytes: Length of the file.
-        sha256: Digest of the file.
-        toolchain: Package name -> version of everything that wrote into it.
-        float_constants: Names of the float32 constants above 1 kB that are left in it.
-    """
-
-    path: str
-    target: str
-    plan_sha256: str
-    size_bytes: int
-    sha256: str
-    toolchain: Mapping[str, str]
-    float_constants: tuple[str, ...] = ()
-
-
-Status = Literal["passed", "failed", "not run"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One judged number of a report. `not run` is never `passed`."""
-
-    name: str
-    status: Status
-    value: float | None = None
-    unit: str = ""
-    limit: float | None = None
-    note: str = ""
+    def read(self, value: str, reader: str) -> QuantParams | None:
+        """Parameters of a value as an operation, by its id, reads it; None where it is not quantized."""
+        entry = self.values.get(value)
+        return entry.read(reader) if entry else None

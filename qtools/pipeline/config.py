@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -39,6 +39,9 @@ class Options(TypedDict, total=False):
     seed: int
     weight_bits: int
     act_bits: int
+    int16: Sequence[str]
+    dynamic: Sequence[str]
+    clamp: bool
     force: bool
     input_size: int
     target_options: Mapping[str, str]
@@ -80,6 +83,9 @@ class RunConfig:
         bits: Width of weights and activations.
         weight_bits: Width of the weights, where it differs.
         act_bits: Width of the activations, where it differs.
+        int16: Patterns of values to hold at 16 bits, over value ids and module paths.
+        dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
+        clamp: Whether activations narrower than their container are cut where their grid ends.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
@@ -98,6 +104,9 @@ class RunConfig:
     bits: int = 8
     weight_bits: int | None = None
     act_bits: int | None = None
+    int16: Sequence[str] = ()
+    dynamic: Sequence[str] = ()
+    clamp: bool = False
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"

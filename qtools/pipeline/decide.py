@@ -10,11 +10,13 @@ import torch
 
 import qtools
 from calibration import plan as planning
+from calibration.apart import Apart, matching
 from calibration.check import check_plan
 from calibration.method import Method
 from calibration.weights.bias import correct_biases
 from calibration.widths import Widths
 from qtools.core.protocols import Target
+from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
@@ -53,11 +55,11 @@ class Decision:
     saturated: Executor | None = None
 
 
-def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], watch: Stopwatch) -> Decision:
+def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apart], watch: Stopwatch) -> Decision:
     """Makes the plan, and corrects biases under it where the method says so."""
-    program, images, (chosen, widths) = prepared.program, prepared.images, config
+    program, images, (chosen, widths, _) = prepared.program, prepared.images, config
     with watch.stage("plan"):
-        recipe = recipe_of(prepared.loaded.spec.name, program.view, images, config)
+        recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
         plan = _plan(prepared, target, recipe)
         simulator = open_simulator(program, plan, target.simulator)
     decision = Decision(plan, program, simulator, prepared.steps)
@@ -66,15 +68,26 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths], wa
             decision = _with_corrected_biases(decision, prepared, target)
     if widths.activations >= target.spec.activation.bits:
         return decision
-    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True))
+    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True, clamp=False))
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
 
-def recipe_of(name: str, view: GraphView, images: RunImages, config: tuple[Method, Widths]) -> planning.Recipe:
-    """What the planner is asked for; pixels are whole numbers of a known range."""
-    chosen, widths = config
+def recipe_of(
+    name: str, view: GraphView, spec: TargetSpec, images: RunImages, config: tuple[Method, Widths, Apart]
+) -> planning.Recipe:
+    """What the planner is asked for; pixels are whole numbers of a known range.
+
+    Raises:
+        InputError: If a pattern of `config` matches nothing.
+    """
+    chosen, widths, apart = config
+    wide = matching(view, apart.int16, "--int16")
+    if spec.wide is not None and widths.activations == spec.wide.bits:
+        wide = frozenset(view.activations)
+    dynamic = {view.producer[n].id for n in matching(view, apart.dynamic, "--dynamic") if n in view.producer}
     known = dict.fromkeys(view.inputs, (0.0, float(LEVELS))) if images.pixels else {}
-    return planning.Recipe(name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges, known)
+    recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges, known)
+    return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic)
 
 
 def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantPlan:
@@ -110,6 +123,8 @@ def _with_corrected_biases(decision: Decision, prepared: Prepared, target: Targe
     before = loss(decision.simulator)
     corrected = open_simulator(program, plan, target.simulator)
     biases = correct_biases(program, plan, corrected, own, set(prepared.lowered.binding))
+    if not biases:
+        return decision  # no layer runs in integers
     after = loss(corrected)
     kept = after < before
     seen = f"{len(biases)} biases from {sum(map(len, own))} calibration images, judged on {len(exact)} others"

@@ -11,7 +11,7 @@ from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import recipe_of
 from qtools.pipeline.prepare import Captured, capture_model, fuse_model
 from qtools.pipeline.progress import Listener, Stopwatch
-from qtools.pipeline.quantize import load, wanted
+from qtools.pipeline.quantize import apart_of, load, wanted
 from reports.places import Foreseen, places
 
 IMAGES = 8
@@ -41,7 +41,7 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
         with watch.stage(f"plan for {target.spec.name}"):
             view = captured.program.view
             weights = {name: tensor.numpy() for name, tensor in captured.program.constants.items()}
-            recipe = recipe_of(loaded.spec.name, view, images, (chosen, widths))
+            recipe = recipe_of(loaded.spec.name, view, target.spec, images, (chosen, widths, apart_of(config)))
             plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})
             found.append(
                 Foreseen(recipe.model, target.spec.name, plan.scheme, places(predict(view, plan, target.spec)))

@@ -10,9 +10,11 @@ import qtools
 from calibration.method import method
 from calibration.placement import predict
 from qtools.core import files, metrics
+from qtools.core.artifact import Artifact
+from qtools.core.checks import Check, Status
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
-from qtools.core.types import Artifact, Check, OpKind, QuantPlan, Status
+from qtools.core.types import OpKind, QuantPlan
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left
@@ -34,6 +36,8 @@ AGREEMENT_TO_SHIP_PERCENT = 97.0
 Outputs = Mapping[str, Logits]
 """Stage name -> logits, from `qtools.pipeline.evaluate`."""
 SATURATED = "saturated"
+NAMED = 12
+"""Names that a notice lists in full."""
 STAGES = {
     "float": "float",
     "fused": "fused",
@@ -42,7 +46,7 @@ STAGES = {
 }
 
 
-def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec) -> tuple[str, ...]:
+def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec, config: RunConfig) -> tuple[str, ...]:
     """What happened that the user did not ask for; `reports.verdict.notices` adds what the report's fields say."""
     found = list(prepared.loaded.weights.notes)
     if prepared.certificate.leftover:
@@ -51,9 +55,21 @@ def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec) -> tuple[str
     if plan.float_ops:
         first = next(iter(plan.float_ops.values()))
         found.append(f"{len(plan.float_ops)} operation(s) stay in float, the first because {first}")
+    wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
+    if wide and config.int16:
+        found.append(f"--int16: {len(wide)} value(s) held at 16 bits: {_named(wide)}")
+    if config.dynamic:
+        kept = [op.id for op in prepared.program.view.ops if op.id in plan.float_ops and op.kind in spec.dynamic]
+        found.append(f"--dynamic: {len(kept)} layer(s) on float activations over int8 weights: {_named(kept)}")
     if not spec.float_results and any(p and p.scheme.bits < 8 for p in map(plan.params, prepared.program.constants)):
         found.append(f"{plan.scheme}: {spec.name} keeps narrow codes in bytes; only a compressed download gets smaller")
     return tuple(found)
+
+
+def _named(names: list[str]) -> str:
+    """The first names of a list, and how many more."""
+    more = f" and {len(names) - NAMED} more, see plan.json" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def agreement_warning(outputs: Outputs, kernels: str) -> tuple[str, ...]:

@@ -10,8 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from qtools.core import files, plugins
+from qtools.core.artifact import Artifact
+from qtools.core.checks import Check
 from qtools.core.protocols import Runner, Target
-from qtools.core.types import Artifact, Check, QuantPlan
+from qtools.core.types import QuantPlan
 from qtools.pipeline import judge, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
@@ -108,7 +110,7 @@ def export(
     """Writes the artifact into a folder and opens it."""
     folder, watch = where
     plan, program, lowered = decision.plan, prepared.program, prepared.lowered
-    notices = judge.warnings(prepared, plan, target.spec)
+    notices = judge.warnings(prepared, plan, target.spec, config)
     path = folder / f"model{target.spec.suffix}"
     with watch.stage("export"):
         options = judge.apply_options(prepared, plan, config, notices)

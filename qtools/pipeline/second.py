@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 
 from qtools.core import metrics
+from qtools.core.checks import Check, Status
 from qtools.core.errors import MissingPlatform
-from qtools.core.types import Check, Status
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits
 from qtools.pipeline.leg import Leg, SecondOpinion
 from reports.accuracy import paired_accuracy

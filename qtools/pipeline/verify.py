@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from qtools.core import files, plugins
+from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.protocols import Target
-from qtools.core.types import Check
 from qtools.pipeline import vectors
 from reports.build import Report, read_report
 

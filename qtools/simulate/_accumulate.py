@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from qtools.core.types import Op, OpKind, QuantParams
@@ -27,11 +28,13 @@ class Weighted:
             the processor multiplies those; else in the float type that keeps the accumulator exact.
         bias: Integer-valued, shape (channels,), or None. With an int8 weight the zero point's share is inside.
         multiplier: float32 scale_in * scale_weight / scale_out, shape (channels,) or (1,).
+        scales: float32 scales of the weight, one per channel, or one.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
     multiplier: torch.Tensor
+    scales: NDArray[np.float32]
 
 
 def prepare_weighted(op: Op, constants: Mapping[int, Operand], source: QuantParams, out: QuantParams) -> Weighted:
@@ -47,6 +50,7 @@ def prepare_weighted(op: Op, constants: Mapping[int, Operand], source: QuantPara
     if bias is not None:
         bound = bound + bias.abs().double()
     product = np.asarray(source.scale_array[0] * constants[1].params.scale_array, np.float32)
+    scales = constants[1].params.scale_array
     multiplier = torch.from_numpy(np.asarray(product / out.scale_array[0], np.float32))
     narrow = source.scheme.bits <= 8 and float(weight.abs().max()) <= 127
     if narrow and float(bound.max()) < EXACT_INT32 and _is_pointwise(op, weight) and int8_products_are_exact():
@@ -56,10 +60,13 @@ def prepare_weighted(op: Op, constants: Mapping[int, Operand], source: QuantPara
         factor = rows.t() if op.kind is OpKind.LINEAR else rows
         # laid out for the product: torch misreads the strides of a transposed matrix with one row
         return Weighted(
-            factor.to(torch.int8).clone(memory_format=torch.contiguous_format), total.to(torch.int32), multiplier
+            factor.to(torch.int8).clone(memory_format=torch.contiguous_format),
+            total.to(torch.int32),
+            multiplier,
+            scales,
         )
     dtype = torch.float32 if float(bound.max()) < EXACT_FLOAT32 else torch.float64
-    return Weighted(weight.to(dtype), None if bias is None else bias.to(dtype), multiplier)
+    return Weighted(weight.to(dtype), None if bias is None else bias.to(dtype), multiplier, scales)
 
 
 def accumulate(op: Op, data: Operand, weighted: Weighted) -> torch.Tensor:

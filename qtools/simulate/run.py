@@ -77,20 +77,28 @@ class Simulator:
     def __init__(self, program: Program, plan: QuantPlan, kernels: str) -> None:
         self._library: Kernels = plugins.find("qtools.simulate", kernels, "KERNELS")
         self._quantize = plugins.find("qtools.simulate", kernels, "QUANTIZE")
-        self._program, self._plan = program, plan
+        module = importlib.import_module(f"qtools.simulate.{kernels}")
+        self._wide: Kernels = getattr(module, "WIDE", {})
+        self._convert = getattr(module, "CONVERT", None)
+        self._run_dynamic = getattr(module, "DYNAMIC", None)
+        self._program, self._plan, self._name = program, plan, kernels
         self._constants = dict(program.constants)
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
         self._integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
         self._codes_of = {out for name in self._integer for out in self._ops[name].outputs}
         self._codes_of |= set(program.view.inputs) & {n for n in plan.values if plan.params(n)}
         self._kernels: dict[str, tuple[Kernel, Output]] = {}
+        self._dynamic = {
+            op.id: (op, Operand(self._quantized_constant(op.inputs[1]), self._known(op.inputs[1])))
+            for op in program.view.ops
+            if op.id in plan.float_ops and len(op.inputs) > 1 and op.inputs[1] in self._constants
+            if plan.params(op.inputs[1]) is not None
+        }
         for name in self._integer:
             op = self._ops[name]
             if op.kind in MOVES or self._is_swallowed(op.inputs[0]):
                 continue
-            if op.kind not in self._library:
-                raise InputError(f"the simulator knows no {op.kind} kernel of {kernels} (operation {name})")
-            self._kernels[name] = self._prepare(op, self._library[op.kind])
+            self._kernels[name] = self._prepare(op)
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """Codes of the output (floats where the output is float), shape (batch, classes)."""
@@ -128,29 +136,38 @@ class Simulator:
 
     def enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
         """Codes of the program's input, or the images where it stays in float."""
-        params = self._plan.params(name)
-        return images if params is None else self._quantize(images, params)
+        if (params := self._plan.params(name)) is None:
+            return images
+        made = self._plan.values[name].made
+        return self._quantize(images, params) if made is None else self._cut(self._quantize(images, made), name)
 
     def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
         """One node's codes, or floats where it stays in float."""
         name = node.name
+        if name in self._dynamic:
+            op, weight = self._dynamic[name]
+            assert self._run_dynamic is not None  # targets that plan such layers have a library that knows them
+            bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
+            return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
             return evaluate(node, {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)})
         op = self._ops[name]
         if self._is_swallowed(op.inputs[0]):
             return alive[op.inputs[0]]  # applied already, inside the producer's kernel
         if name not in self._kernels:
-            return evaluate(node, {n: self._as_codes(n, v) for n, v in alive.items() if n in _inputs(node)})
+            return evaluate(node, {n: self._as_codes(n, v, name) for n, v in alive.items() if n in _inputs(node)})
         kernel, output = self._kernels[name]
         data = tuple(
-            Operand(self._as_codes(n, alive[n]), self._known(n)) for n in op.inputs if n not in self._program.constants
+            Operand(self._as_codes(n, alive[n], name), self._known(n, name))
+            for n in op.inputs
+            if n not in self._program.constants
         )
-        return kernel.run(op, data, output)
+        return self._cut(kernel.run(op, data, output), self._leaves(op))
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
         """Quantizes an operation's constants again, some of them changed."""
         self._constants |= constants
-        self._kernels[op.id] = self._prepare(op, self._library[op.kind])
+        self._kernels[op.id] = self._prepare(op)
 
     def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Codes dequantized; floats as they are."""
@@ -158,13 +175,21 @@ class Simulator:
             value = numerics.dequantize(value.int(), self._known(name))
         return value
 
-    def _as_codes(self, name: str, value: Any) -> Any:
-        if name in self._codes_of or name in self._program.constants or not value.dtype.is_floating_point:
+    def _as_codes(self, name: str, value: Any, reader: str) -> Any:
+        """A value as an operation reads it: its own codes, or those of a grid behind a QUANTIZE."""
+        if name in self._program.constants or not value.dtype.is_floating_point:
             return value
-        return self._quantize(value, self._known(name))
+        grid = self._known(name, reader)
+        if name not in self._codes_of:
+            return self._quantize(value, grid)
+        own = self._known(name)
+        if grid == own:
+            return value
+        assert self._convert is not None  # targets that plan conversions have a library that knows them
+        return self._convert(value, own, grid)
 
-    def _known(self, name: str) -> QuantParams:
-        params = self._plan.params(name)
+    def _known(self, name: str, reader: str = "") -> QuantParams:
+        params = self._plan.read(name, reader)
         assert params is not None, name  # the plan was checked: integer operations touch quantized values only
         return params
 
@@ -172,14 +197,30 @@ class Simulator:
         entry = self._plan.values.get(value)
         return entry is not None and entry.origin == "fused"
 
-    def _prepare(self, op: Op, kernel: Kernel) -> tuple[Kernel, Output]:
-        leaves = op.outputs[0]
-        lowest = None
-        while self._is_swallowed(leaves):
-            reader = self._program.view.consumers[leaves][0]
-            leaves = reader.outputs[0]
-            lowest = self._known(leaves).zero_point[0]  # the only activation rules fuse today is ReLU
-        params = self._known(leaves)
+    def _leaves(self, op: Op) -> str:
+        """The value that leaves an operation's kernel."""
+        name = op.outputs[0]
+        while self._is_swallowed(name):
+            name = self._program.view.consumers[name][0].outputs[0]
+        return name
+
+    def _cut(self, codes: torch.Tensor, name: str) -> torch.Tensor:
+        """Codes of the grid a kernel writes, brought onto the value's own where that is another."""
+        made = self._plan.values[name].made
+        if made is None:
+            return codes
+        assert self._convert is not None  # targets that plan conversions have a library that knows them
+        return self._convert(codes, made, self._known(name))
+
+    def _prepare(self, op: Op) -> tuple[Kernel, Output]:
+        leaves = self._leaves(op)
+        params = self._plan.values[leaves].made or self._known(leaves)
+        lowest = None if leaves == op.outputs[0] else params.zero_point[0]  # the only activation rules fuse is ReLU
+        library = self._wide if params.scheme.wide else self._library
+        if op.kind not in library:
+            width = "16-bit " if params.scheme.wide else ""
+            raise InputError(f"the simulator knows no {width}{op.kind} kernel of {self._name} (operation {op.id})")
+        kernel = library[op.kind]
         constants = {
             position: Operand(self._quantized_constant(n), self._known(n))
             for position, n in enumerate(op.inputs)
@@ -187,7 +228,7 @@ class Simulator:
         }
         prepared = None
         if kernel.prepare is not None:
-            prepared = kernel.prepare(op, constants, self._known(op.inputs[0]), params)
+            prepared = kernel.prepare(op, constants, self._known(op.inputs[0], op.id), params)
         return kernel, Output(params, params.scheme.qmin if lowest is None else lowest, prepared)
 
     def _quantized_constant(self, name: str) -> torch.Tensor:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
+from qtools.simulate import _dynamic, _fixed_point, _litert_int16
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
+from qtools.simulate._gelu import gelu
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 
 
@@ -52,25 +53,11 @@ def _add_undelegated(data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     scales = [float(x.params.scale_array[0]) for x in data]
     common = 2 * max(scales)
     total = sum(
-        _fixed_point((x.codes.long() - x.params.zero_point[0]) << 20, scale / common)
+        _fixed_point.scaled((x.codes.long() - x.params.zero_point[0]) << 20, scale / common)
         for x, scale in zip(data, scales, strict=True)
     )
-    codes = _fixed_point(total, common / (2.0**20 * float(out.params.scale_array[0])))
+    codes = _fixed_point.scaled(total, common / (2.0**20 * float(out.params.scale_array[0])))
     return _clamped(codes.float() + out.params.zero_point[0], out)
-
-
-def _fixed_point(x: torch.Tensor, factor: float) -> torch.Tensor:
-    """gemmlowp's product with a 31-bit multiplier: rounded at bit 31, halves up, then shifted, halves away from 0."""
-    mantissa, exponent = math.frexp(factor)
-    multiplier = round(mantissa * 2.0**31)
-    if exponent < -31:
-        return torch.zeros_like(x)
-    product = (x << max(exponent, 0)) * multiplier
-    high = torch.div(product + torch.where(product >= 0, 1 << 30, 1 - (1 << 30)), 1 << 31, rounding_mode="trunc")
-    right = max(-exponent, 0)
-    rest = high & ((1 << right) - 1)
-    threshold = (((1 << right) - 1) >> 1) + (high < 0).long()
-    return (high >> right) + (rest > threshold).long()
 
 
 def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -96,7 +83,7 @@ def _relu(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """LiteRT's own kernel, XNNPACK takes no quantized RELU: fixed point, then a clamp at the zero point."""
     x = data[0]
     ratio = float(x.params.scale_array[0] / out.params.scale_array[0])
-    codes = _fixed_point(x.codes.long() - x.params.zero_point[0], ratio).float() + out.params.zero_point[0]
+    codes = _fixed_point.scaled(x.codes.long() - x.params.zero_point[0], ratio).float() + out.params.zero_point[0]
     return codes.clamp(out.params.zero_point[0], out.params.scheme.qmax)
 
 
@@ -133,14 +120,6 @@ def _half_away(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.trunc(wide + np.copysign(0.5, wide)).astype(np.float32)
 
 
-def _gelu(op: Op, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    if op.attrs["approximate"] == "tanh":
-        return functional.gelu(torch.from_numpy(x), approximate="tanh").numpy()
-    # by erfc: near x = 5 it tells 2 - 8e-8 from 2, which 1 + erf(x) cannot
-    complement = torch.special.erfc(-torch.from_numpy(x * np.float32(math.sqrt(0.5))).double()).float().numpy()
-    return np.asarray(np.float32(0.5) * x * complement)
-
-
 def _sigmoid(op: Op, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return torch.sigmoid(torch.from_numpy(x).double()).float().numpy()
 
@@ -150,6 +129,9 @@ def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
 
 
 QUANTIZE: Quantize = numerics.quantize_float32
+CONVERT = _litert_int16.convert
+WIDE = _litert_int16.KERNELS
+DYNAMIC = _dynamic.run
 
 KERNELS: Kernels = {
     OpKind.CONV: Kernel(_weighted, prepare_weighted),
@@ -160,6 +142,6 @@ KERNELS: Kernels = {
     OpKind.MEAN: Kernel(_mean),
     OpKind.CONCAT: Kernel(_concat),
     OpKind.RELU: Kernel(_relu),
-    OpKind.GELU: _lookup(_gelu, _half_away),
+    OpKind.GELU: _lookup(gelu, _half_away),
     OpKind.SIGMOID: _lookup(_sigmoid, np.rint),
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar, cast
 
-from qtools.core.types import Check
+from qtools.core.checks import Check
 from reports.accuracy import PairedAccuracy
 from reports.build import LedgerRow, Report
 from reports.fidelity import SQNR_CAP_DB, Fidelity

@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qtools.core.types import Check
+from qtools.core.checks import Check
 from reports.build import LedgerRow, Report
 from reports.places import Places
 from reports.render import _wording as words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +89,23 @@ class Tiny:
         return self.with_constants(made)
 
     def plan(
-        self, ranges: Callable[[], Range] | Mapping[str, Range], *, pixels: bool = False, bits: int = 8
+        self,
+        ranges: Callable[[], Range] | Mapping[str, Range],
+        *,
+        pixels: bool = False,
+        bits: int = 8,
+        **recipe_fields: Any,
     ) -> QuantPlan:
-        """A checked plan with a range drawn for each tied group, or given for each value; that of pixels is known."""
+        """A checked plan with a range drawn for each tied group, or given for each value; that of pixels is known.
+
+        `recipe_fields`: what else the Recipe says.
+        """
         known = dict.fromkeys(self.program.view.inputs, (0.0, 255.0)) if pixels else {}
         drawn = ranges if callable(ranges) else None
         recipe = planning.Recipe(
             "tiny", bits, bits, "drawn", lambda stats, scheme: drawn() if drawn else (stats.lo, stats.hi), known
         )
+        recipe = dataclasses.replace(recipe, **recipe_fields)
         view, spec = self.program.view, self.target.spec
         stats = dict.fromkeys(view.activations, _ANY)
         if isinstance(ranges, Mapping):
@@ -106,9 +115,9 @@ class Tiny:
         check_plan(view, spec, plan)
         return plan
 
-    def random_plan(self, rng: np.random.Generator, widest: float = 4.0) -> QuantPlan:
+    def random_plan(self, rng: np.random.Generator, widest: float = 4.0, wide: Set[str] = frozenset()) -> QuantPlan:
         """Grids whose scales differ by up to 2^(2 * widest), a third of them with the zero point at an end."""
-        return self.plan(lambda: random_range(rng, widest))
+        return self.plan(lambda: random_range(rng, widest), wide=wide)
 
     def images(self, plan: QuantPlan, rng: np.random.Generator, count: int = 2) -> NDArray[np.float32]:
         """Inputs that use every code of the input's grid alike, both ends included."""

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.plugins import find, names
-from qtools.core.types import Check
 from reports import build
 from reports.accuracy import paired_accuracy
 from reports.build import Data, LedgerRow, Measured, Report, Size, Subject, Weights

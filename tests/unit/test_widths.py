@@ -21,6 +21,7 @@ from qtools.core.types import QuantScheme
     [
         (TFLITE, (8, None, None), "w8a8"),
         (TFLITE, (6, None, None), "w6a6"),
+        (TFLITE, (8, None, 16), "w8a16"),
         (ONNX, (8, 4, None), "w4a8"),
         (ONNX, (6, None, 8), "w6a8"),
         (COREML, (6, None, None), "w6a8"),
@@ -36,7 +37,8 @@ def test_a_target_takes_what_it_has(spec, asked, scheme) -> None:  # type: ignor
     [
         (TFLITE, (9, None, None), "weights of 9 bits"),
         (TFLITE, (8, 1, None), "weights of 1 bits"),
-        (TFLITE, (8, None, 16), "activations of 16 bits are not available on the tflite target"),
+        (ONNX, (8, None, 16), "activations of 16 bits are not available on the onnx target"),
+        (TFLITE, (8, None, 12), "activations of 12 bits are not available on the tflite target"),
         (COREML, (8, None, 6), "no activations of 6 bits"),
     ],
 )

@@ -1,0 +1,85 @@
+"""What a user wants treated apart from the scheme: values, by patterns over ids and module paths, and narrow ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from calibration.widths import Widths
+from qtools.core.errors import InputError
+from qtools.core.target import TargetSpec
+from qtools.core.types import GraphView
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Wishes beyond widths.
+
+    Attributes:
+        int16: Patterns, as of file names, of values to hold at 16 bits.
+        dynamic: Patterns of operations to run on float activations over int8 weights.
+        clamp: Whether activations below the target's width are cut where their grid ends.
+    """
+
+    int16: tuple[str, ...] = ()
+    dynamic: tuple[str, ...] = ()
+    clamp: bool = False
+
+    def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
+        """Refuses what a target cannot have.
+
+        Args:
+            spec: The target.
+            widths: What it makes of the widths asked for.
+            others: All targets, to name those that can.
+
+        Raises:
+            InputError: Naming the targets that have such kernels.
+        """
+        if self.int16 and spec.wide is None:
+            able = ", ".join(other.name for other in others() if other.wide is not None)
+            raise InputError(f"the {spec.name} target has no kernels on 16-bit values", f"--int16 is for: {able}")
+        if self.dynamic and not spec.dynamic:
+            able = ", ".join(other.name for other in others() if other.dynamic)
+            raise InputError(f"the {spec.name} target has no kernels of dynamic range", f"--dynamic is for: {able}")
+        if not self.clamp:
+            return
+        if not spec.clamps:
+            able = ", ".join(other.name for other in others() if other.clamps)
+            raise InputError(f"the {spec.name} target cannot cut codes below its own width", f"--clamp is for: {able}")
+        if widths.activations >= spec.activation.bits:
+            raise InputError(
+                f"activations of {widths.activations} bits end where their codes end, there is nothing to cut",
+                "give --bits or --act-bits below 8 with --clamp",
+            )
+        if self.int16:
+            raise InputError("--clamp and --int16 do not go together yet", "leave one of them out")
+
+
+def matching(view: GraphView, patterns: Sequence[str], option: str) -> frozenset[str]:
+    """Activations whose id, or the path of the module that makes them, fits one of the patterns.
+
+    Args:
+        view: The captured graph.
+        patterns: In the words of a shell: `*`, `?`, `[...]`; a `*` passes dots.
+        option: What the message calls them.
+
+    Raises:
+        InputError: If a pattern fits nothing.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        fits = {
+            name
+            for name in view.activations
+            if fnmatchcase(name, pattern)
+            or ((op := view.producer.get(name)) is not None and fnmatchcase(op.module, pattern))
+        }
+        if not fits:
+            raise InputError(
+                f"{option} '{pattern}' fits no value and no module of the model",
+                "take ids or paths from the report of a run, quoted: 'add*', 'stages.3.*'",
+            )
+        found |= fits
+    return frozenset(found)

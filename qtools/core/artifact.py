@@ -1,0 +1,29 @@
+"""A file that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that ships.
+
+    Attributes:
+        path: Where it lies.
+        target: Name of the TargetSpec.
+        plan_sha256: Digest of the plan it carries; "" for the float artifact.
+        size_bytes: Length of the file.
+        sha256: Digest of the file.
+        toolchain: Package name -> version of everything that wrote into it.
+        float_constants: Names of the float32 constants above 1 kB that are left in it.
+    """
+
+    path: str
+    target: str
+    plan_sha256: str
+    size_bytes: int
+    sha256: str
+    toolchain: Mapping[str, str]
+    float_constants: tuple[str, ...] = ()
