@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
+from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
 from qtools.core.target import FastPath, OpRule, TargetSpec
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
@@ -40,7 +41,14 @@ def predict(view: GraphView, plan: QuantPlan, spec: TargetSpec) -> Prediction:
     gone = {op.id for op in view.ops if _has_no_operation(op, plan)}
     places = tuple(_place(op, view, plan, spec, path) for op in view.ops if op.id not in gone)
     outside = {place.op for place in places if not place.fast}
-    return Prediction(path.name, path.rest, places, count_parts(view, outside, gone) if path.parts else None)
+    parts = count_parts(view, outside, gone) if path.parts else None
+    return Prediction(path.name, path.rest, places, parts, _integer_macs(view, places))
+
+
+def _integer_macs(view: GraphView, places: tuple[Place, ...]) -> float | None:
+    every = {op.id: macs(op, view) for op in view.ops}
+    total = sum(every.values())
+    return sum(every[place.op] for place in places if place.integer) / total if total else None
 
 
 def count_parts(view: GraphView, outside: Set[str], gone: Set[str]) -> int:

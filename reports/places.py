@@ -40,12 +40,14 @@ class Places:
         rest: Name of what runs everything else.
         parts: Pieces that the fast path gets the graph in; None where it is not handed over in pieces.
         rows: One per kind, place and reason.
+        integer_macs: Share (0..1) of the multiply-accumulates that run in integers; None where there are none.
     """
 
     fast: str
     rest: str
     parts: int | None
     rows: tuple[PlaceRow, ...]
+    integer_macs: float | None = None
 
     def where(self, row: PlaceRow) -> str:
         """A row's place in words."""
@@ -57,7 +59,10 @@ class Places:
         total = sum(row.count for row in self.rows)
         held = sum(row.count for row in self.rows if row.integer and row.fast)
         text = f"{held} of {total} operations run in integers on the fast path ({self.fast})"
-        return text + (f", which gets the graph in {self.parts} part(s)" if self.parts is not None else "")
+        text += f", which gets the graph in {self.parts} part(s)" if self.parts is not None else ""
+        if self.integer_macs is None:
+            return text
+        return f"{text}; {self.integer_macs:.1%} of the multiply-accumulates run in integers".replace("%", " %")
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def places(prediction: Prediction) -> Places:
     first = {_alike(place): place.module for place in reversed(prediction.places)}
     rows = [replace(row, count=count, module=first[row]) for row, count in alike.items()]
     ordered = sorted(rows, key=lambda row: (row.integer, row.fast, -row.count, row.kind, row.reason))
-    return Places(prediction.fast, prediction.rest, prediction.parts, tuple(ordered))
+    return Places(prediction.fast, prediction.rest, prediction.parts, tuple(ordered), prediction.integer_macs)
 
 
 def _alike(place: Place) -> PlaceRow:

@@ -39,9 +39,11 @@ class Prediction:
         rest: Name of what runs everything else.
         places: One per operation that is an operation of the artifact: not those that fuse into another or vanish.
         parts: Pieces that the fast path gets the graph in; None where it is not entered and left as a whole.
+        integer_macs: Share (0..1) of the multiply-accumulates that run in integers; None where there are none.
     """
 
     fast: str
     rest: str
     places: tuple[Place, ...]
     parts: int | None
+    integer_macs: float | None = None

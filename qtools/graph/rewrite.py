@@ -52,13 +52,23 @@ def expansions(kinds: frozenset[OpKind]) -> dict[Any, Callable[..., Any]]:
 
 
 def simplify(graph: fx.Graph) -> None:
-    """Takes out, in place, what changes no number: expands in front of broadcasting, factors that are a softmax of one.
+    """Takes out, in place, what changes no number.
+
+    That is assertions, expands in front of operations that broadcast, and factors that are a softmax of one element.
 
     LiteRT's converter folds an expand into its reader with shapes that do not fit, and makes of a softmax over one
     element an exponential that is divided by itself.
     """
+    _drop_assertions(graph)
     _drop_expands(graph)
     _drop_lone_softmax(graph)
+
+
+def _drop_assertions(graph: fx.Graph) -> None:
+    """torch.export leaves one for every conversion to a type; they hold, or the export would have failed."""
+    for node in list(graph.nodes):
+        if node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
 
 
 def _drop_lone_softmax(graph: fx.Graph) -> None:

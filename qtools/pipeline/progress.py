@@ -31,7 +31,7 @@ class Silent:
 
 
 class Stopwatch:
-    """Wall seconds per stage, told to a listener as they begin."""
+    """Wall seconds per stage, told to a listener as they begin; a stage that several targets go through adds up."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -43,4 +43,5 @@ class Stopwatch:
         self.listener.stage(name)
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
+        passed = time.perf_counter() - start
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + passed, 3)

@@ -96,6 +96,12 @@ def test_what_is_needed_stays(compute: Compute, kept: str) -> None:
     assert torch.equal(execute.run(program, x), compute(x))
 
 
+def test_assertions_about_types_go() -> None:
+    program, x = _captured(lambda x: x.to(torch.float32).double().to(torch.float32) * 2)
+    assert not [name for name in _names(program) if "assert" in name]
+    assert torch.equal(execute.run(program, x), x * 2)
+
+
 def test_sums_over_one_element_only_move() -> None:
     program, _ = _captured(lambda x: x.mean(1, keepdim=True).sum(1) + x.sum(1))
     kinds = [op.kind for op in program.view.ops]
