@@ -100,6 +100,8 @@ def conversions(
         narrow: Wide value -> the grid of its 8-bit readers.
     """
     found: dict[str, ValuePlan] = {}
+    if kernels.spec.wide is None:
+        return found  # no kernels of another width; a grid of 16 bits stands for a float type there
     for op in integer_ops:
         for name in op.inputs:
             entry = found.get(name, values.get(name))

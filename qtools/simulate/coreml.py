@@ -24,8 +24,8 @@ from qtools.graph.execute import evaluate, walk
 class FakeQuantized:
     """A program and a plan; every value that an integer operation reads is put on its grid.
 
-    A value made by an integer operation exists as codes only, so that all its readers see the grid. A value made by
-    a float operation is put on the grid for its integer readers; the others read it as it is.
+    A value made by an integer operation exists as codes only: it is put on the grid where it is made, for all its
+    readers. A value made by a float operation is put on the grid for its integer readers; the others read it as it is.
     """
 
     def __init__(self, program: Program, plan: QuantPlan) -> None:
@@ -40,7 +40,7 @@ class FakeQuantized:
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """The output, shape (batch, classes): floats, as Core ML gives them."""
         name = self._program.view.outputs[0]
-        return self._on_grid(name, next(v for n, v in self._walk(images) if n == name), name in self._stored)
+        return next(value for value_id, value in self._walk(images) if value_id == name)
 
     def logits(self, codes: torch.Tensor) -> torch.Tensor:
         """The output itself."""
@@ -77,9 +77,8 @@ class FakeQuantized:
                 yield node.name, value
 
     def enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
-        """The images: they go onto the grid where they are read."""
-        del name
-        return images
+        """The images, on the grid where the package takes codes of them."""
+        return torch.as_tensor(self._on_grid(name, images, name in self._stored))
 
     def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
         """One node's float result, from operands on their grids."""
@@ -87,11 +86,12 @@ class FakeQuantized:
         operands = {
             source.name: self._operand(source.name, alive[source.name], integer) for source in node.all_input_nodes
         }
-        return evaluate(node, operands)
+        return self._on_grid(node.name, evaluate(node, operands), node.name in self._stored)
 
     def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """A float on the grid where its codes are all that is stored."""
-        return torch.as_tensor(self._on_grid(name, value, name in self._stored))
+        """The float that `compute` left, which is on the grid already where its codes are all that is stored."""
+        del name
+        return value
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
         """Changes constants of an operation."""
@@ -101,7 +101,7 @@ class FakeQuantized:
     def _operand(self, name: str, value: Any, integer: bool) -> Any:
         if name in self._constants:
             return self._constants[name]
-        return self._on_grid(name, value, integer or name in self._stored)
+        return self._on_grid(name, value, integer and name not in self._stored)
 
     def _on_grid(self, name: str, value: Any, wanted: bool) -> Any:
         params = self._plan.params(name)
