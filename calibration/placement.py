@@ -6,7 +6,8 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
-from qtools.core.macs import macs
+from calibration.plan import BETWEEN_FLOATS
+from qtools.core.macs import ATTENTION, macs
 from qtools.core.prediction import Place, Prediction
 from qtools.core.target import FastPath, OpRule, TargetSpec
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
@@ -161,4 +162,8 @@ def _within(op: Op, ratios: tuple[float, float], view: GraphView, plan: QuantPla
 def _advice(op: Op, reason: str, path: FastPath) -> str:
     if path.advice:
         return path.advice
+    if reason == BETWEEN_FLOATS:
+        return "leave it: a grid there would cost precision and save nothing"
+    if ATTENTION in str(op.attrs.get("aten", "")):
+        return KEEP
     return OPERAND if "operand is a" in reason else ADVICE.get(op.kind, REPLACE)

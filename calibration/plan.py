@@ -25,6 +25,7 @@ PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
 WIDE = 16
 DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
+BETWEEN_FLOATS = "all that read it run in float"
 BIAS_LIMIT = 2.0**30
 """Largest bias code: the accumulator keeps as much room again for the products."""
 
@@ -161,7 +162,7 @@ def _between_floats(view: GraphView, float_ops: Mapping[str, str], swallowed: Ma
             continue
         readers = view.consumers[op.outputs[0]]
         if readers and all(reader.id in float_ops or reader.id in found for reader in readers):
-            found[op.id] = "all that read it run in float"
+            found[op.id] = BETWEEN_FLOATS
     return found
 
 
