@@ -125,8 +125,10 @@ def quantize(x: Array, params: QuantParams) -> Array:
     """Codes of `x` on the grid, as int32: clip(round(x / scale) + zero_point), computed in float64."""
     xp = array_namespace(x)
     scale, zero_point = _laid_out(x, params)
-    codes = xp.round(xp.astype(x, xp.float64, copy=False) / scale) + zero_point
-    return xp.astype(xp.clip(codes, params.scheme.qmin, params.scheme.qmax), xp.int32)
+    codes = xp.astype(x, xp.float64, copy=False) / scale  # new memory: the rest happens in place
+    xp.round(codes, out=codes)
+    codes += zero_point
+    return xp.astype(xp.clip(codes, params.scheme.qmin, params.scheme.qmax, out=codes), xp.int32)
 
 
 def dequantize(codes: Array, params: QuantParams) -> Array:

@@ -30,7 +30,7 @@ def test_it_ends_well(ended) -> None:
 def test_hardly_any_answer_changes(ended) -> None:
     """One of 48 answers may differ, and its margin then was small: KL says so."""
     rows = {row["stage"]: row for row in ended.report()["ledger"]}
-    for name in ("simulated", "xnnpack"):
+    for name in ("simulated integers", "artifact, XNNPACK"):
         accuracy = rows[name]["accuracy"]
         assert accuracy["agreement"] >= 47 / 48
         assert accuracy["kl"] < 0.02
