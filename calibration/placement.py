@@ -131,20 +131,12 @@ def _left_out(op: Op, rule: OpRule, view: GraphView, plan: QuantPlan, path: Fast
         return f"{path.name} has no integer {op.kind}" + (f": {CUT}" if path.parts else "")
     if refused := _refused_form(op, path):
         return refused
-    if rule.varying and any(_is_constant(name, view) for name in op.inputs):
+    if rule.varying and not view.fixed.isdisjoint(op.inputs):
         return f"an operand does not change with the image, and {path.name} wants all of them as codes"
     if rule.ratios is not None and not _within(op, rule.ratios, view, plan):
         lowest, highest = rule.ratios
         return f"{path.name} takes ratios of operand to output scale from {lowest:g} to {highest:g} only"
     return ""
-
-
-def _is_constant(name: str, view: GraphView) -> bool:
-    """Whether a value is made of constants alone."""
-    producer = view.producer.get(name)
-    if producer is None:
-        return view.values[name].const
-    return all(_is_constant(source, view) for source in producer.inputs)
 
 
 def _within(op: Op, ratios: tuple[float, float], view: GraphView, plan: QuantPlan) -> bool:

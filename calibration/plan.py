@@ -185,7 +185,7 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return "its weight is computed, not constant"
     if op.kind in WEIGHTED and any(len(view.consumers[n]) > 1 for n in constants):
         return "its weight or bias is shared with another operation"
-    if op.kind not in WEIGHTED and constants:
+    if op.kind not in WEIGHTED and not view.fixed.isdisjoint(op.inputs):
         return "one operand is a constant tensor"
     return ""
 

@@ -210,6 +210,15 @@ class GraphView:
                 found[name].append(op)
         return {name: tuple(ops) for name, ops in found.items()}
 
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """Values that no input reaches: constants, and what is computed from nothing else."""
+        found = {name for name, value in self.values.items() if value.const}
+        for op in self.ops:
+            if found.issuperset(op.inputs):
+                found.update(op.outputs)
+        return frozenset(found)
+
     @property
     def activations(self) -> tuple[str, ...]:
         """Ids of the floating-point values that change with the input, in execution order."""

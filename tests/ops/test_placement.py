@@ -120,7 +120,8 @@ def test_onnxruntime_has_the_kernels_predicted(make_bench: Any, name: str) -> No
         for place in prediction.places
         if (place.kind, place.integer) in ORT_KERNELS
     )
-    kernels = seen.placement.kernels
+    kernels = Counter(seen.placement.kernels)
+    kernels["LayerNormalization"] += kernels["SkipLayerNormalization"]  # one that took in the sum before it
     assert {name: kernels.get(name, 0) for name in ORT_KERNELS.values()} == {
         name: wanted[name] for name in ORT_KERNELS.values()
     }
@@ -185,7 +186,8 @@ def test_litert_runs_float_operations_where_predicted(bench: Any) -> None:
     differing = {op for op, fast in places.items() if fast != (made[op].runs == "XNNPACK")}
     assert differing == padded and not any(places[op] for op in padded)
     assert seen.placement.left == {"PADV2": 1, "RESIZE_NEAREST_NEIGHBOR": 1, "CONCATENATION": 1}
-    assert list(places.values()).count(False) == sum(seen.placement.left.values())
+    left = [place for place in prediction.places if place.op in made and not place.fast]  # the last one is on codes
+    assert len(left) == sum(seen.placement.left.values())
 
 
 @pytest.mark.parametrize("kind", ["add", "mul"])
@@ -223,6 +225,7 @@ def integer_forms(y: torch.Tensor) -> list[torch.Tensor]:
         y.mean((1, 2, 3), keepdim=True) + y,
         y.reshape(1, 4, 16, 4).transpose(1, 3),
         y.permute(0, 2, 1, 3),
+        torch.cat((y, y), 3).mean(3, keepdim=True) * y,
     ]
 
 

@@ -249,8 +249,11 @@ def test_methods_blind_to_the_grid_move_with_the_data(name: str) -> None:
 @given(x=anything, bits=st.sampled_from([4, 8]))
 def test_mirrored_data_give_an_equally_good_grid(x: NDArray[np.float32], bits: int) -> None:
     scheme = QuantScheme.weight(bits, axis=None)  # as many codes below zero as above
-    noises = [_noise(y, params_from_range(*_method("mse")(_stats(y), scheme), scheme)) for y in (x, -x)]
-    assert noises[0] == pytest.approx(noises[1], rel=0.3, abs=1e-9)
+    grids = [params_from_range(*_method("mse")(_stats(y), scheme), scheme) for y in (x, -x)]
+    noises = [_noise(y, grid) for y, grid in zip((x, -x), grids, strict=True)]
+    # a few elements may all lie on codes of the one grid and half a step from those of the other
+    luck = max(grid.scale[0] for grid in grids) ** 2 / 4
+    assert noises[0] == pytest.approx(noises[1], rel=0.3, abs=luck)
 
 
 @pytest.mark.parametrize("name", ["mse", "percentile"])
