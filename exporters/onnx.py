@@ -151,6 +151,7 @@ def target(spec: TargetSpec) -> Target:
         tuple(LABELS),
         simulator="onnxruntime",
         labels=INT8_LABELS if spec.activation.signed else LABELS,
+        slow=frozenset({"ort_float"}),
         quantized="QDQ",
         configure=partial(configure, spec),
         replay=replay,
