@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from qtools.core.types import Op, OpKind, QuantParams
+from qtools.core.types import WEIGHTED, Op, OpKind, QuantParams
 
 GAIN_LIMIT = 2.0**8
 """XNNPACK's own: scale_in * scale_weight / scale_out and its kin must be smaller."""
 
 Lookup = Callable[[str], QuantParams | None]
 
-_PRODUCTS = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR, OpKind.MUL)
+_PRODUCTS = (*WEIGHTED, OpKind.MUL)
 _SUMS = (OpKind.ADD, OpKind.SUB, OpKind.MEAN, OpKind.RELU)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 import numpy as np
 
 from calibration.plan import BETWEEN_FLOATS
-from qtools.core.macs import ATTENTION, macs
+from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
 from qtools.core.target import FastPath, OpRule, TargetSpec
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
@@ -15,6 +15,7 @@ from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 CUT = "the fast path is left and entered again around each"
 KEEP = "leave it: 8 bits cost it more accuracy than its two conversions cost time"
 ADVICE: Mapping[OpKind, str] = {
+    OpKind.ATTENTION: KEEP,
     OpKind.SOFTMAX: KEEP,
     OpKind.LAYER_NORM: KEEP,
     OpKind.GROUP_NORM: KEEP,
@@ -156,6 +157,4 @@ def _advice(op: Op, reason: str, path: FastPath) -> str:
         return path.advice
     if reason == BETWEEN_FLOATS:
         return "leave it: a grid there would cost precision and save nothing"
-    if ATTENTION in str(op.attrs.get("aten", "")):
-        return KEEP
     return OPERAND if "operand is a" in reason else ADVICE.get(op.kind, REPLACE)

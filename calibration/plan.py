@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calibration import float_results, wide
 from calibration.gain import GAIN_LIMIT, gain
+from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
 from calibration.wide import Kernels
 from calibration.widths import Widths
@@ -18,9 +19,18 @@ from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.protocols import RangeMethod
 from qtools.core.target import TargetSpec
-from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme, TensorStats, ValuePlan
+from qtools.core.types import (
+    WEIGHTED,
+    GraphView,
+    Op,
+    OpKind,
+    QuantParams,
+    QuantPlan,
+    QuantScheme,
+    TensorStats,
+    ValuePlan,
+)
 
-WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
 WIDE = 16
 DYNAMIC = "its kernel takes floats and quantizes them at run time"
@@ -94,7 +104,7 @@ def plan(
     kernels = Kernels(spec, raised, wide.together(view, spec, recipe.dynamic))
     float_ops = _float_ops(view, kernels, unbound)
     integer_ops = [op for op in view.ops if op.id not in float_ops]
-    swallowed = _swallowed(view, spec, integer_ops)
+    swallowed = taken_in(view, spec, integer_ops)
     groups = tied_groups(view, spec, integer_ops)
     values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops))
     changed = {op.inputs[0] for op in integer_ops}
@@ -140,11 +150,11 @@ def _float_ops(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) ->
     spec = kernels.spec
     found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, kernels))}
     integer_ops = [op for op in view.ops if op.id not in found]
-    swallowed = _swallowed(view, spec, integer_ops)
+    swallowed = taken_in(view, spec, integer_ops)
     merged = [op for op in integer_ops if _is_merged(op, kernels, swallowed, unbound)]
     found |= {op.id: f"the {spec.name} converter merged it into a neighbour" for op in merged}
     integer_ops = [op for op in integer_ops if op.id not in found]
-    swallowed = _swallowed(view, spec, integer_ops)
+    swallowed = taken_in(view, spec, integer_ops)
     alone = [op for op in integer_ops if kernels.rule(op).fused_only and op.inputs[0] not in swallowed]
     found |= {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
     return found if spec.float_results else found | _between_floats(view, found, swallowed)
@@ -194,22 +204,6 @@ def _reduced(op: Op, view: GraphView) -> tuple[int, ...]:
     """Dimensions that an operation reduces, counted from the front; empty where the value is not 4-D."""
     rank, dims = len(view.values[op.inputs[0]].shape), op.attrs.get("dims")
     return tuple(sorted(dim % rank for dim in dims)) if rank == 4 and dims is not None else ()
-
-
-def _swallowed(view: GraphView, spec: TargetSpec, integer_ops: list[Op]) -> dict[str, str]:
-    """Values between a kernel and the activation fused into it -> the value that leaves the kernel."""
-    integer = {op.id for op in integer_ops}
-    found: dict[str, str] = {}
-    for op in integer_ops:
-        readers = view.consumers[op.outputs[0]]
-        if (
-            len(readers) == 1
-            and op.outputs[0] not in view.outputs
-            and readers[0].id in integer
-            and (op.kind, readers[0].kind) in spec.fused
-        ):
-            found[op.outputs[0]] = readers[0].outputs[0]
-    return found
 
 
 def _is_merged(op: Op, kernels: Kernels, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:

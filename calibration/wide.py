@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
+from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
 from qtools.core import numerics
 from qtools.core.target import OpRule, TargetSpec
@@ -58,7 +59,7 @@ def raised(view: GraphView, spec: TargetSpec, asked: Set[str], known: Set[str]) 
     """
     if not asked:
         return frozenset()
-    inside = _inside(view, spec)
+    inside = taken_in(view, spec, view.ops)
     found = set(asked) | {inside[name] for name in asked if name in inside}
     for members in tied_groups(view, spec, [op for op in view.ops if op.kind in spec.rules]).values():
         if known & set(members):
@@ -73,19 +74,10 @@ def raised(view: GraphView, spec: TargetSpec, asked: Set[str], known: Set[str]) 
 def together(view: GraphView, spec: TargetSpec, asked: Set[str]) -> frozenset[str]:
     """Operations, and those that are one kernel with any of them."""
     found = set(asked)
-    for name, leaves in _inside(view, spec).items():
+    for name, leaves in taken_in(view, spec, view.ops).items():
         pair = {view.producer[name].id, view.producer[leaves].id}
         found |= pair if found & pair else set()
     return frozenset(found)
-
-
-def _inside(view: GraphView, spec: TargetSpec) -> dict[str, str]:
-    """Values between a kernel and the activation fused into it -> the value that leaves the kernel."""
-    return {
-        op.outputs[0]: readers[0].outputs[0]
-        for op in view.ops
-        if len(readers := view.consumers[op.outputs[0]]) == 1 and (op.kind, readers[0].kind) in spec.fused
-    }
 
 
 def conversions(

@@ -62,7 +62,7 @@ class Places:
         text += f", which gets the graph in {self.parts} part(s)" if self.parts is not None else ""
         if self.integer_macs is None:
             return text
-        return f"{text}; {self.integer_macs:.1%} of the multiply-accumulates run in integers".replace("%", " %")
+        return f"{text}; {100 * self.integer_macs:.1f} % of the multiply-accumulates run in integers"
 
 
 @dataclass(frozen=True)

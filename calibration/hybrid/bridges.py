@@ -14,10 +14,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qtools.core.types import GraphView, Op, OpKind
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
 
 CONVOLUTIONS = (OpKind.CONV, OpKind.DEPTHWISE_CONV)
-MAKERS = (*CONVOLUTIONS, OpKind.LINEAR)
 FIRST, LAST = slice(2, 4), slice(1, 3)
 """Height and width in the shape of a feature map with its channels first, and last."""
 
@@ -63,8 +62,7 @@ def is_attention(op: Op, view: GraphView) -> bool:
     """Whether an operation weighs tokens by other tokens: softmax, a product of two activations, or the composite."""
     if op.kind is OpKind.MATMUL:
         return not any(view.values[name].const for name in op.inputs)
-    aten = str(op.attrs.get("aten", ""))
-    return op.kind is OpKind.SOFTMAX or "scaled_dot_product" in aten
+    return op.kind in (OpKind.SOFTMAX, OpKind.ATTENTION)
 
 
 def _takes_a_map_apart(op: Op, view: GraphView, maps: Mapping[str, slice]) -> bool:
@@ -132,7 +130,7 @@ def _makers_before(op: Op, view: GraphView) -> frozenset[str]:
         if made is None or name in seen:
             continue
         seen.add(name)
-        if made.kind in MAKERS:
+        if made.kind in WEIGHTED:
             found.add(made.id)
         else:
             waiting += [source for source in made.inputs if not view.values[source].const]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.types import GraphView, Op, OpKind, TensorStats
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, TensorStats
 
 STRENGTH = 0.5
 """Share of the channels' imbalance that goes from activations to weights; at 1 the weights get all of it."""
@@ -33,7 +33,6 @@ LARGEST = 64.0
 
 Weights = Mapping[str, NDArray[np.float32]]
 
-_LAYERS = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 _CHANNEL_WISE = (OpKind.RELU, OpKind.IDENTITY, OpKind.PAD, OpKind.RESIZE, OpKind.MAX_POOL, OpKind.AVG_POOL)
 """Kinds that treat every channel alike and commute with a positive factor; padding is with zeros (`_commutes`)."""
 _GATES = (OpKind.SIGMOID, OpKind.HARD_SIGMOID, OpKind.TANH)
@@ -149,7 +148,7 @@ def _per_input(op: Op, scale: NDArray[np.float32], shape: tuple[int, ...]) -> ND
 
 def _is_layer(op: Op, view: GraphView) -> bool:
     """Whether factors can be folded into both ends of an operation."""
-    if op.kind not in _LAYERS:
+    if op.kind not in WEIGHTED:
         return False
     constants = op.inputs[1:]
     alone = all(view.values[n].const and len(view.consumers[n]) == 1 for n in constants)

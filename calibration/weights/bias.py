@@ -16,13 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from qtools.core.types import GraphView, Op, OpKind, QuantPlan
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
 from qtools.graph.side_by_side import one_thread
 from qtools.simulate.run import Executor
-
-LAYERS = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 
 
 @torch.inference_mode()
@@ -69,7 +67,7 @@ def correct_biases(
 
 
 def _is_correctable(op: Op, view: GraphView, plan: QuantPlan) -> bool:
-    if op.kind not in LAYERS or op.id in plan.float_ops or len(op.inputs) < 3:
+    if op.kind not in WEIGHTED or op.id in plan.float_ops or len(op.inputs) < 3:
         return False
     bias = op.inputs[2]
     return view.values[bias].const and len(view.consumers[bias]) == 1

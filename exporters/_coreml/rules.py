@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qtools.core.target import FastPath, OpRule, TargetSpec
-from qtools.core.types import OpKind, QuantScheme
+from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 GUIDE = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
 ALGORITHMS = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-algos.html"
@@ -48,6 +48,5 @@ PALETTES = ("per_channel", "per_tensor")
 def with_palettes(spec: TargetSpec, kind: str) -> TargetSpec:
     """The same rules with weight scales "per_channel" (palettes then need iOS 18) or "per_tensor" (iOS 17 will do)."""
     axis = None if kind == "per_tensor" else 0
-    weighted = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
-    rules = {k: replace(rule, weight_axis=axis) if k in weighted else rule for k, rule in spec.rules.items()}
+    rules = {k: replace(rule, weight_axis=axis) if k in WEIGHTED else rule for k, rule in spec.rules.items()}
     return replace(spec, version=f"{spec.version}-{kind}" if axis is None else spec.version, rules=rules)

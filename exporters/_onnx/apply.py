@@ -13,9 +13,7 @@ from exporters._onnx.bind import MOVES, TensorBinding
 from exporters._onnx.edit import CODES, REAL, Editor, container
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
-
-_WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
 
 class QdqWriter:
@@ -45,7 +43,7 @@ class QdqWriter:
                 self._drop_fused_relu(op)
         for op in self.view.ops:
             if self._is_integer(op) and op.outputs[0] in self.binding:
-                if op.kind in _WEIGHTED:
+                if op.kind in WEIGHTED:
                     self._write_weighted(op)
                 elif op.kind is OpKind.MEAN and self._is_spatial(op):
                     self._write_mean(op)

@@ -14,10 +14,9 @@ from exporters._tflite import flatbuffer
 from exporters._tflite.bind import MOVES, TensorBinding
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, Op, OpKind, QuantParams, QuantPlan, ValuePlan
+from qtools.core.types import WEIGHTED, GraphView, Op, QuantParams, QuantPlan, ValuePlan
 
 Change = qtyping.QuantTransformation
-WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 _OUTSIDE = -1
 """ai-edge-quantizer's operator index for the graph's own inputs and outputs."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtools.core.target import FastPath, OpRule, TargetSpec
-from qtools.core.types import OpKind, QuantScheme
+from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 SPEC_PAGE = "https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec"
 SOURCE_TREE = "https://github.com/tensorflow/tensorflow/blob/master/tensorflow/lite/kernels"
@@ -16,7 +16,7 @@ DELEGATE = f"{SOURCE_TREE.removesuffix('kernels')}delegates/xnnpack/xnnpack_dele
 FLOATS = frozenset(
     {
         *("abs", "amax", "clamp", "clamp_min", "einsum", "erf", "exp", "leaky_relu", "linalg_vector_norm"),
-        *("log_softmax", "pad", "pixel_shuffle", "pow", "prelu", "roll", "scaled_dot_product_attention", "sqrt"),
+        *("log_softmax", "pad", "pixel_shuffle", "pow", "prelu", "roll", "sqrt"),
         *("stack", "upsample_bilinear2d"),
     }
 )
@@ -82,7 +82,7 @@ SPEC = TargetSpec(
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".tflite",
     fast_path=XNNPACK,
-    dynamic=frozenset({OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR}),
+    dynamic=frozenset(WEIGHTED),
     clamps=True,
     wide=QuantScheme.activation(16, symmetric=True),
     wide_rules={kind: OpRule(source, delegated=False, advice=WIDE, **fixed) for kind, (source, fixed) in _WIDE.items()},

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from qtools.core.types import GraphView, Op, OpKind
-
-ATTENTION = "scaled_dot_product_attention"
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
 
 
 def macs(op: Op, view: GraphView) -> int:
@@ -17,11 +15,11 @@ def macs(op: Op, view: GraphView) -> int:
     """
     out = math.prod(view.values[op.outputs[0]].shape)
     shapes = [view.values[name].shape for name in op.inputs]
-    if op.kind in (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR):
+    if op.kind in WEIGHTED:
         return out * math.prod(shapes[1][1:])
     if op.kind is OpKind.MATMUL:
         return out * shapes[0][-1]
-    if ATTENTION in str(op.attrs.get("aten", "")):
+    if op.kind is OpKind.ATTENTION:
         query, key, value = shapes[:3]
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     return 0

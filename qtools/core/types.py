@@ -48,7 +48,12 @@ class OpKind(StrEnum):
     SPLIT = "split"
     RESIZE = "resize"
     IDENTITY = "identity"
+    ATTENTION = "attention"
     OTHER = "other"
+
+
+WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
+"""Kinds that sum products of their input with weights: operands are data, weight and, often, bias."""
 
 
 @dataclass(frozen=True)

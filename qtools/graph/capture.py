@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from qtools.core.errors import CheckFailed, InputError
-from qtools.core.types import GraphView, Op, OpKind, Value
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, Value
 from qtools.graph.classify import classify
 from qtools.graph.rewrite import expansions, simplify
 
@@ -165,7 +165,7 @@ def _view(exported: torch.export.ExportedProgram, constants: Mapping[str, torch.
             inputs = _operands(node)
             ops.append(Op(node.name, kind, inputs, tuple(o.name for o in outputs), attrs, _module_path(node)))
     for op in ops:
-        if op.kind in (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR) and op.inputs[1] in constants:
+        if op.kind in WEIGHTED and op.inputs[1] in constants:
             weight = values[op.inputs[1]]
             values[weight.id] = Value(weight.id, weight.shape, weight.dtype, True, 0)
     return GraphView(

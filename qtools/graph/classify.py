@@ -88,6 +88,7 @@ _KINDS: Mapping[str, OpKind] = {
     "hardsigmoid": OpKind.HARD_SIGMOID,
     "softmax": OpKind.SOFTMAX,
     "_softmax": OpKind.SOFTMAX,
+    "scaled_dot_product_attention": OpKind.ATTENTION,
     "layer_norm": OpKind.LAYER_NORM,
     "group_norm": OpKind.GROUP_NORM,
     "_native_batch_norm_legit_no_training": OpKind.BATCH_NORM,

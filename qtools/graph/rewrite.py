@@ -51,6 +51,9 @@ def expansions(kinds: frozenset[OpKind]) -> dict[Any, Callable[..., Any]]:
     return {**_ALWAYS, **chosen}
 
 
+_BROADCASTING = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+
+
 def simplify(graph: fx.Graph) -> None:
     """Takes out, in place, what changes no number.
 
@@ -59,57 +62,43 @@ def simplify(graph: fx.Graph) -> None:
     LiteRT's converter folds an expand into its reader with shapes that do not fit, and makes of a softmax over one
     element an exponential that is divided by itself.
     """
-    _drop_assertions(graph)
-    _drop_expands(graph)
-    _drop_lone_softmax(graph)
-
-
-def _drop_assertions(graph: fx.Graph) -> None:
-    """torch.export leaves one for every conversion to a type; they hold, or the export would have failed."""
     for node in list(graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
-            graph.erase_node(node)
+            graph.erase_node(node)  # one for every conversion to a type; it holds, or the export would have failed
+        elif node.target is aten.expand.default:
+            _drop_expand(graph, node)
+        elif node.target in (aten.softmax.int, aten._softmax.default) and node.meta["val"].shape[node.args[1]] == 1:
+            _drop_lone_softmax(graph, node)
 
 
-def _drop_lone_softmax(graph: fx.Graph) -> None:
-    for node in list(graph.nodes):
-        if node.target not in (aten.softmax.int, aten._softmax.default) or node.meta["val"].shape[node.args[1]] != 1:
-            continue
-        for reader in list(node.users):
-            others = [operand for operand in reader.args if operand is not node]
-            if reader.target is aten.mul.Tensor and len(others) == 1 and _same_value_type(others[0], reader):
-                reader.replace_all_uses_with(others[0])
-                graph.erase_node(reader)
-        if not node.users:
-            graph.erase_node(node)
-
-
-def _same_value_type(one: Any, other: fx.Node) -> bool:
-    if not isinstance(one, fx.Node):
-        return False
-    a, b = one.meta["val"], other.meta["val"]
-    return a.shape == b.shape and a.dtype == b.dtype
-
-
-_BROADCASTING = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
-
-
-def _drop_expands(graph: fx.Graph) -> None:
-    for node in list(graph.nodes):
-        if node.target is not aten.expand.default:
-            continue
-        source = node.args[0]
-        for reader in list(node.users):
-            if reader.target in _BROADCASTING and _shape_without(reader, node, source) == tuple(
-                reader.meta["val"].shape
-            ):
-                reader.replace_input_with(node, source)
-        if not node.users:
-            graph.erase_node(node)
+def _drop_expand(graph: fx.Graph, node: fx.Node) -> None:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    for reader in list(node.users):
+        if reader.target in _BROADCASTING and _shape_without(reader, node, source) == _shape(reader):
+            reader.replace_input_with(node, source)
+    if not node.users:
+        graph.erase_node(node)
 
 
 def _shape_without(reader: fx.Node, expanded: fx.Node, source: fx.Node) -> tuple[int, ...]:
     """Shape of a reader's result if it read `source` in the place of `expanded`."""
     operands = [source if operand is expanded else operand for operand in reader.args[:2]]
-    shapes = [tuple(operand.meta["val"].shape) for operand in operands if isinstance(operand, fx.Node)]
-    return tuple(torch.broadcast_shapes(*shapes))
+    return tuple(torch.broadcast_shapes(*(_shape(operand) for operand in operands if isinstance(operand, fx.Node))))
+
+
+def _drop_lone_softmax(graph: fx.Graph, node: fx.Node) -> None:
+    for reader in list(node.users):
+        others = [operand for operand in reader.args if operand is not node]
+        if reader.target is not aten.mul.Tensor or len(others) != 1 or not isinstance(others[0], fx.Node):
+            continue
+        is_result = any(user.op == "output" for user in reader.users)  # the signature names it: it has to stay
+        if not is_result and _shape(others[0]) == _shape(reader):
+            reader.replace_all_uses_with(others[0])
+            graph.erase_node(reader)
+    if not node.users:
+        graph.erase_node(node)
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["val"].shape)

@@ -17,6 +17,7 @@ from qtools.simulate._operand import Operand
 EXACT_FLOAT32 = 2.0**24
 """Every partial sum of integers below this is exact in float32, in any order of summation."""
 EXACT_INT32 = 2.0**31
+"""The same for int32."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,18 @@ def prepare_weighted(op: Op, constants: Mapping[int, Operand], source: QuantPara
     bound = weight.abs().double().flatten(1).sum(1) * reach
     if bias is not None:
         bound = bound + bias.abs().double()
-    product = np.asarray(source.scale_array[0] * constants[1].params.scale_array, np.float32)
     scales = constants[1].params.scale_array
+    product = np.asarray(source.scale_array[0] * scales, np.float32)
     multiplier = torch.from_numpy(np.asarray(product / out.scale_array[0], np.float32))
     narrow = source.scheme.bits <= 8 and float(weight.abs().max()) <= 127
     if narrow and float(bound.max()) < EXACT_INT32 and _is_pointwise(op, weight) and int8_products_are_exact():
         rows = weight.flatten(1)
         share = (source.zero_point[0] - _shift(source)) * rows.double().sum(1)
         total = -share if bias is None else bias.double() - share
-        factor = rows.t() if op.kind is OpKind.LINEAR else rows
+        factor = (rows.t() if op.kind is OpKind.LINEAR else rows).to(torch.int8)
         # laid out for the product: torch misreads the strides of a transposed matrix with one row
-        return Weighted(
-            factor.to(torch.int8).clone(memory_format=torch.contiguous_format),
-            total.to(torch.int32),
-            multiplier,
-            scales,
-        )
+        laid_out = factor.clone(memory_format=torch.contiguous_format)
+        return Weighted(laid_out, total.to(torch.int32), multiplier, scales)
     dtype = torch.float32 if float(bound.max()) < EXACT_FLOAT32 else torch.float64
     return Weighted(weight.to(dtype), None if bias is None else bias.to(dtype), multiplier, scales)
 
@@ -113,8 +110,8 @@ def _is_pointwise(op: Op, weight: torch.Tensor) -> bool:
     """Whether an operation is a matrix product over channels, without neighbours, padding or strides."""
     if op.kind is OpKind.LINEAR:
         return True
-    plain = all(set(op.attrs[key]) == {one} for key, one in (("stride", 1), ("padding", 0)))
-    return op.kind is OpKind.CONV and plain and op.attrs["groups"] == 1 and weight.shape[2:] == (1, 1)
+    plain = set(op.attrs["stride"]) == {1} and set(op.attrs["padding"]) == {0} and op.attrs["groups"] == 1
+    return op.kind is OpKind.CONV and plain and weight.shape[2:] == (1, 1)
 
 
 @cache

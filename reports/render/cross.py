@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from io import StringIO
+from functools import partial
 
 from rich import box
 from rich.console import Console, Group
@@ -14,15 +14,14 @@ from rich.text import Text
 from qtools.core.files import to_json as plain_json
 from reports.cross import CrossCheck
 from reports.render import _wording as words
+from reports.render._plain import plain_text
 
 WIDTH = 110
 
 
 def render(cross: CrossCheck) -> str:
     """Plain text, WIDTH columns wide."""
-    console = Console(file=StringIO(), width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    show(cross, console)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+    return plain_text(partial(show, cross), WIDTH)
 
 
 def show(cross: CrossCheck, console: Console) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from io import StringIO
+from functools import partial
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -13,6 +13,7 @@ from rich.text import Text
 from qtools.core.inspection import End, Grid, Inspection
 from reports.inspection import Border, Description
 from reports.render import _wording as words
+from reports.render._plain import plain_text
 
 WIDTH = 110
 """Columns of `RENDER`, which knows no terminal."""
@@ -31,10 +32,7 @@ _COLOURS = {"float": "yellow", "dynamic": "yellow", "Q/DQ": "dim", "unpack": "di
 
 def render(description: Description) -> str:
     """Plain text without colours, WIDTH columns wide."""
-    console = Console(file=StringIO(), width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    show(description, console)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return plain_text(partial(show, description), WIDTH)
 
 
 def show(description: Description, console: Console) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
+from functools import partial
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +11,7 @@ from rich.text import Text
 from qtools.core import files
 from reports.places import Foreseen
 from reports.render import _wording as words
+from reports.render._plain import plain_text
 from reports.render.terminal import WIDTH, places_table
 
 CAPTION = "Predicted: nothing was converted or written."
@@ -18,9 +19,7 @@ CAPTION = "Predicted: nothing was converted or written."
 
 def render(found: Sequence[Foreseen]) -> str:
     """Plain text, WIDTH columns wide."""
-    console = Console(file=StringIO(), width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    show(found, console)
-    return str(console.file.getvalue())  # type: ignore[attr-defined]
+    return plain_text(partial(show, found), WIDTH)
 
 
 def show(found: Sequence[Foreseen], console: Console) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import StringIO
+from functools import partial
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -14,6 +14,7 @@ from qtools.core.checks import Check
 from reports.build import LedgerRow, Report
 from reports.places import Places
 from reports.render import _wording as words
+from reports.render._plain import plain_text
 from reports.verdict import notices, verdict
 
 WIDTH = 110
@@ -25,10 +26,7 @@ _COLOURS = {"passed": "green", "failed": "bold red", "not run": "yellow", "incom
 
 def render(report: Report) -> str:
     """Plain text without colours, WIDTH columns wide."""
-    console = Console(file=StringIO(), width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    show(report, console)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    return plain_text(partial(show, report), WIDTH)
 
 
 def show(report: Report, console: Console) -> None:

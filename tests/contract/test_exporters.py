@@ -9,12 +9,11 @@ import pytest
 
 from qtools.core import plugins
 from qtools.core.protocols import Target
-from qtools.core.types import OpKind, QuantScheme
+from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 from qtools.graph.rewrite import expansions
 from qtools.simulate.run import MOVES
 
 NAMES = plugins.names("exporters")
-WEIGHTED = {OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR}
 
 
 @pytest.fixture(params=NAMES)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from exporters._tflite import flatbuffer
-from qtools.core.types import OpKind
+from qtools.core.types import WEIGHTED, OpKind
 from qtools.simulate.run import Simulator
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -34,7 +34,7 @@ def test_each_row_is_quantized_as_xnnpack_does(bench: Any, name: str) -> None:
     build, shape = LAYERS[name]
     tiny = bench.tiny(f"dynamic-{name}", build, shape)
     rng = np.random.default_rng(len(name))
-    (layer,) = (op for op in tiny.program.view.ops if op.kind in (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR))
+    (layer,) = (op for op in tiny.program.view.ops if op.kind in WEIGHTED)
     different = 0
     for shift in (0.0, 0.7, -3.0):
         weight = rng.normal(size=tuple(tiny.program.constants[layer.inputs[1]].shape)).astype(np.float32)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from calibration.hybrid import bridges
-from qtools.core.types import GraphView
+from qtools.core.types import WEIGHTED, GraphView
 from qtools.graph.capture import capture
 
 PAPER = {
@@ -36,7 +36,7 @@ def test_counts_are_the_papers(name: str) -> None:
     assert len(found) == count
     assert len({bridge.size for bridge in found}) == count
     for bridge in found:
-        assert {view.producer[name].kind for name in bridge.makers} <= set(bridges.MAKERS)
+        assert {view.producer[name].kind for name in bridge.makers} <= set(WEIGHTED)
         assert all(bridges.is_attention(view.producer[name], view) for name in bridge.attentions)
 
 

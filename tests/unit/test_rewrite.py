@@ -86,6 +86,7 @@ def test_what_changes_no_number_is_taken_out(compute: Compute, gone: str) -> Non
         ),  # no broadcast
         (lambda x: x[:, :1].expand(1, 3, 4, 4) + x[:, 1:2], "expand"),  # without it the sum would have one channel
         (lambda x: x * x.softmax(1), "softmax"),
+        (lambda x: x * x.mean(1, keepdim=True).softmax(1), "softmax"),  # the product is the result
         (lambda x: x.mean(1, keepdim=True).softmax(1) + 1, "softmax"),  # a sum with 1 is another number
         (lambda x: x[:, :1, :1] * x.mean(1, keepdim=True).softmax(1), "softmax"),  # it also gives the product its shape
     ],
