@@ -19,13 +19,16 @@ class Method:
         name: Word used on the command line.
         ranges_name: File in calibration/ranges.
         equalize: Whether channels of linear paths are levelled first (`calibration.hybrid.equalize`).
-        correct_biases: Whether biases are corrected under the plan (`calibration.weights.bias`).
+        through: Whether a value that only GELU or its like reads gets the range that is best behind it
+            (`calibration.read_through`).
+        correct: Whether weights are rounded and biases corrected under the plan (`calibration.weights.correct`).
     """
 
     name: str
     ranges_name: str
     equalize: bool = False
-    correct_biases: bool = False
+    through: bool = False
+    correct: bool = False
 
     @property
     def ranges(self) -> RangeMethod:
@@ -46,7 +49,7 @@ def method(name: str) -> Method:
         InputError: If there is none; the message lists what there is.
     """
     if name == AUTO:
-        return Method(AUTO, "mse", equalize=True, correct_biases=True)
+        return Method(AUTO, "mse", equalize=True, through=True, correct=True)
     if name not in names():
         raise InputError(
             f"unknown method '{name}'.{did_you_mean(name, names())}", f"choose one of: {', '.join(names())}"

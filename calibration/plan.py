@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from calibration import float_results, wide
 from calibration.gain import GAIN_LIMIT, gain
+from calibration.ranges._through import least_squares_through
+from calibration.read_through import Function
 from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
 from calibration.wide import Kernels
@@ -59,6 +61,7 @@ class Recipe:
         clamp: Whether a grid narrower than the target's is cut where its codes end, by a QUANTIZE behind each kernel.
         dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
+        through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
     """
 
     model: str
@@ -71,6 +74,13 @@ class Recipe:
     clamp: bool = False
     dynamic: Set[str] = frozenset()
     wide: Set[str] = frozenset()
+    through: Mapping[str, Function] = field(default_factory=dict)
+
+    def range_of(self, name: str, stats: TensorStats, scheme: QuantScheme) -> tuple[float, float]:
+        """The interval to quantize of one value."""
+        if name in self.through:
+            return least_squares_through(stats, scheme, self.through[name])
+        return self.ranges(stats, scheme)
 
     @property
     def scheme(self) -> str:
@@ -282,7 +292,7 @@ class _Grids:
         else:
             width = min(bits, spec.activation.bits) if spec.wide else bits
             scheme = QuantScheme.activation(width, signed=spec.activation.signed, symmetric=spec.activation.symmetric)
-        ranges = [self.recipe.ranges(self.stats[n], scheme) for n in members]
+        ranges = [self.recipe.range_of(n, self.stats[n], scheme) for n in members]
         lowest = 0.0 if self.clamped & set(members) else min(lo for lo, _ in ranges)
         params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)
         if scheme.bits < spec.activation.bits and not (self.recipe.saturate or self.recipe.clamp):

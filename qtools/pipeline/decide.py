@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import qtools
 from calibration import plan as planning
 from calibration.apart import Apart, matching
 from calibration.check import check_plan
 from calibration.method import Method
-from calibration.weights.bias import correct_biases
+from calibration.read_through import read_through
+from calibration.weights.correct import correct, nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
@@ -30,9 +33,12 @@ from reports.accuracy import mean_kl
 from reports.steps import Step
 
 CORRECT_IMAGES = 32
-"""Images whose means correct biases: means settle long before extremes do."""
+"""Images that correct weights and biases: means and covariances settle long before extremes do."""
 JUDGE_IMAGES = 32
 """Further calibration images on which a step must not lose."""
+WORTH_ROUNDING = 0.1
+"""Share of the whole KL that weights on the nearest codes cost by themselves, from which rounding them is tried."""
+TINY = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +62,16 @@ class Decision:
 
 
 def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apart], watch: Stopwatch) -> Decision:
-    """Makes the plan, and corrects biases under it where the method says so."""
+    """Makes the plan, and corrects the weights under it where the method says so."""
     program, images, (chosen, widths, _) = prepared.program, prepared.images, config
     with watch.stage("plan"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
         plan = _plan(prepared, target, recipe)
         simulator = open_simulator(program, plan, target.simulator)
     decision = Decision(plan, program, simulator, prepared.steps)
-    if chosen.correct_biases:
-        with watch.stage("correct biases"):
-            decision = _with_corrected_biases(decision, prepared, target)
+    if chosen.correct:
+        with watch.stage("correct weights"):
+            decision = _corrected(decision, prepared, target)
     if widths.activations >= target.spec.activation.bits:
         return decision
     narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True, clamp=False))
@@ -87,7 +93,8 @@ def recipe_of(
     dynamic = {view.producer[n].id for n in matching(view, apart.dynamic, "--dynamic") if n in view.producer}
     known = dict.fromkeys(view.inputs, (0.0, float(LEVELS))) if images.pixels else {}
     recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges, known)
-    return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic)
+    through = read_through(view) if chosen.through else {}
+    return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
 def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantPlan:
@@ -104,31 +111,50 @@ def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantP
     return plan
 
 
-def _with_corrected_biases(decision: Decision, prepared: Prepared, target: Target) -> Decision:
-    """The decision with corrected biases, or as it was where they do not bring the logits nearer to float."""
-    images, program, plan = prepared.images, prepared.program, decision.plan
+def _corrected(decision: Decision, prepared: Prepared, target: Target) -> Decision:
+    """The decision with rounded weights and corrected biases; with less where that brings the logits nearer to float.
+
+    What is measured is KL from float on calibration images that the corrections have not seen. Rounding is tried
+    where the weights by themselves cost enough of it to be worth the time, and biases alone where it does not help.
+    """
+    program, plan = prepared.program, decision.plan
+    own, others = _two_shares(prepared)
+    tensors = [torch.from_numpy(pixels) for pixels in others]
+
+    def answers(run: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
+        return np.concatenate([out.numpy() for out in side_by_side(run, tensors)])
+
+    exact = answers(lambda x: execute.run(program, x))
+    before = mean_kl(exact, answers(_logits_of(decision.simulator)))
+    on_grid = program.with_constants(nearest(program, plan))
+    share = mean_kl(exact, answers(lambda x: execute.run(on_grid, x))) / max(before, TINY)
+    steps = decision.steps
+    if share < WORTH_ROUNDING:
+        steps = (*steps, Step("round weights", False, None, None, f"alone they cost {share:.0%} of the KL: not tried"))
+    for rounding in (True, False) if share >= WORTH_ROUNDING else (False,):
+        corrected = open_simulator(program, plan, target.simulator)
+        constants = correct(program, plan, corrected, own, set(prepared.lowered.binding), rounding=rounding)
+        if not constants:
+            break  # no layer runs in integers
+        after = mean_kl(exact, answers(_logits_of(corrected)))
+        name = "round weights, correct biases" if rounding else "correct biases"
+        seen = f"{len(constants)} constants from {sum(map(len, own))} calibration images, judged on {len(exact)} others"
+        steps = (*steps, Step(name, after < before, before, after, seen))
+        if after < before:
+            return Decision(plan, program.with_constants(constants), corrected, steps)
+    return dataclasses.replace(decision, steps=steps)
+
+
+def _logits_of(simulator: Executor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda images: simulator.logits(simulator.codes(images))
+
+
+def _two_shares(prepared: Prepared) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """Batches of calibration images to correct with, and others to judge by; the same where there is one image."""
+    images = prepared.images
     available = len(images.calibration)
     batch = prepared.batch if available >= 2 * prepared.batch else 1
     number = max(1, min(CORRECT_IMAGES, available // 2) // batch)
     batches = (pixels for pixels in images.batches(images.calibration, batch) if len(pixels) == batch)
     own = list(islice(batches, number))
-    others = list(islice(batches, max(1, JUDGE_IMAGES // batch))) or own  # one image in all: nothing else is left
-    tensors = [torch.from_numpy(pixels) for pixels in others]
-    exact = np.concatenate([out.numpy() for out in side_by_side(lambda x: execute.run(program, x), tensors)])
-
-    def loss(simulator: Executor) -> float:
-        answers = side_by_side(lambda x: simulator.logits(simulator.codes(x)), tensors)
-        return mean_kl(exact, np.concatenate([answer.numpy() for answer in answers]))
-
-    before = loss(decision.simulator)
-    corrected = open_simulator(program, plan, target.simulator)
-    biases = correct_biases(program, plan, corrected, own, set(prepared.lowered.binding))
-    if not biases:
-        return decision  # no layer runs in integers
-    after = loss(corrected)
-    kept = after < before
-    seen = f"{len(biases)} biases from {sum(map(len, own))} calibration images, judged on {len(exact)} others"
-    step = Step("correct biases", kept, before, after, seen)
-    if not kept:
-        return dataclasses.replace(decision, steps=(*decision.steps, step))
-    return Decision(plan, program.with_constants(biases), corrected, (*decision.steps, step))
+    return own, list(islice(batches, max(1, JUDGE_IMAGES // batch))) or own

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from calibration.collect import collect
 from calibration.plan import Recipe, plan
-from calibration.weights.bias import correct_biases
+from calibration.weights.correct import correct
 from exporters._tflite.rules import SPEC
 from qtools.core import numerics
 from qtools.core.types import OpKind, QuantPlan
@@ -87,7 +87,7 @@ def channel_means(program: Program, made: QuantPlan, images: np.ndarray, name: s
 
 
 def test_every_sum_that_a_reader_sees_keeps_its_mean(program: Program, made: QuantPlan, batches: Batches) -> None:
-    biases = correct_biases(program, made, open_simulator(program, made, "xnnpack"), batches)
+    biases = correct(program, made, open_simulator(program, made, "xnnpack"), batches, rounding=False)
     corrected = program.with_constants(biases)
     float_values = dict(execute.observe(program, torch.from_numpy(batches.images)))
     watched = [n for n in program.view.activations if program.view.producer.get(n) is not None]
@@ -120,7 +120,7 @@ def test_the_first_correction_is_the_mean_error_of_the_rounded_layer(
     out = next(r for r in program.view.ops if r.kind is OpKind.RELU).outputs[0]
     rounded = on_grid(out, F.conv2d(x, w, b, padding=1).relu())
     drift = (rounded.double() - F.conv2d(image, weight, bias, padding=1).relu().double()).mean((0, 2, 3))
-    found = correct_biases(program, made, open_simulator(program, made, "xnnpack"), batches)[op.inputs[2]]
+    found = correct(program, made, open_simulator(program, made, "xnnpack"), batches, rounding=False)[op.inputs[2]]
     # of 1,600 results a channel one may fall on the other side of a tie in float32: that is a 1,600th of a step
     assert torch.allclose(found.double(), bias.double() - drift, atol=2e-5)
     assert drift.abs().max() > 1e-2
@@ -128,7 +128,8 @@ def test_the_first_correction_is_the_mean_error_of_the_rounded_layer(
 
 def test_batches_count_alike_however_they_are_cut(program: Program, made: QuantPlan) -> None:
     whole, parts = (
-        correct_biases(program, made, open_simulator(program, made, "xnnpack"), Batches(16, size)) for size in (16, 4)
+        correct(program, made, open_simulator(program, made, "xnnpack"), Batches(16, size), rounding=False)
+        for size in (16, 4)
     )
     for name in whole:
         assert torch.allclose(whole[name], parts[name], atol=1e-6), name
@@ -137,5 +138,5 @@ def test_batches_count_alike_however_they_are_cut(program: Program, made: QuantP
 def test_a_layer_in_float_and_a_shared_bias_are_left_alone(program: Program, made: QuantPlan, batches: Batches) -> None:
     head = next(op for op in program.view.ops if op.kind is OpKind.LINEAR)
     partly = dataclasses.replace(made, float_ops={head.id: "by choice"})
-    biases = correct_biases(program, partly, open_simulator(program, partly, "xnnpack"), batches)
+    biases = correct(program, partly, open_simulator(program, partly, "xnnpack"), batches, rounding=False)
     assert head.inputs[2] not in biases and len(biases) == 3
