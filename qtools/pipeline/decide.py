@@ -34,7 +34,7 @@ from reports.steps import Step
 
 CORRECT_IMAGES = 32
 """Images that correct weights and biases: means and covariances settle long before extremes do."""
-JUDGE_IMAGES = 32
+JUDGE_IMAGES = 64
 """Further calibration images on which a step must not lose."""
 WORTH_ROUNDING = 0.1
 """Share of the whole KL that weights on the nearest codes cost by themselves, from which rounding them is tried."""
