@@ -160,10 +160,9 @@ def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], Cr
         fused = fuse_model(loaded, images, watch)
         legs = _legs(fused, targets, config, work, watch)
         outputs = _evaluate(fused, legs, watch)
-        results = [
-            conclude(leg, seen, second.ask(leg, seen["float"]), config, watch)
-            for leg, seen in zip(legs, outputs, strict=True)
-        ]
+        with watch.stage("ask other runtimes"):
+            opinions = [second.ask(leg, seen["float"]) for leg, seen in zip(legs, outputs, strict=True)]
+        results = [conclude(*part, config, watch) for part in zip(legs, outputs, opinions, strict=True)]
         shipped = {leg.name: seen[leg.target.kernels[0]] for leg, seen in zip(legs, outputs, strict=True)}
         cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs})
         if len(legs) > 1:

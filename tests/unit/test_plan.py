@@ -341,3 +341,33 @@ def test_a_known_range_keeps_a_code_per_number(bits: int) -> None:
         assert params is not None and (params.scale, params.zero_point, params.scheme.bits) == ((1.0,), (-128,), 8)
         assert made.values[name].origin == "fixed"
     assert [made.params(op.inputs[1]).scheme.bits for op in view.ops[:2]] == [8, bits]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("bits", "kept"), [(4, 8), (5, 8), (6, 6), (8, 8)])
+def test_below_six_bits_the_first_layer_and_the_head_keep_eight_and_say_so(bits: int, kept: int) -> None:
+    graph = Graph()
+    first = graph.conv("x")
+    middle = graph.conv(first)
+    last = graph.conv(middle)
+    view = graph.view()
+    seen = {n: stats(-1.0, 3.0) for n in view.activations}
+    made = plan(view, SPEC, seen, graph.weights, dataclasses.replace(RECIPE, weight_bits=bits), {})
+    check_plan(view, SPEC, made)
+    widths = {n: made.values[f"p_{n}_weight"].params.scheme.bits for n in (first, middle, last)}  # type: ignore[union-attr]
+    assert widths == {first: kept, middle: bits, last: kept}
+    said = {n: made.values[f"p_{n}_weight"].reason for n in (first, last)}
+    assert ("8 bits: the first layer" in said[first]) == ("8 bits: the head" in said[last]) == (bits < 6)
+
+
+def test_a_range_behind_a_function_replaces_the_methods_own() -> None:
+    graph = Graph()
+    gate = graph.add(OpKind.SIGMOID, graph.conv("x"))
+    graph.conv(gate)
+    view, name = graph.view(), "conv_0"
+    counts = np.ones(2048, np.int64)
+    seen = {n: dataclasses.replace(stats(-40.0, 8.0), counts=counts, count=2048) for n in view.activations}
+    through = dataclasses.replace(RECIPE, through={name: lambda x: 1 / (1 + np.exp(-x))})
+    plain = plan(view, SPEC, seen, graph.weights, RECIPE, {}).params(name)
+    params = plan(view, SPEC, seen, graph.weights, through, {}).params(name)
+    assert plain is not None and params is not None
+    assert plain.lo < -39 and -12 < params.lo < -4  # a logistic of -12 is nothing on any grid
