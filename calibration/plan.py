@@ -16,7 +16,7 @@ from calibration.read_through import Function
 from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
 from calibration.wide import Kernels
-from calibration.widths import Widths
+from calibration.widths import Widths, keeps_its_width
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.protocols import RangeMethod
@@ -38,8 +38,6 @@ WIDE = 16
 DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "all that read it run in float"
-NARROW_WEIGHTS = 6
-"""Weight bits below which some layers keep the target's own width."""
 BIAS_LIMIT = 2.0**30
 """Largest bias code: the accumulator keeps as much room again for the products."""
 
@@ -123,7 +121,7 @@ def plan(
     for _ in range(len(integer_ops) + 1):  # a raised scale is the next kernel's input: at most once down the chain
         for op in integer_ops:
             if op.kind in WEIGHTED and op.inputs[0] in changed:
-                values.update(_weight_and_bias(op, (view, values), weights, kernels, recipe))
+                values.update(_weight_and_bias(op, view, values, weights, kernels, recipe))
         changed = _raise_first(integer_ops, values, swallowed, (spec, groups))
         if not changed:
             break
@@ -347,37 +345,14 @@ def _dynamic_weights(
     return found
 
 
-def _keeps_full_width(op: Op, view: GraphView, recipe: Recipe) -> str:
-    """Why a layer's weights keep the target's own width, whatever was asked for; empty where they do not.
-
-    Below NARROW_WEIGHTS bits the layers with few weights and much to say stay as they are: together they hold a few
-    percent of a phone network's weights, and most of what such grids would lose.
-    """
-    if op.inputs[0] in recipe.known:
-        return "it reads pixels"
-    if recipe.weight_bits >= NARROW_WEIGHTS:
-        return ""
-    if op.kind is OpKind.DEPTHWISE_CONV:
-        return "a depthwise layer has few weights for each result"
-    if op.inputs[0] in view.inputs:
-        return "the first layer"
-    if op.outputs[0] in view.outputs:
-        return "the head"
-    shape = view.values[op.inputs[0]].shape
-    if len(shape) == 4 and shape[2:] == (1, 1):
-        return "a layer on pooled values"
-    return ""
-
-
 def _weight_and_bias(
-    op: Op, known: tuple[GraphView, Mapping[str, ValuePlan]], weights: Weights, kernels: Kernels, recipe: Recipe
+    op: Op, view: GraphView, values: Mapping[str, ValuePlan], weights: Weights, kernels: Kernels, recipe: Recipe
 ) -> dict[str, ValuePlan]:
     """Per-channel weight scales, and the bias scale that follows from them."""
-    view, values = known
     weight = weights[op.inputs[1]]
     input_params = values[op.inputs[0]].read(op.id)
     assert input_params is not None  # integer operations read quantized values
-    kept = _keeps_full_width(op, view, recipe)
+    kept = "it reads pixels" if op.inputs[0] in recipe.known else keeps_its_width(op, view, recipe.weight_bits)
     bits = kernels.spec.activation.bits if kept else recipe.weight_bits
     params = numerics.weight_params(weight, QuantScheme.weight(bits, axis=kernels.rule(op).weight_axis))
     found: dict[str, ValuePlan] = {}

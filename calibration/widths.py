@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from qtools.core.errors import InputError
 from qtools.core.target import TargetSpec
+from qtools.core.types import GraphView, Op, OpKind
 
 NARROWEST, WIDEST = 2, 8
 FLOAT_ACTIVATIONS = 16
 """What `--act-bits` calls activations that stay in the target's own float type."""
+NARROW_WEIGHTS = 6
+"""Weight bits below which some layers keep the target's own width."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,27 @@ def choose(spec: TargetSpec, bits: int, weight_bits: int | None, act_bits: int |
             f"choose {NARROWEST} to {WIDEST}" + (f", or {spec.wide.bits}" if spec.wide is not None else ""),
         )
     return Widths(weights, activations)
+
+
+def keeps_its_width(op: Op, view: GraphView, weight_bits: int) -> str:
+    """Why a layer's weights keep the target's own width, whatever was asked for; empty where they do not.
+
+    Below NARROW_WEIGHTS bits the layers with few weights and those at the two ends stay as they are.
+
+    Args:
+        op: A convolution or linear operation.
+        view: The captured graph.
+        weight_bits: Width asked for.
+    """
+    if weight_bits >= NARROW_WEIGHTS:
+        return ""
+    if op.kind is OpKind.DEPTHWISE_CONV:
+        return "a depthwise layer has few weights for each result"
+    if op.inputs[0] in view.inputs:
+        return "the first layer"
+    if op.outputs[0] in view.outputs:
+        return "the head"
+    shape = view.values[op.inputs[0]].shape
+    if len(shape) == 4 and shape[2:] == (1, 1):
+        return "a layer on pooled values"
+    return ""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
 from calibration.ranges._search import narrow
+from calibration.read_through import Function
 from qtools.core.types import QuantParams, QuantScheme, TensorStats
 
 PER_BIN = 4
-"""Points that stand for the elements of a bin: a bin is a step of 8-bit grids or less."""
+"""Points that stand for the elements of a bin; an 8-bit step over the whole range is eight bins."""
 
 
-def least_squares_through(
-    stats: TensorStats, scheme: QuantScheme, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> tuple[float, float]:
+def least_squares_through(stats: TensorStats, scheme: QuantScheme, function: Function) -> tuple[float, float]:
     """The range of least E[(f(Q(x)) - f(x))^2] that the search finds.
 
     Args:

@@ -14,12 +14,9 @@ import torch
 
 from calibration.weights.lockstep import Lockstep
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
-from qtools.simulate.run import Executor
 
 
-def drift(
-    step: Lockstep, op: Op, view: GraphView, run: tuple[QuantPlan, Executor], seen_through: Collection[str]
-) -> torch.Tensor:
+def drift(step: Lockstep, op: Op, view: GraphView, plan: QuantPlan, seen_through: Collection[str]) -> torch.Tensor:
     """Mean of integer minus float result per output channel, float64, shape (channels,).
 
     Where the result is only added to another value, what that value has drifted counts too: the sum is what the
@@ -30,10 +27,9 @@ def drift(
         step: A batch, at the layer's result.
         op: The layer.
         view: The captured graph.
-        run: The plan, and what executes it.
+        plan: Every grid.
         seen_through: Values that a function alone reads (`calibration.read_through`).
     """
-    plan, simulator = run
     name, exact = op.outputs[0], step.exact
     leaves = name
     while (entry := plan.values[leaves]).origin == "fused":
@@ -43,7 +39,7 @@ def drift(
         exact = exact.relu()  # the only activation that kernels fuse
     if name in seen_through and (params := plan.params(name)) is not None:
         exact = exact.clamp(params.lo, params.hi)
-    shift = simulator.real(leaves, step.rounded) - exact
+    shift = step.real_result(leaves) - exact
     readers = view.consumers[name]
     if leaves == name and len(readers) == 1 and readers[0].kind is OpKind.ADD:
         other = next((n for n in readers[0].inputs if n != name), name)

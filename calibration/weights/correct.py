@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from calibration.read_through import read_through
 from calibration.weights.bias import drift
+from calibration.weights.covariance import covariance
 from calibration.weights.lockstep import Lockstep
-from calibration.weights.moments import covariance
 from calibration.weights.rounding import round_weights
 from qtools.core import numerics
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
@@ -70,7 +70,7 @@ def correct(
                 inputs = [pair.real(op.inputs[0]) for pair in pairs]
                 settle(op, op.inputs[1], _rounded(op, program.constants[op.inputs[1]], inputs, plan))
             if _own(op, 2, view, writable):
-                shift = torch.stack([drift(pair, op, view, (plan, simulator), known.keys()) for pair in pairs]).mean(0)
+                shift = torch.stack([drift(pair, op, view, plan, known.keys()) for pair in pairs]).mean(0)
                 settle(op, op.inputs[2], (program.constants[op.inputs[2]].double() - shift).float())
     return corrected
 

@@ -54,6 +54,10 @@ class Lockstep:
         """A value that is alive in integers, as the numbers it stands for."""
         return self._simulator.real(name, self.codes[name])
 
+    def real_result(self, name: str) -> torch.Tensor:
+        """The present value in integers as the numbers it stands for, by the name of what leaves the kernel."""
+        return self._simulator.real(name, self.rounded)
+
     def repeat(self) -> None:
         """Computes the present integer value again, in place, so that whatever reads it sees the corrected one."""
         assert self._node is not None

@@ -33,7 +33,7 @@ from reports.accuracy import mean_kl
 from reports.steps import Step
 
 CORRECT_IMAGES = 32
-"""Images that correct weights and biases: means and covariances settle long before extremes do."""
+"""Images that correct weights and biases. With 128, MobileOne-S0's KL is a tenth less, in twice the time."""
 JUDGE_IMAGES = 64
 """Further calibration images on which a step must not lose."""
 WORTH_ROUNDING = 0.1
@@ -129,9 +129,10 @@ def _corrected(decision: Decision, prepared: Prepared, target: Target) -> Decisi
     on_grid = program.with_constants(nearest(program, plan))
     share = mean_kl(exact, answers(lambda x: execute.run(on_grid, x))) / max(before, TINY)
     steps = decision.steps
+    attempts = (True, False) if share >= WORTH_ROUNDING else (False,)
     if share < WORTH_ROUNDING:
         steps = (*steps, Step("round weights", False, None, None, f"alone they cost {share:.0%} of the KL: not tried"))
-    for rounding in (True, False) if share >= WORTH_ROUNDING else (False,):
+    for rounding in attempts:
         corrected = open_simulator(program, plan, target.simulator)
         constants = correct(program, plan, corrected, own, set(prepared.lowered.binding), rounding=rounding)
         if not constants:

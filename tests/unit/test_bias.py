@@ -73,7 +73,7 @@ def made(program: Program, batches: Batches) -> QuantPlan:
     weights = {n: t.numpy() for n, t in program.constants.items()}
     recipe = Recipe("toy", WEIGHT_BITS, 8, "given", lambda s, scheme: (s.lo, s.hi))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("calibration.plan.NARROW_WEIGHTS", 0)  # every layer is to have errors worth correcting
+        patched.setattr("calibration.widths.NARROW_WEIGHTS", 0)  # every layer is to have errors worth correcting
         return plan(program.view, SPEC, stats, weights, recipe, {})
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from calibration.weights.moments import covariance
+from calibration.weights.covariance import covariance
 from calibration.weights.rounding import round_weights
 from qtools.core.types import Op, OpKind
 

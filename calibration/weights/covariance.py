@@ -10,15 +10,17 @@ from torch.nn import functional
 from qtools.core.types import Op, OpKind
 
 ROWS = 8192
-"""Positions looked at, over all images: sixteen per input of the widest layers of phone networks."""
+"""Positions looked at, over all images: eight for each input of a layer that has 1,024."""
+SILENT = 1e-9
+"""Share of the mean variance below which an input counts as constant."""
 
 
 def covariance(op: Op, batches: Sequence[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
     """Covariance of the numbers that one output of a layer is summed from, per group of the layer.
 
-    The mean is left out: what it adds to the error is a constant, which the bias takes back. With fewer positions than
-    twice the inputs the matrix says as much about the sample as about the network: it is shrunk towards its diagonal
-    by inputs / (inputs + positions). Inputs that never vary get the mean variance, so that their weights are rounded
+    The mean is left out: what it adds to the error is a constant, which the bias takes back. With few positions
+    the matrix says as much about the sample as about the network: it is shrunk towards its diagonal by
+    inputs / (inputs + positions). Inputs that never vary get the mean variance, so that their weights are rounded
     to the nearest code.
 
     Args:
@@ -42,10 +44,6 @@ def covariance(op: Op, batches: Sequence[torch.Tensor], weight: torch.Tensor) ->
     found = (1 - shrink) * found
     found.diagonal(dim1=1, dim2=2).copy_(own)
     return found
-
-
-SILENT = 1e-9
-"""Share of the mean variance below which an input counts as constant."""
 
 
 def _rows(op: Op, x: torch.Tensor, weight: torch.Tensor, wanted: int, generator: torch.Generator) -> torch.Tensor:
