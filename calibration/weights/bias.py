@@ -16,6 +16,7 @@ from calibration.weights.lockstep import Lockstep
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 
 
+@torch.inference_mode()
 def drift(step: Lockstep, op: Op, view: GraphView, plan: QuantPlan, seen_through: Collection[str]) -> torch.Tensor:
     """Mean of integer minus float result per output channel, float64, shape (channels,).
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
+from concurrent.futures import Executor as Pool
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from calibration.weights.rounding import round_weights
 from qtools.core import numerics
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 from qtools.graph.capture import Program
-from qtools.graph.side_by_side import one_thread
+from qtools.graph.side_by_side import one_core_each
 from qtools.simulate.run import Executor
 
 Constants = dict[str, torch.Tensor]
@@ -58,21 +59,30 @@ def correct(
     def settle(op: Op, name: str, constant: torch.Tensor) -> None:
         corrected[name] = constant
         simulator.refit(op, {name: constant})
-        for pair in pairs:
-            pair.repeat()
+        list(pool.map(Lockstep.repeat, pairs))
 
-    with one_thread():
-        for names in zip(*(pair.steps() for pair in pairs), strict=True):
-            op = layers.get(names[0])
+    def drift_of(op: Op) -> torch.Tensor:
+        found = pool.map(lambda pair: drift(pair, op, view, plan, known.keys()), pairs)
+        return torch.stack(list(found)).mean(0)
+
+    with one_core_each() as pool:
+        for name in _abreast(pairs, pool):
+            op = layers.get(name)
             if op is None:
                 continue
             if rounding and _own(op, 1, view, writable):
                 inputs = [pair.real(op.inputs[0]) for pair in pairs]
                 settle(op, op.inputs[1], _rounded(op, program.constants[op.inputs[1]], inputs, plan))
             if _own(op, 2, view, writable):
-                shift = torch.stack([drift(pair, op, view, plan, known.keys()) for pair in pairs]).mean(0)
-                settle(op, op.inputs[2], (program.constants[op.inputs[2]].double() - shift).float())
+                settle(op, op.inputs[2], (program.constants[op.inputs[2]].double() - drift_of(op)).float())
     return corrected
+
+
+def _abreast(pairs: Sequence[Lockstep], pool: Pool) -> Iterator[str]:
+    """Advances all pairs by one value, and yields its id."""
+    steps = [pair.steps() for pair in pairs]
+    while all(reached := list(pool.map(lambda own: next(own, ""), steps))):
+        yield reached[0]
 
 
 def nearest(program: Program, plan: QuantPlan) -> Constants:

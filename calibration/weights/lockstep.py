@@ -58,6 +58,7 @@ class Lockstep:
         """The present value in integers as the numbers it stands for, by the name of what leaves the kernel."""
         return self._simulator.real(name, self.rounded)
 
+    @torch.inference_mode()
     def repeat(self) -> None:
         """Computes the present integer value again, in place, so that whatever reads it sees the corrected one."""
         assert self._node is not None

@@ -33,10 +33,9 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         work: Called from several threads at once.
         items: Walked in the caller's thread.
     """
-    workers = min(WORKERS, os.cpu_count() or 1)
     source = iter(items)
-    with one_thread(), ThreadPoolExecutor(workers, "batch") as pool:
-        pending: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(source, workers + 1))
+    with one_core_each() as pool:
+        pending: deque[Future[R]] = deque(pool.submit(work, item) for item in islice(source, _workers() + 1))
         try:
             while pending:
                 result = pending.popleft().result()
@@ -45,6 +44,17 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         finally:
             for future in pending:
                 future.cancel()
+
+
+@contextmanager
+def one_core_each() -> Iterator[ThreadPoolExecutor]:
+    """Workers that each keep to one core; for many small steps, since a new worker is slow at its first operations."""
+    with one_thread(), ThreadPoolExecutor(_workers(), "batch") as pool:
+        yield pool
+
+
+def _workers() -> int:
+    return min(WORKERS, os.cpu_count() or 1)
 
 
 @contextmanager
