@@ -81,17 +81,6 @@ def collect(
     return {name: found.stats(counts[name]) for name, found in ranges.items()}
 
 
-def collect_extremes(
-    batches: Batches,
-    observe: Observe,
-    channel_axis: Mapping[str, int | None],
-    progress: Progress | None = None,
-) -> dict[str, TensorStats]:
-    """The first pass of `collect` alone: statistics without histograms. Arguments and errors are those of `collect`."""
-    ranges = _ranges(batches, observe, channel_axis, progress)
-    return {name: found.stats(np.empty(0, np.int64)) for name, found in ranges.items()}
-
-
 def _ranges(
     batches: Batches, observe: Observe, channel_axis: Mapping[str, int | None], progress: Progress | None
 ) -> dict[str, _Range]:

@@ -7,31 +7,30 @@ dictates the step of all others, which per-tensor activations suffer from most (
 section 4.1, there for pairs of layers; Xiao et al. 2022, arXiv:2211.10438, equation 4, for the exponent that shares
 the burden between activations and weights).
 
-The factors are powers of two: scaling by them commutes with float rounding, so the network's float results keep
-every bit, and that is what `qtools` checks.
+How much burden the weights take is decided path by path, from the rounding noise that both would bring into the
+readers' results: few-bit weights want little of it, 8-bit ones often all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, TensorStats
+from calibration.hybrid.channels import Channels
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
 
-STRENGTH = 0.5
-"""Share of the channels' imbalance that goes from activations to weights; at 1 the weights get all of it."""
-WIDE = 4.0
-"""Imbalance from which levelling pays: two of eight bits lost on half of the channels. Below it, what activations gain
-and weights lose is about the same. With biases corrected, MobileOne-S0 (up to 32 medians) loses half as much KL with
-its paths levelled, a RepViT-M1.1 (up to 10 medians) a few percent less, a RepViT-M0.9 at 64 pixels nothing."""
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the channels' imbalance that may go from activations to weights; at 1 the weights get all of it."""
 LARGEST = 64.0
 """Largest factor: a channel that is silent on the calibration images may still speak later."""
 
 Weights = Mapping[str, NDArray[np.float32]]
+Bits = tuple[int, Callable[[Op], int]]
+"""Bits of the activations, and of the weight of a layer."""
 
 _CHANNEL_WISE = (OpKind.RELU, OpKind.IDENTITY, OpKind.PAD, OpKind.RESIZE, OpKind.MAX_POOL, OpKind.AVG_POOL)
 """Kinds that treat every channel alike and commute with a positive factor; padding is with zeros (`_commutes`)."""
@@ -81,41 +80,89 @@ def linear_paths(view: GraphView) -> tuple[LinearPath, ...]:
     )
 
 
-def imbalance(path: LinearPath, stats: Mapping[str, TensorStats]) -> float:
-    """Widest channel over the median channel that is not dead, of the value where that is most."""
-    worst = 1.0
-    for name in path.values:
-        magnitude = _magnitude(stats[name])
-        if magnitude.any():
-            worst = max(worst, float(magnitude.max() / np.median(magnitude[magnitude > 0])))
-    return worst
+@dataclass(frozen=True)
+class Noise:
+    """Rounding noise in the results of a path's readers, as shares of their power, summed over the readers.
+
+    Attributes:
+        activations: From rounding the values of the path.
+        weights: From rounding the readers' weights.
+    """
+
+    activations: float
+    weights: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.activations + self.weights
 
 
-def factors(path: LinearPath, stats: Mapping[str, TensorStats], strength: float = STRENGTH) -> NDArray[np.float32]:
-    """What each channel of a path is multiplied by, powers of two, shape (channels,).
+def factors(path: LinearPath, seen: Mapping[str, Channels], strength: float) -> NDArray[np.float64]:
+    """What each channel of a path is multiplied by, shape (channels,).
 
     With a_c the largest magnitude of channel c over all values of the path, relative to the widest channel of each,
-    the factor is a_c^-strength, rounded to a power of two and at most LARGEST.
+    the factor is a_c^-strength, and at most LARGEST.
 
     Args:
         path: A linear path.
-        stats: Statistics of (at least) its values, per channel.
+        seen: What the channels of (at least) its values carry.
         strength: 0 (nothing) to 1 (all channels equally wide).
     """
     share = np.zeros(path.channels)
     for name in path.values:
-        magnitude = _magnitude(stats[name])
+        magnitude = seen[name].magnitude
         share = np.maximum(share, magnitude / (magnitude.max() or 1.0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exponent = np.where(share > 0, -strength * np.log2(share), 0.0)  # a dead channel is left alone
-    return np.exp2(np.clip(np.rint(exponent), 0, math.log2(LARGEST))).astype(np.float32)
+    with np.errstate(divide="ignore"):
+        return np.where(share > 0, np.minimum(share**-strength, LARGEST), 1.0)  # a dead channel is left alone
 
 
-def _magnitude(seen: TensorStats) -> NDArray[np.float64]:
-    return np.maximum(np.abs(seen.channel_lo), np.abs(seen.channel_hi)).astype(np.float64)
+def noise(
+    path: LinearPath, scale: NDArray[np.float64], seen: Mapping[str, Channels], weights: Weights, bits: Bits
+) -> Noise:
+    """Rounding noise behind a path whose channels are scaled.
+
+    Steps follow from the extremes; an element on a grid of step d is off by d^2 / 12 in the mean square. Every value
+    of a path is rounded once and read, directly or through sums, by all readers; channels count as uncorrelated.
+
+    Args:
+        path: A linear path.
+        scale: Factor per channel.
+        seen: What the channels of (at least) its values carry.
+        weights: Every constant, by value id.
+        bits: Widths of the activations, and of the weight of each layer.
+    """
+    width, weight_bits = bits
+    rounding = np.zeros(path.channels)  # mean square error per channel, in units of the unscaled values
+    for name in path.values:
+        span = max((scale * seen[name].hi).max(), 0.0) - min((scale * seen[name].lo).min(), 0.0)
+        rounding += (span / (2**width - 1) / scale) ** 2 / 12
+    of_activations = of_weights = 0.0
+    for op in path.readers:
+        weight = weights[op.inputs[1]].astype(np.float64)
+        weight = weight.reshape(*weight.shape[:2], -1)
+        power, added, factor = (
+            _per_input(op, of_channel, weight.shape)[..., 0]
+            for of_channel in (seen[op.inputs[0]].power, rounding, scale)
+        )
+        squares = np.square(weight).sum(2)
+        signal = float((squares * power).sum()) or 1.0
+        step = np.abs(weight / factor[..., None]).max((1, 2)) / (2 ** (weight_bits(op) - 1) - 1)
+        off = step**2 / 12 * weight.shape[2] * (factor**2 * power).sum(1)
+        of_activations += float((squares * added).sum()) / signal
+        of_weights += float(off.sum()) / signal
+    return Noise(of_activations, of_weights)
 
 
-def fold(scales: Sequence[tuple[LinearPath, NDArray[np.float32]]], weights: Weights) -> dict[str, NDArray[np.float32]]:
+def level(
+    path: LinearPath, seen: Mapping[str, Channels], weights: Weights, bits: Bits
+) -> tuple[NDArray[np.float64], Noise]:
+    """The factors, of those of STRENGTHS, that leave the least noise behind a path, and that noise."""
+    tried = (factors(path, seen, strength) for strength in STRENGTHS)
+    return min(((scale, noise(path, scale, seen, weights, bits)) for scale in tried), key=lambda found: found[1].total)
+
+
+def fold(scales: Sequence[tuple[LinearPath, NDArray[np.float64]]], weights: Weights) -> dict[str, NDArray[np.float32]]:
     """The constants that change when each path is scaled by its factors.
 
     Args:
@@ -125,23 +172,23 @@ def fold(scales: Sequence[tuple[LinearPath, NDArray[np.float32]]], weights: Weig
     Returns:
         Value id -> new constant, for the weights and biases of all writers and readers.
     """
-    new: dict[str, NDArray[np.float32]] = {}
+    new: dict[str, NDArray[np.float64]] = {}
     for path, scale in scales:
         for op in path.writers:
             for name in op.inputs[1:]:
-                old = new.get(name, weights[name])
+                old = new.get(name, weights[name].astype(np.float64))
                 new[name] = old * scale.reshape(-1, *[1] * (old.ndim - 1))
         for op in path.readers:
-            old = new.get(op.inputs[1], weights[op.inputs[1]])
+            old = new.get(op.inputs[1], weights[op.inputs[1]].astype(np.float64))
             new[op.inputs[1]] = old / _per_input(op, scale, old.shape)
-    return new
+    return {name: array.astype(np.float32) for name, array in new.items()}
 
 
-def _per_input(op: Op, scale: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Factors of the input channels laid out to divide a weight of `shape`: (out, in / groups, ...)."""
+def _per_input(op: Op, of_channel: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Numbers of the input channels laid out beside a weight of `shape`: (out, in / groups, 1, ...)."""
     groups = int(op.attrs.get("groups", 1))
     out, per_group = shape[:2]
-    by_group = scale.reshape(groups, 1, per_group)
+    by_group = of_channel.reshape(groups, 1, per_group)
     rows = np.broadcast_to(by_group, (groups, out // groups, per_group)).reshape(out, per_group)
     return rows.reshape(out, per_group, *[1] * (len(shape) - 2))
 

@@ -36,7 +36,7 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
     fused = fuse_model(loaded, images, watch)
     chosen, seen, found = method(config.method), list[Captured](), []
     for target, widths in targets:
-        captured = capture_model(fused, target, chosen, seen, watch)
+        captured = capture_model(fused, target, (chosen, widths), seen, watch)
         seen.append(captured)
         with watch.stage(f"plan for {target.spec.name}"):
             view = captured.program.view

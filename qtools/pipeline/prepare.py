@@ -11,28 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from calibration.collect import collect, collect_extremes
-from calibration.hybrid import equalize
+from calibration.collect import collect
 from calibration.method import Method
-from calibration.sampling import Subset
+from calibration.widths import Widths
 from qtools import models
-from qtools.core.errors import CheckFailed
 from qtools.core.protocols import Lowered, Target
 from qtools.core.types import TensorStats
 from qtools.fuse.apply import fuse
 from qtools.fuse.certificate import FusionCertificate
-from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.graph.execute import observer
 from qtools.graph.pixels import taking_pixels
 from qtools.pipeline import data
+from qtools.pipeline.level import level
 from qtools.pipeline.progress import Stopwatch
 from reports.steps import Step
 
 BATCH = 4
 """Images in one batch; several batches are in work at once (`qtools.graph.side_by_side`)."""
-EQUALIZE_IMAGES = 32
-"""Images whose channel extremes set the factors: those are powers of two, which more images hardly move."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +104,14 @@ def fuse_model(loaded: models.Loaded, images: data.RunImages, watch: Stopwatch) 
 
 
 def capture_model(
-    fused: Fused, target: Target, chosen: Method, known: Sequence[Captured], watch: Stopwatch
+    fused: Fused, target: Target, how: tuple[Method, Widths], known: Sequence[Captured], watch: Stopwatch
 ) -> Captured:
     """Captures the graph a target reads, equalizes it, and collects its statistics.
 
     Args:
         fused: The model.
         target: Whose kernels say which operations are written out.
-        chosen: The calibration method.
+        how: The calibration method, and how many bits there will be.
         known: What other targets read; one of them is returned where this target's graph is the same.
         watch: Told of each stage.
     """
@@ -127,7 +123,7 @@ def capture_model(
             if other.program.view.ops == program.view.ops:
                 return other
         batch = program.batch_size(BATCH)
-    program, steps = _level(program, images, chosen, batch, watch)
+    program, steps = level(program, images, how, batch, watch)
     with watch.stage("calibrate"):
         floats = set(program.view.activations)
         axes = {name: program.view.values[name].channel_axis for name in floats}
@@ -142,36 +138,3 @@ def lower(fused: Fused, captured: Captured, target: Target, folder: Path, watch:
         lowered = target.lower(captured.program, fused.examples, folder)
     known = (captured.program, captured.batch, captured.steps, captured.stats)
     return Prepared(fused.loaded, fused.images, fused.certificate, *known, lowered)
-
-
-def _level(
-    program: Program, images: data.RunImages, chosen: Method, batch: int, watch: Stopwatch
-) -> tuple[Program, tuple[Step, ...]]:
-    """Equalizes the channels of a program's linear paths, where the method says so.
-
-    Raises:
-        CheckFailed: If a float result differs in any bit afterwards.
-    """
-    paths = equalize.linear_paths(program.view) if chosen.equalize else ()
-    if not paths:
-        return program, ()
-    with watch.stage("equalize"):
-        few = Subset(images.calibration, range(min(EQUALIZE_IMAGES, len(images.calibration))))
-        batches = images.batches(few, batch)
-        wanted = {name for path in paths for name in path.values}
-        axes = {name: program.view.values[name].channel_axis for name in wanted}
-        stats = collect_extremes(batches, observer(program, wanted), axes, watch.listener)
-        wide = [path for path in paths if equalize.imbalance(path, stats) >= equalize.WIDE]
-        scales = [(path, equalize.factors(path, stats)) for path in wide]
-        weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
-        folded = equalize.fold(scales, weights)
-        levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
-        example = torch.from_numpy(next(iter(images.batches(few, 1))))
-        if not torch.equal(execute.run(program, example), execute.run(levelled, example)):
-            raise CheckFailed("the equalized network differs from the network in float", "report the model")
-    note = f"{len(wide)} of {len(paths)} linear paths have a channel {equalize.WIDE:.0f} times as wide as the median"
-    if not wide:
-        return program, (Step("equalize channels", False, None, None, note),)
-    channels = sum(int((scale != 1).sum()) for _, scale in scales)
-    note += f"; {channels} channels scaled by powers of two, float results keep every bit"
-    return levelled, (Step("equalize channels", True, None, None, note),)

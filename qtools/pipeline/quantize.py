@@ -180,7 +180,7 @@ def _legs(
     for target, widths in targets:
         folder = work / target.spec.name if len(targets) > 1 else work
         folder.mkdir(exist_ok=True)
-        own = capture_model(fused, target, chosen, captured, watch)
+        own = capture_model(fused, target, (chosen, widths), captured, watch)
         if not any(own is other for other in captured):
             captured.append(own)
         prepared = lower(fused, own, target, folder, watch)

@@ -1,4 +1,4 @@
-"""Equalization: any power of two on any path leaves every bit, and a wide channel no longer sets the step of all."""
+"""Equalization: factors on any path cancel, and those chosen leave the least noise that can be measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.hybrid import equalize
-from qtools.core.types import OpKind, TensorStats
+from calibration.hybrid.channels import Channels, observe_channels
+from qtools.core.types import OpKind
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 
@@ -58,7 +59,7 @@ def arrays(program: Program) -> dict[str, NDArray[np.float32]]:
     return {name: tensor.numpy() for name, tensor in program.constants.items()}
 
 
-def applied(program: Program, scales: list[tuple[equalize.LinearPath, NDArray[np.float32]]]) -> Program:
+def applied(program: Program, scales: list[tuple[equalize.LinearPath, NDArray[np.float64]]]) -> Program:
     folded = equalize.fold(scales, arrays(program))
     return program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
 
@@ -67,9 +68,9 @@ def seen(program: Program, image: torch.Tensor) -> dict[str, torch.Tensor]:
     return dict(execute.observe(program, image))
 
 
-def stats(name: str, magnitude: list[float]) -> Mapping[str, TensorStats]:
-    hi = np.array(magnitude, np.float32)
-    return {name: TensorStats(1, float(-hi.max()), float(hi.max()), 0.0, -hi, hi, hi * 0, np.empty(0, np.int64))}
+def channels(name: str, magnitude: list[float]) -> Mapping[str, Channels]:
+    hi = np.array(magnitude, np.float64)
+    return {name: Channels(-hi, hi, hi**2 / 3)}
 
 
 def test_paths_are_what_linear_layers_enclose(program: Program) -> None:
@@ -88,7 +89,7 @@ def test_paths_are_what_linear_layers_enclose(program: Program) -> None:
 def test_powers_of_two_keep_every_bit(program: Program, image: torch.Tensor, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scales = [
-        (path, np.exp2(rng.integers(-6, 7, path.channels)).astype(np.float32))
+        (path, np.exp2(rng.integers(-6, 7, path.channels).astype(np.float64)))
         for path in equalize.linear_paths(program.view)
     ]
     before, after = seen(program, image), seen(applied(program, scales), image)
@@ -96,32 +97,101 @@ def test_powers_of_two_keep_every_bit(program: Program, image: torch.Tensor, see
     for path, scale in scales:
         for name in path.values:
             shape = [1, -1] + [1] * (before[name].ndim - 2)
-            assert torch.equal(before[name] * torch.from_numpy(scale).reshape(shape), after[name]), name
+            assert torch.equal(before[name] * torch.from_numpy(scale).float().reshape(shape), after[name]), name
 
 
 def test_the_capture_over_new_weights_exports_them_too(program: Program, image: torch.Tensor) -> None:
     path = equalize.linear_paths(program.view)[0]
-    other = applied(program, [(path, np.full(path.channels, 4, np.float32))])
+    other = applied(program, [(path, np.full(path.channels, 4.0))])
     assert torch.equal(other.exported.module()(image), execute.run(other, image))
     assert not torch.equal(seen(other, image)[path.values[0]], seen(program, image)[path.values[0]])
     assert torch.equal(program.exported.module()(image), execute.run(program, image)), "the first one is untouched"
 
 
+def test_other_factors_leave_float_rounding(program: Program, image: torch.Tensor) -> None:
+    rng = np.random.default_rng(0)
+    scales = [(path, 2 ** rng.uniform(-6, 6, path.channels)) for path in equalize.linear_paths(program.view)]
+    before, after = execute.run(program, image), execute.run(applied(program, scales), image)
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
+
+
 def test_factors_follow_the_formula(program: Program) -> None:
     path = next(p for p in equalize.linear_paths(program.view) if len(p.values) == 2)
-    narrow = {**stats(path.values[0], [16, 4, 1, 0]), **stats(path.values[1], [1, 0.25, 1 / 64, 0])}
+    narrow = {**channels(path.values[0], [16, 4, 1, 0]), **channels(path.values[1], [1, 0.25, 1 / 64, 0])}
     assert equalize.factors(path, narrow, 1.0).tolist() == [1, 4, 16, 1], "the wider of both values; a dead one stays"
-    assert equalize.factors(path, narrow, 0.5).tolist() == [1, 2, 4, 1]
+    assert equalize.factors(path, narrow, 0.25).tolist() == pytest.approx([1, 2**0.5, 2, 1])
     assert equalize.factors(path, narrow, 0.0).tolist() == [1, 1, 1, 1]
-    far = {**stats(path.values[0], [1, 1e-9, 1, 1]), **stats(path.values[1], [1, 1e-9, 1, 1])}
+    far = {**channels(path.values[0], [1, 1e-9, 1, 1]), **channels(path.values[1], [1, 1e-9, 1, 1])}
     assert equalize.factors(path, far, 1.0).tolist() == [1, equalize.LARGEST, 1, 1]
 
 
-def test_imbalance_is_of_the_worst_value_and_blind_to_dead_channels(program: Program) -> None:
-    path = next(p for p in equalize.linear_paths(program.view) if len(p.values) == 2)
-    seen = {**stats(path.values[0], [1, 1, 1, 1.5]), **stats(path.values[1], [0, 0, 2, 40])}
-    assert equalize.imbalance(path, seen) == pytest.approx(40 / 21)
-    assert equalize.imbalance(path, {n: s for v in path.values for n, s in stats(v, [0, 0, 0, 0]).items()}) == 1
+class Stream(nn.Module):
+    """A writer, a value of 24 channels, and a reader: all noise there is can be measured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.read = nn.Conv2d(3, 24, 3), nn.Conv2d(24, 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.read(self.enter(x)))
+
+
+@pytest.fixture(scope="module")
+def stream() -> tuple[Program, torch.Tensor]:
+    """Writes channels of very different width, which the reader's weights make up for in part."""
+    torch.manual_seed(0)
+    network = Stream().eval()
+    with torch.no_grad():
+        network.enter.weight *= 2 ** torch.linspace(-4, 4, 24)[:, None, None, None]
+        network.read.weight *= 2 ** torch.linspace(2, -2, 24)[None, :, None, None]
+    images = torch.randn(8, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    return capture(network, images), images
+
+
+def measured(program: Program, path: equalize.LinearPath, images: torch.Tensor, width: int, weight_bits: int) -> float:
+    """Noise behind the path with its values and its readers' weights put on their grids, as a share of the signal."""
+
+    def on_grid(x: torch.Tensor, bits: int) -> torch.Tensor:
+        step = (x.max() - x.min()) / (2**bits - 1)
+        return (x / step).round() * step
+
+    x = dict(execute.observe(program, images))[path.values[0]].double()
+    weight = program.constants[path.readers[0].inputs[1]].double()
+    step = weight.abs().amax((1, 2, 3), keepdim=True) / (2 ** (weight_bits - 1) - 1)
+    exact = F.conv2d(x, weight)
+    off = F.conv2d(on_grid(x, width), (weight / step).round() * step) - exact
+    return float(off.square().sum() / exact.square().sum())
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (8, 4), (6, 8), (8, 6)])
+def test_the_least_noise_is_chosen_and_is_what_was_predicted(
+    stream: tuple[Program, torch.Tensor], widths: tuple[int, int]
+) -> None:
+    program, images = stream
+    width, weight_bits = widths
+    (path,) = equalize.linear_paths(program.view)
+    axes = dict.fromkeys(path.values, 1)
+    seen = observe_channels([images.numpy()], execute.observer(program, set(path.values)), axes)
+    weights, bits = arrays(program), (width, lambda op: weight_bits)
+
+    def noise(scale: NDArray[np.float64]) -> float:
+        return measured(applied(program, [(path, scale)]), path, images, width, weight_bits)
+
+    chosen, predicted = equalize.level(path, seen, weights, bits)
+    others = [noise(equalize.factors(path, seen, strength)) for strength in equalize.STRENGTHS]
+    assert noise(chosen) == pytest.approx(predicted.total, rel=0.15), "its channels are hardly correlated"
+    assert noise(chosen) <= 1.05 * min(others)
+    assert max(others) > 1.5 * min(others), "a choice that matters"
+
+
+def test_channels_are_what_numpy_says(program: Program) -> None:
+    images = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+    (name,) = (op.outputs[0] for op in program.view.ops if op.kind is OpKind.DEPTHWISE_CONV)
+    whole = seen(program, images)[name].numpy().astype(np.float64)
+    found = observe_channels(images.numpy()[:, None], execute.observer(program, {name}), {name: 1})[name]
+    assert found.lo == pytest.approx(whole.min((0, 2, 3)))
+    assert found.hi == pytest.approx(whole.max((0, 2, 3)))
+    assert found.power == pytest.approx((whole**2).mean((0, 2, 3)), rel=1e-6)
 
 
 def test_a_weight_that_two_layers_share_holds_its_path() -> None:

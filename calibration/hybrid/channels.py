@@ -1,0 +1,67 @@
+"""What single channels carry on a few images: all that levelling them has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qtools.graph.side_by_side import side_by_side
+
+Observe = Callable[[NDArray[np.float32]], Iterator[tuple[str, torch.Tensor]]]
+"""Runs the network on a batch and yields (value id, tensor with the batch first) one at a time."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """One value, channel by channel; every array is float64 of shape (channels,).
+
+    Attributes:
+        lo: Smallest element.
+        hi: Largest element.
+        power: Mean square.
+    """
+
+    lo: NDArray[np.float64]
+    hi: NDArray[np.float64]
+    power: NDArray[np.float64]
+
+    @property
+    def magnitude(self) -> NDArray[np.float64]:
+        """Largest distance from zero, shape (channels,)."""
+        return np.maximum(np.abs(self.lo), np.abs(self.hi))
+
+
+def observe_channels(
+    batches: Iterable[NDArray[np.float32]], observe: Observe, channel_axis: Mapping[str, int]
+) -> dict[str, Channels]:
+    """Extremes and mean squares of every observed value.
+
+    Args:
+        batches: The images, batches of one size.
+        observe: Runs the network.
+        channel_axis: Value id -> dimension of its channels; other values are passed over.
+    """
+
+    def seen(images: NDArray[np.float32]) -> dict[str, Channels]:
+        return {name: _of(value, channel_axis[name]) for name, value in observe(images) if name in channel_axis}
+
+    parts = list(side_by_side(seen, batches))
+    return {name: _together([part[name] for part in parts]) for name in parts[0]}
+
+
+def _of(value: torch.Tensor, axis: int) -> Channels:
+    others = [dim for dim in range(value.ndim) if dim != axis % value.ndim]
+    found = value.amin(others), value.amax(others), value.square().mean(others, dtype=torch.float64)
+    return Channels(*(part.double().numpy() for part in found))
+
+
+def _together(parts: list[Channels]) -> Channels:
+    return Channels(
+        np.min([part.lo for part in parts], axis=0),
+        np.max([part.hi for part in parts], axis=0),
+        np.mean([part.power for part in parts], axis=0),
+    )

@@ -1,0 +1,64 @@
+"""Channels of a captured program levelled, and the proof that it still computes the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from calibration.hybrid import equalize
+from calibration.hybrid.channels import observe_channels
+from calibration.method import Method
+from calibration.sampling import Subset
+from calibration.widths import WIDEST, Widths, keeps_its_width
+from qtools.core.errors import CheckFailed
+from qtools.core.types import Op
+from qtools.graph import execute
+from qtools.graph.capture import Program
+from qtools.graph.execute import observer
+from qtools.pipeline.data import RunImages
+from qtools.pipeline.progress import Stopwatch
+from reports.steps import Step
+
+IMAGES = 32
+"""Images whose channels set the factors of equalization."""
+EQUALS = 1e-4
+"""Largest change of a float logit, as a share of the largest: float32 rounding of other weights, and no more."""
+
+
+def level(
+    program: Program, images: RunImages, how: tuple[Method, Widths], batch: int, watch: Stopwatch
+) -> tuple[Program, tuple[Step, ...]]:
+    """Equalizes the channels of a program's linear paths, where the method says so.
+
+    Raises:
+        CheckFailed: If the float results differ by more than float rounding afterwards.
+    """
+    chosen, widths = how
+    paths = equalize.linear_paths(program.view) if chosen.equalize else ()
+    if not paths:
+        return program, ()
+    with watch.stage("equalize"):
+        few = Subset(images.calibration, range(min(IMAGES, len(images.calibration))))
+        axes = {name: program.view.values[name].channel_axis or 0 for path in paths for name in path.values}
+        whole = (pixels for pixels in images.batches(few, batch) if len(pixels) == batch or len(few) < batch)
+        seen = observe_channels(whole, observer(program, axes.keys()), axes)
+        weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+
+        def weight_bits(op: Op) -> int:
+            return WIDEST if keeps_its_width(op, program.view, widths.weights) else widths.weights
+
+        bits = widths.activations, weight_bits
+        found = [(path, *equalize.level(path, seen, weights, bits)) for path in paths]
+        folded = equalize.fold([(path, scale) for path, scale, _ in found], weights)
+        levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
+        example = torch.from_numpy(next(iter(images.batches(few, 1))))
+        before, after = execute.run(program, example), execute.run(levelled, example)
+        if (off := float((after - before).abs().max() / before.abs().max())) > EQUALS:
+            raise CheckFailed(f"the equalized network is off by {off:.1e} in float", "report the model")
+    plain = sum(equalize.noise(path, np.ones(path.channels), seen, weights, bits).total for path in paths)
+    changed = [path for path, scale, _ in found if (scale != 1).any()]
+    note = (
+        f"{len(changed)} of {len(paths)} linear paths levelled: rounding noise behind them, as predicted, falls to "
+        f"{sum(noise.total for *_, noise in found) / (plain or 1.0):.0%}; the float result moves by {off:.0e}"
+    )
+    return levelled, (Step("equalize channels", bool(changed), None, None, note),)
