@@ -11,7 +11,7 @@ dev     := $(VENV)/.dev-installed
 locked  := requirements.lock requirements-uv.lock pyproject.toml .ci/install.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install install-dev lint format lock clean
+.PHONY: help demo test bench-ptq install install-dev lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ demo: $(runtime) ## quantize the reference RepViT-M1.1 to int8 for TFLite, in a 
 
 test: $(dev) ## run the tests (ARGS='-k numerics' for some, ARGS='-m bench' for the timings)
 	@$(bin)/python -m pytest $(ARGS)
+
+bench-ptq: $(dev) ## every method on real networks: DATA=folder with weights/ and images/ (ARGS='--networks mobilevit')
+	@PYTHONPATH=. $(bin)/python tests/bench/ptq.py --data $(DATA) $(ARGS)
 
 install: $(runtime) ## only build the environment
 

@@ -9,6 +9,7 @@ from qtools.core.errors import InputError, did_you_mean
 from qtools.core.protocols import RangeMethod
 
 AUTO = "auto"
+FAST = "fast"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Method:
         equalize: Whether channels of linear paths are levelled first (`calibration.hybrid.equalize`).
         through: Whether a value that only GELU or its like reads gets the range that is best behind it
             (`calibration.read_through`).
-        correct: Whether weights are rounded and biases corrected under the plan (`calibration.weights.correct`).
+        correct: Whether biases are corrected under the plan (`calibration.weights.correct`).
+        rounding: Whether weights are rounded there as well.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Method:
     equalize: bool = False
     through: bool = False
     correct: bool = False
+    rounding: bool = False
 
     @property
     def ranges(self) -> RangeMethod:
@@ -37,9 +40,15 @@ class Method:
         return found
 
 
+_COMPOSED = {
+    AUTO: Method(AUTO, "mse", equalize=True, through=True, correct=True, rounding=True),
+    FAST: Method(FAST, "mse", equalize=True, through=True, correct=True),
+}
+
+
 def names() -> tuple[str, ...]:
-    """Everything `--method` takes: auto, and each range method with nothing around it."""
-    return (AUTO, *plugins.names("calibration.ranges"))
+    """Everything `--method` takes: auto, fast, and each range method with nothing around it."""
+    return (*_COMPOSED, *plugins.names("calibration.ranges"))
 
 
 def method(name: str) -> Method:
@@ -48,8 +57,8 @@ def method(name: str) -> Method:
     Raises:
         InputError: If there is none; the message lists what there is.
     """
-    if name == AUTO:
-        return Method(AUTO, "mse", equalize=True, through=True, correct=True)
+    if name in _COMPOSED:
+        return _COMPOSED[name]
     if name not in names():
         raise InputError(
             f"unknown method '{name}'.{did_you_mean(name, names())}", f"choose one of: {', '.join(names())}"

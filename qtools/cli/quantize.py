@@ -54,7 +54,10 @@ Data = Annotated[Path | None, Option(help="Your images: class folders, a flat fo
 Eval = Annotated[Path | None, Option("--eval", help="Images to evaluate on; default: what is left of --data.")]
 Calibration = Annotated[int | None, Option(help="Calibration images; default 256, fewer for a small folder.")]
 Evaluation = Annotated[int | None, Option(help="Evaluation images; default 512, fewer for a small folder.")]
-Method = Annotated[str, Option(help="auto, or activation ranges and nothing else: minmax, percentile, mse, entropy.")]
+Method = Annotated[
+    str,
+    Option(help="auto; fast (no rounding of weights); or ranges and nothing else: minmax, percentile, mse, entropy."),
+]
 Ends = Annotated[
     str,
     Option(

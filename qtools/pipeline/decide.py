@@ -71,7 +71,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     decision = Decision(plan, program, simulator, prepared.steps)
     if chosen.correct:
         with watch.stage("correct weights"):
-            decision = _corrected(decision, prepared, target)
+            decision = _corrected(decision, prepared, target, rounding=chosen.rounding)
     if widths.activations >= target.spec.activation.bits:
         return decision
     narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True, clamp=False))
@@ -111,7 +111,7 @@ def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantP
     return plan
 
 
-def _corrected(decision: Decision, prepared: Prepared, target: Target) -> Decision:
+def _corrected(decision: Decision, prepared: Prepared, target: Target, *, rounding: bool) -> Decision:
     """The decision with rounded weights and corrected biases; with less where that brings the logits nearer to float.
 
     What is measured is KL from float on calibration images that the corrections have not seen. Rounding is tried
@@ -126,19 +126,21 @@ def _corrected(decision: Decision, prepared: Prepared, target: Target) -> Decisi
 
     exact = answers(lambda x: execute.run(program, x))
     before = mean_kl(exact, answers(_logits_of(decision.simulator)))
-    on_grid = program.with_constants(nearest(program, plan))
-    share = mean_kl(exact, answers(lambda x: execute.run(on_grid, x))) / max(before, TINY)
     steps = decision.steps
-    attempts = (True, False) if share >= WORTH_ROUNDING else (False,)
-    if share < WORTH_ROUNDING:
-        steps = (*steps, Step("round weights", False, None, None, f"alone they cost {share:.0%} of the KL: not tried"))
-    for rounding in attempts:
+    if rounding:
+        on_grid = program.with_constants(nearest(program, plan))
+        share = mean_kl(exact, answers(lambda x: execute.run(on_grid, x))) / max(before, TINY)
+        rounding = share >= WORTH_ROUNDING
+        if not rounding:
+            note = f"alone they cost {share:.0%} of the KL: not tried"
+            steps = (*steps, Step("round weights", False, None, None, note))
+    for rounded in (True, False) if rounding else (False,):
         corrected = open_simulator(program, plan, target.simulator)
-        constants = correct(program, plan, corrected, own, set(prepared.lowered.binding), rounding=rounding)
+        constants = correct(program, plan, corrected, own, set(prepared.lowered.binding), rounding=rounded)
         if not constants:
             break  # no layer runs in integers
         after = mean_kl(exact, answers(_logits_of(corrected)))
-        name = "round weights, correct biases" if rounding else "correct biases"
+        name = "round weights, correct biases" if rounded else "correct biases"
         seen = f"{len(constants)} constants from {sum(map(len, own))} calibration images, judged on {len(exact)} others"
         steps = (*steps, Step(name, after < before, before, after, seen))
         if after < before:

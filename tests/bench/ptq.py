@@ -1,0 +1,237 @@
+"""Every method on real networks and images: `make bench-ptq DATA=FOLDER`.
+
+Each cell (network, widths, method, draw of calibration images) is measured once and kept in results.json; the table
+is made from what is there, so a run that was stopped goes on where it was. Draw 0 also runs the real artifact. The
+evaluation images are the same for all draws and never calibrate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from calibration.apart import Apart
+from calibration.method import AUTO, method, names
+from calibration.widths import Widths
+from qtools.core import files, plugins
+from qtools.core.protocols import Target
+from qtools.graph.side_by_side import one_thread
+from qtools.pipeline import data
+from qtools.pipeline.config import Images, RunConfig
+from qtools.pipeline.decide import Decision, decide
+from qtools.pipeline.evaluate import Stage, evaluate, of_module, of_runner, of_simulator
+from qtools.pipeline.prepare import Captured, Prepared, capture_model, fuse_model, lower
+from qtools.pipeline.progress import Silent, Stopwatch
+from qtools.pipeline.quantize import load
+from reports.accuracy import PairedAccuracy, paired_accuracy
+
+SCHEMES = (Widths(8, 8), Widths(6, 8), Widths(4, 8), Widths(6, 6))
+NOTHING_APART = Apart((), (), False)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and its images, by their places in the data folder."""
+
+    name: str
+    model: str
+    weights: str
+    calibration: str
+    evaluation: str
+    images: int
+
+
+CIFAR = ("images/cifar10_train_50000_jpg.tar.gz", "images/cifar10_test_a.tar.gz")
+NETWORKS = (
+    Network(
+        "MobileOne-S0", "mobileone_s0", "weights/mobileone_s0_imagenet_fused.safetensors",
+        "images/imagenet_calibration", "images/imagenet_val_a/labels.csv", 650,
+    ),
+    Network("RepViT-M0.9, CIFAR-10", "repvit_m0_9", "weights/repvit_m0_9_cifar10_64.safetensors", *CIFAR, 1000),
+    Network("MobileViT-XXS, CIFAR-10", "mobilevit_xxs", "weights/mobilevit_xxs_cifar10_64.safetensors", *CIFAR, 1000),
+    Network(
+        "MobileViTv2-050, CIFAR-10", "mobilevitv2_050", "weights/mobilevitv2_050_cifar10_64.safetensors", *CIFAR, 3000
+    ),
+)  # fmt: skip
+
+
+class Bench:
+    """One network, captured and converted once for all its cells."""
+
+    def __init__(self, network: Network, target: Target, root: Path, work: Path, images: int) -> None:
+        self.network, self.target = network, target
+        self._asked = Images(
+            _opened(root / network.calibration, work), _opened(root / network.evaluation, work), images, network.images
+        )
+        config = RunConfig(
+            network.model, weights=str(root / network.weights), target=target.spec.name, images=self._asked
+        )
+        loaded, self._images = load(config)
+        self._fused = fuse_model(loaded, self._images, Stopwatch(Silent()))
+        self._folder = Path(tempfile.mkdtemp(dir=work))
+        self._known: dict[tuple[Any, ...], Captured] = {}
+        self._prepared: Prepared | None = None
+        self._float: dict[str, Any] = {}
+
+    def cell(self, widths: Widths, name: str, draw: int) -> dict[str, Any]:
+        """Measures one cell."""
+        began = time.perf_counter()
+        prepared = self._prepare(widths, name, draw)
+        decision = decide(prepared, self.target, (method(name), widths, NOTHING_APART), Stopwatch(Silent()))
+        decided = time.perf_counter() - began
+        batch = prepared.batch
+        stages = {"simulated": of_simulator(decision.saturated or decision.simulator, batch)}
+        if draw == 0:
+            stages["artifact"] = self._artifact(prepared, decision)
+        found = self._logits(stages, batch)
+        labels = self._images.labels
+        judged = {stage: _told(paired_accuracy(labels, self._float["float"], found[stage])) for stage in stages}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        steps = [dataclasses.asdict(step) for step in decision.steps]
+        return {**judged, "steps": steps, "seconds": round(decided, 1), "peak_mb_so_far": round(peak)}
+
+    def _prepare(self, widths: Widths, name: str, draw: int) -> Prepared:
+        """What decides: statistics are kept per draw, and per widths where those shape the weights."""
+        chosen = method(name)
+        key = (draw, chosen.equalize and widths)
+        drawn = data.choose(self._fused.loaded, dataclasses.replace(self._asked, seed=draw))
+        images = dataclasses.replace(self._images, calibration=drawn.calibration)
+        if key not in self._known:
+            self._known = {other: kept for other, kept in self._known.items() if other[0] == draw}
+            fused = dataclasses.replace(self._fused, images=images)
+            self._known[key] = capture_model(fused, self.target, (chosen, widths), (), Stopwatch(Silent()))
+        captured = self._known[key]
+        if self._prepared is None:  # the graph, and so the conversion, is that of every cell
+            self._prepared = lower(self._fused, captured, self.target, self._folder, Stopwatch(Silent()))
+        fields = {field.name: getattr(captured, field.name) for field in dataclasses.fields(Captured)}
+        return dataclasses.replace(self._prepared, images=images, **fields)
+
+    def _artifact(self, prepared: Prepared, decision: Decision) -> Stage:
+        path = self._folder / f"model{self.target.spec.suffix}"
+        options = {"io": "int8", "metadata": {"model": self.network.model}}
+        self.target.apply(prepared.lowered, decision.plan, decision.program, path, options)
+        opened = self.target.open(path, self.target.kernels[0], 1, prepared.program, prepared.lowered)
+        return of_runner(opened)
+
+    def _logits(self, stages: dict[str, Stage], batch: int) -> dict[str, Any]:
+        if not self._float:
+            stages = {**stages, "float": of_module(self._fused.loaded.module, self._images.normalised)}
+        found = evaluate(self._images, stages, {}, batch, Silent())
+        self._float = self._float or {"float": found["float"]}
+        return found
+
+
+def _opened(path: Path, work: Path) -> Path:
+    """A folder of images, or a list of labels; an archive is unpacked once."""
+    if not path.name.endswith(".tar.gz"):
+        return path
+    folder = work / path.name.removesuffix(".tar.gz")
+    if not folder.exists():
+        unpacked = Path(tempfile.mkdtemp(dir=work))
+        with tarfile.open(path) as archive:
+            archive.extractall(unpacked, filter="data")
+        unpacked.rename(folder)
+    inside = [child for child in folder.iterdir() if child.is_dir()]
+    return inside[0] if len(inside) == 1 else folder
+
+
+def _told(judged: PairedAccuracy) -> dict[str, Any]:
+    wanted = ("n", "top1_reference", "top1", "drop", "drop_interval", "agreement", "kl")
+    return {name: getattr(judged, name) for name in wanted}
+
+
+Cell = tuple[Network, Widths, str, int]
+
+
+def cells(networks: Sequence[Network], methods: Sequence[str], draws: int) -> Iterator[Cell]:
+    """All methods on the first draw, then `auto` on the others."""
+    for network in networks:
+        for draw in range(draws):
+            for widths in SCHEMES:
+                for name in methods if draw == 0 else [AUTO]:
+                    yield network, widths, name, draw
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown; means with their 95 % interval where there are several draws."""
+    rows: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for key, cell in results.items():
+        network, scheme, name, _ = key.split(" | ")
+        rows.setdefault((network, scheme, name), []).append(cell)
+    lines = [
+        "| network (float top-1) | widths | method | draws | top-1 | drop | agreement | KL | artifact | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (network, scheme, name), found in rows.items():
+        simulated, first = [cell["simulated"] for cell in found], found[0]["simulated"]
+        drop = _mean([cell["drop"] for cell in simulated], 2)
+        if len(found) == 1:
+            drop = "{:.2f} [{:.2f}, {:.2f}]".format(first["drop"], *first["drop_interval"])
+        artifact = found[0].get("artifact")
+        columns = [
+            f"{network} ({first['top1_reference']:.2f})", scheme.upper(), name, len(found),
+            _mean([cell["top1"] for cell in simulated], 2), drop,
+            _mean([cell["agreement"] for cell in simulated], 2), _mean([cell["kl"] for cell in simulated], 4),
+            f"{artifact['top1']:.2f}" if artifact else "–", f"{found[0]['seconds']:.0f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, columns)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: list[float], digits: int) -> str:
+    """Mean, and half of its 95 % interval by Student's t where there are several."""
+    mean = f"{np.mean(values):.{digits}f}"
+    if len(values) < 2:
+        return mean
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{mean} ± {half:.{digits}f}"
+
+
+def main() -> None:
+    """Measures what is missing, and writes the table after each cell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with weights/ and images/")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-ptq"))
+    parser.add_argument("--target", default="tflite", choices=plugins.names("exporters"))
+    parser.add_argument("--networks", default="", help="part of a network's name; all by default")
+    parser.add_argument("--methods", default=",".join(names()), help="by default all: %(default)s")
+    parser.add_argument("--calibration", type=int, default=256, help="images of one draw")
+    parser.add_argument("--draws", type=int, default=5)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    kept = asked.out / f"results-{asked.target}-{asked.calibration}.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    networks = [network for network in NETWORKS if asked.networks.lower() in network.name.lower()]
+    target: Target = plugins.find("exporters", asked.target, "TARGET")
+    bench: Bench | None = None
+    for network, widths, name, draw in cells(networks, asked.methods.split(","), asked.draws):
+        key = " | ".join((network.name, widths.scheme, name, str(draw)))
+        if key in results:
+            continue
+        if bench is None or bench.network is not network:
+            bench = Bench(network, target, asked.data, asked.out, asked.calibration)
+        with one_thread():
+            results[key] = bench.cell(widths, name, draw)
+        files.write_text(kept, files.to_json(results))
+        files.write_text(kept.with_suffix(".md"), table(results))
+        judged = results[key]["simulated"]
+        told = f"top-1 {judged['top1']:.2f}, agreement {judged['agreement']:.2f}, KL {judged['kl']:.4f}"
+        sys.stderr.write(f"{key}: {told}\n")
+    sys.stdout.write("\n" + table(results))
+
+
+if __name__ == "__main__":
+    main()
