@@ -11,6 +11,7 @@ import torch
 
 from exporters._coreml.blob import BlobWriter
 from exporters._coreml.package import WEIGHTS_FOLDER, Package, write
+from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from qtools.core.errors import CheckFailed
 from qtools.graph.capture import Program
@@ -28,9 +29,7 @@ def convert(program: Program, path: Path) -> Path:
     Raises:
         CheckFailed: If coremltools refuses the graph; its own words are on stderr.
     """
-    with quiet():
-        import coremltools as ct
-
+    ct = coremltools()
     shape = program.view.values[program.view.inputs[0]].shape
     with tempfile.TemporaryDirectory() as folder, quiet():
         raw = Path(folder) / "float.mlpackage"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from exporters._coreml import values
 from exporters._coreml.blob import BlobReader, BlobWriter
-from exporters._quiet import quiet
+from exporters._coreml.sdk import coremltools
 
 INLINE_ELEMENTS = 10
 """Smaller constants stay inside the program, as coremltools has it."""
@@ -20,9 +20,7 @@ Constant = tuple[str | NDArray[Any], str]
 
 
 def _message() -> Any:
-    with quiet():
-        from coremltools.proto import MIL_pb2
-    return MIL_pb2.Operation()
+    return coremltools().proto.MIL_pb2.Operation()
 
 
 def operation(kind: str, name: str, output: tuple[tuple[int, ...], str], reads: Mapping[str, str]) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from exporters._coreml.blob import BlobReader
-from exporters._quiet import quiet
+from exporters._coreml.sdk import coremltools
 from qtools.core import files
 from qtools.core.errors import InputError
 
@@ -92,10 +92,9 @@ def _folder(path: Path) -> Path:
 def _parse(file: Path) -> Any:
     if file.stat().st_size > MAX_MODEL_BYTES:
         raise InputError(f"{file.name} is too long for a model description")
-    with quiet():  # coremltools complains about the missing Core ML framework
-        from coremltools.proto import Model_pb2
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    spec = Model_pb2.Model()
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    spec = coremltools().proto.Model_pb2.Model()
     try:
         spec.ParseFromString(file.read_bytes())
     except (DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -18,7 +18,7 @@ from exporters._coreml.convert import INPUT, OUTPUT
 from exporters._coreml.describe import CLASSES, PROBABILITIES
 from exporters._coreml.evaluator import Evaluator
 from exporters._coreml.package import main_block
-from exporters._quiet import quiet
+from exporters._coreml.sdk import coremltools
 from qtools.core.errors import MissingPlatform
 
 PRECISIONS = {"evaluator": "float32", "evaluator_fp16": "float16"}
@@ -75,10 +75,8 @@ class NativePackage:
             raise MissingPlatform(
                 "Core ML runs on macOS only", "this machine evaluates the package with qtools instead"
             )
-        with quiet():
-            import coremltools as ct
         self.kernels = "coreml"
-        self._model: Any = ct.models.MLModel(str(path))
+        self._model: Any = coremltools().models.MLModel(str(path))
         described = self._model.get_spec().description
         self._takes_image = described.input[0].type.WhichOneof("Type") == "imageType"
         self._labels = labels_of(self._model.get_spec())

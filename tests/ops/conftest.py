@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,6 @@ from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TensorStats
 from qtools.graph.capture import Program, capture
 from qtools.simulate.run import open_simulator
-
-# Triton, which torch.export loads, ends the process where TensorFlow's own LLVM came first: coremltools loads that.
-with suppress(ImportError):
-    import triton  # noqa: F401
 
 INT8 = QuantScheme.activation(8)
 _NONE = np.empty(0, np.float32)

@@ -17,12 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from exporters._coreml.evaluator import Evaluator
+from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from qtools.core.errors import MissingPlatform
 from qtools.graph.capture import capture
 
+ct = coremltools()
 with quiet():
-    import coremltools as ct
     import coremltools.optimize as cto
     from coremltools.converters.mil import Builder as Mil
 

@@ -17,12 +17,13 @@ from hypothesis.extra.numpy import arrays
 
 from exporters._coreml import blob, package
 from exporters._coreml.evaluator import Evaluator
+from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from qtools.core import files
 from qtools.core.errors import InputError, MissingPlatform, QtoolsError
 
+ct = coremltools()
 with quiet():
-    import coremltools as ct
     from coremltools.converters.mil import Builder as Mil
 
 SETTINGS = {"compute_precision": ct.precision.FLOAT32, "minimum_deployment_target": ct.target.iOS17}

@@ -14,12 +14,13 @@ import pytest
 
 from exporters._coreml import archive, package
 from exporters._coreml.inspect import inspect
+from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from qtools.core.errors import InputError
 from reports.inspection import describe
 
+ct = coremltools()
 with quiet():
-    import coremltools as ct
     from coremltools import optimize
     from coremltools.converters.mil import Builder as Mil
 
