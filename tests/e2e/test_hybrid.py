@@ -28,12 +28,12 @@ def test_it_ends_well(ended) -> None:
 
 
 def test_hardly_any_answer_changes(ended) -> None:
-    """One of 48 answers may differ, and its margin then was small: KL says so."""
+    """Float itself errs on five in a hundred: where it hardly decides, answers may differ. KL says that no more did."""
     rows = {row["stage"]: row for row in ended.report()["ledger"]}
     for name in ("simulated integers", "artifact, XNNPACK"):
         accuracy = rows[name]["accuracy"]
-        assert accuracy["agreement"] >= 47 / 48
-        assert accuracy["kl"] < 0.02
+        assert accuracy["agreement"] > 90
+        assert accuracy["kl"] < 0.01
 
 
 def test_linear_layers_run_in_integers_and_islands_say_why(ended) -> None:
