@@ -101,8 +101,8 @@ class Noise:
 def factors(path: LinearPath, seen: Mapping[str, Channels], strength: float) -> NDArray[np.float64]:
     """What each channel of a path is multiplied by, shape (channels,).
 
-    With a_c the largest magnitude of channel c over all values of the path, relative to the widest channel of each,
-    the factor is a_c^-strength, and at most LARGEST.
+    With a_c the largest magnitude of channel c over all values of the path (`Channels.magnitude`), relative to the
+    widest channel of each, the factor is a_c^-strength, and at most LARGEST.
 
     Args:
         path: A linear path.
@@ -122,8 +122,9 @@ def noise(
 ) -> Noise:
     """Rounding noise behind a path whose channels are scaled.
 
-    Steps follow from the extremes; an element on a grid of step d is off by d^2 / 12 in the mean square. Every value
-    of a path is rounded once and read, directly or through sums, by all readers; channels count as uncorrelated.
+    Steps follow from the ends of the channels; an element on a grid of step d is off by d^2 / 12 in the mean square.
+    Every value of a path is rounded once and read, directly or through sums, by all readers; channels count as
+    uncorrelated.
 
     Args:
         path: A linear path.
@@ -135,7 +136,8 @@ def noise(
     width, weight_bits = bits
     rounding = np.zeros(path.channels)  # mean square error per channel, in units of the unscaled values
     for name in path.values:
-        span = max((scale * seen[name].hi).max(), 0.0) - min((scale * seen[name].lo).min(), 0.0)
+        below, above = seen[name].ends
+        span = float((scale * above).max() - (scale * below).min())
         rounding += (span / (2**width - 1) / scale) ** 2 / 12
     of_activations = of_weights = 0.0
     for op in path.readers:

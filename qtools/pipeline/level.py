@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -19,8 +21,8 @@ from qtools.pipeline.data import RunImages
 from qtools.pipeline.progress import Stopwatch
 from reports.steps import Step
 
-IMAGES = 32
-"""Images whose channels set the factors of equalization."""
+PIXELS = 32 * 224 * 224
+"""Pixels of all images whose channels set the factors: small images have few positions to know extremes from."""
 EQUALS = 1e-4
 """Largest change of a float logit, as a share of the largest: float32 rounding of other weights, and no more."""
 
@@ -38,7 +40,8 @@ def level(
     if not paths:
         return program, ()
     with watch.stage("equalize"):
-        few = Subset(images.calibration, range(min(IMAGES, len(images.calibration))))
+        count = min(math.ceil(PIXELS / math.prod(images.input.size)), len(images.calibration))
+        few = Subset(images.calibration, range(count))
         axes = {name: program.view.values[name].channel_axis or 0 for path in paths for name in path.values}
         whole = (pixels for pixels in images.batches(few, batch) if len(pixels) == batch or len(few) < batch)
         seen = observe_channels(whole, observer(program, axes.keys()), axes)
