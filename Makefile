@@ -23,7 +23,7 @@ test: $(dev) ## run the tests (ARGS='-k numerics' for some, ARGS='-m bench' for 
 	@$(bin)/python -m pytest $(ARGS)
 
 bench-ptq: $(dev) ## every method on real networks: DATA=folder with weights/ and images/ (ARGS='--networks mobilevit')
-	@PYTHONPATH=. $(bin)/python tests/bench/ptq.py --data $(DATA) $(ARGS)
+	@PYTHONPATH=. $(bin)/python tests/bench/ptq.py --data "$(DATA)" $(ARGS)
 
 install: $(runtime) ## only build the environment
 

@@ -63,7 +63,7 @@ def collect(
 
     def count(images: NDArray[np.float32]) -> dict[str, NDArray[np.int64]]:
         return {
-            name: bin_counts(_tensor(seen), ranges[name].lo, ranges[name].hi)
+            name: bin_counts(as_tensor(seen), ranges[name].lo, ranges[name].hi)
             for name, seen in observe(images)
             if name in ranges
         }
@@ -88,7 +88,7 @@ def _ranges(
         raise InputError("there is no image to calibrate on", "give a folder of images to --data")
 
     def measure(images: NDArray[np.float32]) -> dict[str, _Part]:
-        return {name: _Part.of(_tensor(seen), channel_axis.get(name)) for name, seen in observe(images)}
+        return {name: _Part.of(as_tensor(seen), channel_axis.get(name)) for name, seen in observe(images)}
 
     ranges: dict[str, _Range] = {}
     for parts in _side_by_side(measure, batches, "ranges", progress):
@@ -116,7 +116,8 @@ def _side_by_side(
             progress(label, done, len(batches))
 
 
-def _tensor(seen: Any) -> torch.Tensor:
+def as_tensor(seen: torch.Tensor | NDArray[Any]) -> torch.Tensor:
+    """What an observer yields, as float32 on the CPU."""
     tensor = seen.detach() if isinstance(seen, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(seen))
     return tensor.to(device="cpu", dtype=torch.float32)
 

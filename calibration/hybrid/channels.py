@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calibration.collect import Observe, as_tensor
 from qtools.graph.side_by_side import side_by_side
 
 NORMAL_END = 4.0
-"""Standard deviations of normal values at which their 8-bit grid of least squared error ends."""
-
-Observe = Callable[[NDArray[np.float32]], Iterator[tuple[str, torch.Tensor]]]
-"""Runs the network on a batch and yields (value id, tensor with the batch first) one at a time."""
+"""Where the 8-bit grid of least squared error ends for normal values, in standard deviations: 3.92, rounded."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,8 @@ def observe_channels(
     """
 
     def seen(images: NDArray[np.float32]) -> dict[str, Channels]:
-        return {name: _of(value, channel_axis[name]) for name, value in observe(images) if name in channel_axis}
+        wanted = ((name, value) for name, value in observe(images) if name in channel_axis)
+        return {name: _of(as_tensor(value), channel_axis[name]) for name, value in wanted}
 
     parts = list(side_by_side(seen, batches))
     return {name: _together([part[name] for part in parts]) for name in parts[0]}

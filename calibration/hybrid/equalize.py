@@ -33,7 +33,7 @@ Bits = tuple[int, Callable[[Op], int]]
 """Bits of the activations, and of the weight of a layer."""
 
 _CHANNEL_WISE = (OpKind.RELU, OpKind.IDENTITY, OpKind.PAD, OpKind.RESIZE, OpKind.MAX_POOL, OpKind.AVG_POOL)
-"""Kinds that treat every channel alike and commute with a positive factor; padding is with zeros (`_commutes`)."""
+"""Kinds that treat every channel alike and commute with a positive factor; padding is with zeros (`_aligned`)."""
 _GATES = (OpKind.SIGMOID, OpKind.HARD_SIGMOID, OpKind.TANH)
 
 
@@ -80,24 +80,6 @@ def linear_paths(view: GraphView) -> tuple[LinearPath, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Rounding noise in the results of a path's readers, as shares of their power, summed over the readers.
-
-    Attributes:
-        activations: From rounding the values of the path.
-        weights: From rounding the readers' weights.
-    """
-
-    activations: float
-    weights: float
-
-    @property
-    def total(self) -> float:
-        """Both."""
-        return self.activations + self.weights
-
-
 def factors(path: LinearPath, seen: Mapping[str, Channels], strength: float) -> NDArray[np.float64]:
     """What each channel of a path is multiplied by, shape (channels,).
 
@@ -119,12 +101,12 @@ def factors(path: LinearPath, seen: Mapping[str, Channels], strength: float) -> 
 
 def noise(
     path: LinearPath, scale: NDArray[np.float64], seen: Mapping[str, Channels], weights: Weights, bits: Bits
-) -> Noise:
-    """Rounding noise behind a path whose channels are scaled.
+) -> float:
+    """Rounding noise in the results of a path's readers, as shares of their power, summed over the readers.
 
-    Steps follow from the ends of the channels; an element on a grid of step d is off by d^2 / 12 in the mean square.
-    Every value of a path is rounded once and read, directly or through sums, by all readers; channels count as
-    uncorrelated.
+    It comes from rounding the values of the path and the readers' weights. Steps follow from the ends of the
+    channels; an element on a grid of step d is off by d^2 / 12 in the mean square. Every value of a path is rounded
+    once and read, directly or through sums, by all readers; channels count as uncorrelated.
 
     Args:
         path: A linear path.
@@ -132,6 +114,9 @@ def noise(
         seen: What the channels of (at least) its values carry.
         weights: Every constant, by value id.
         bits: Widths of the activations, and of the weight of each layer.
+
+    Returns:
+        Noise behind the path with its channels scaled; 0 where nothing reads it.
     """
     width, weight_bits = bits
     rounding = np.zeros(path.channels)  # mean square error per channel, in units of the unscaled values
@@ -139,7 +124,7 @@ def noise(
         below, above = seen[name].ends
         span = float((scale * above).max() - (scale * below).min())
         rounding += (span / (2**width - 1) / scale) ** 2 / 12
-    of_activations = of_weights = 0.0
+    found = 0.0
     for op in path.readers:
         weight = weights[op.inputs[1]].astype(np.float64)
         weight = weight.reshape(*weight.shape[:2], -1)
@@ -151,17 +136,16 @@ def noise(
         signal = float((squares * power).sum()) or 1.0
         step = np.abs(weight / factor[..., None]).max((1, 2)) / (2 ** (weight_bits(op) - 1) - 1)
         off = step**2 / 12 * weight.shape[2] * (factor**2 * power).sum(1)
-        of_activations += float((squares * added).sum()) / signal
-        of_weights += float(off.sum()) / signal
-    return Noise(of_activations, of_weights)
+        found += float((squares * added).sum() + off.sum()) / signal
+    return found
 
 
 def level(
     path: LinearPath, seen: Mapping[str, Channels], weights: Weights, bits: Bits
-) -> tuple[NDArray[np.float64], Noise]:
+) -> tuple[NDArray[np.float64], float]:
     """The factors, of those of STRENGTHS, that leave the least noise behind a path, and that noise."""
     tried = (factors(path, seen, strength) for strength in STRENGTHS)
-    return min(((scale, noise(path, scale, seen, weights, bits)) for scale in tried), key=lambda found: found[1].total)
+    return min(((scale, noise(path, scale, seen, weights, bits)) for scale in tried), key=lambda found: found[1])
 
 
 def fold(scales: Sequence[tuple[LinearPath, NDArray[np.float64]]], weights: Weights) -> dict[str, NDArray[np.float32]]:

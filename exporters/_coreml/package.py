@@ -92,7 +92,7 @@ def _folder(path: Path) -> Path:
 def _parse(file: Path) -> Any:
     if file.stat().st_size > MAX_MODEL_BYTES:
         raise InputError(f"{file.name} is too long for a model description")
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     spec = coremltools().proto.Model_pb2.Model()
     try:

@@ -27,6 +27,7 @@ def _absent(module: str) -> Iterator[None]:
     if module in sys.modules:
         yield
         return
+    # None there is how Python is told that a module does not exist; the stub of sys.modules knows modules only
     sys.modules[module] = None  # type: ignore[assignment]
     try:
         yield

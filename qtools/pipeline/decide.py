@@ -39,6 +39,7 @@ JUDGE_IMAGES = 64
 WORTH_ROUNDING = 0.1
 """Share of the whole KL that weights on the nearest codes cost by themselves, from which rounding them is tried."""
 TINY = 1e-9
+"""KL below which nothing is left to share."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,10 +58,10 @@ def level(
         before, after = execute.run(program, example), execute.run(levelled, example)
         if (off := float((after - before).abs().max() / before.abs().max())) > EQUALS:
             raise CheckFailed(f"the equalized network is off by {off:.1e} in float", "report the model")
-    plain = sum(equalize.noise(path, np.ones(path.channels), seen, weights, bits).total for path in paths)
+    plain = sum(equalize.noise(path, np.ones(path.channels), seen, weights, bits) for path in paths)
     changed = [path for path, scale, _ in found if (scale != 1).any()]
     note = (
         f"{len(changed)} of {len(paths)} linear paths levelled: rounding noise behind them, as predicted, falls to "
-        f"{sum(noise.total for *_, noise in found) / (plain or 1.0):.0%}; the float result moves by {off:.0e}"
+        f"{sum(noise for *_, noise in found) / (plain or 1.0):.0%}; the float result moves by {off:.0e}"
     )
     return levelled, (Step("equalize channels", bool(changed), None, None, note),)

@@ -81,7 +81,8 @@ class Bench:
         )
         loaded, self._images = load(config)
         self._fused = fuse_model(loaded, self._images, Stopwatch(Silent()))
-        self._folder = Path(tempfile.mkdtemp(dir=work))
+        self._held = tempfile.TemporaryDirectory()  # gone with the bench
+        self._folder = Path(self._held.name)
         self._known: dict[tuple[Any, ...], Captured] = {}
         self._prepared: Prepared | None = None
         self._float: dict[str, Any] = {}
@@ -211,6 +212,8 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=256, help="images of one draw")
     parser.add_argument("--draws", type=int, default=5)
     asked = parser.parse_args()
+    if not (asked.data / "weights").is_dir():
+        parser.error(f"'{asked.data}' does not hold weights/ and images/: make bench-ptq DATA=FOLDER")
     asked.out.mkdir(parents=True, exist_ok=True)
     kept = asked.out / f"results-{asked.target}-{asked.calibration}.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}

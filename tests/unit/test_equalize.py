@@ -179,7 +179,7 @@ def test_the_least_noise_is_chosen_and_is_what_was_predicted(
 
     chosen, predicted = equalize.level(path, seen, weights, bits)
     others = [noise(equalize.factors(path, seen, strength)) for strength in equalize.STRENGTHS]
-    assert noise(chosen) == pytest.approx(predicted.total, rel=0.15), "its channels are hardly correlated"
+    assert noise(chosen) == pytest.approx(predicted, rel=0.15), "its channels are hardly correlated"
     assert noise(chosen) <= 1.2 * min(others), "neighbours may be as good; the formula expects rare ends to be cut"
     assert max(others) > 50 * min(others), "a choice that matters"
 
