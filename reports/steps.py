@@ -12,7 +12,8 @@ class Step:
     Attributes:
         name: What was done.
         kept: False where it was not needed, or lost and was taken back.
-        before: KL divergence from float in nats on calibration images that the step did not see; None = not judged.
+        before: How far the results are from float without the step, as the mean root of KL
+            (`reports.accuracy.mean_root_kl`) on calibration images that the step did not see; None = not judged.
         after: The same behind the step.
         note: What it rests on, in words.
     """

@@ -24,11 +24,13 @@ class Channels:
         lo: Smallest element.
         hi: Largest element.
         power: Mean square.
+        mean: Mean.
     """
 
     lo: NDArray[np.float64]
     hi: NDArray[np.float64]
     power: NDArray[np.float64]
+    mean: NDArray[np.float64]
 
     @property
     def ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -47,11 +49,22 @@ class Channels:
         below, above = self.ends
         return np.maximum(-below, above)
 
+    @property
+    def middle(self) -> NDArray[np.float64]:
+        """The number that each channel lies evenly around, shape (channels,); extremes count as in `ends`."""
+        below, above = self.moved(self.mean).ends
+        return self.mean + (below + above) / 2
+
+    def moved(self, by: NDArray[np.float64]) -> Channels:
+        """The channels after `by`, shape (channels,), was taken off."""
+        power = np.maximum(self.power - 2 * by * self.mean + by**2, 0.0)
+        return Channels(self.lo - by, self.hi - by, power, self.mean - by)
+
 
 def observe_channels(
     batches: Iterable[NDArray[np.float32]], observe: Observe, channel_axis: Mapping[str, int]
 ) -> dict[str, Channels]:
-    """Extremes and mean squares of every observed value.
+    """Extremes, mean squares and means of every observed value.
 
     Args:
         batches: The images, batches of one size.
@@ -69,7 +82,8 @@ def observe_channels(
 
 def _of(value: torch.Tensor, axis: int) -> Channels:
     others = [dim for dim in range(value.ndim) if dim != axis % value.ndim]
-    found = value.amin(others), value.amax(others), value.square().mean(others, dtype=torch.float64)
+    power, mean = (part.mean(others, dtype=torch.float64) for part in (value.square(), value))
+    found = value.amin(others), value.amax(others), power, mean
     return Channels(*(part.double().numpy() for part in found))
 
 
@@ -78,4 +92,5 @@ def _together(parts: list[Channels]) -> Channels:
         np.min([part.lo for part in parts], axis=0),
         np.max([part.hi for part in parts], axis=0),
         np.mean([part.power for part in parts], axis=0),
+        np.mean([part.mean for part in parts], axis=0),
     )

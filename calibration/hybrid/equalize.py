@@ -61,7 +61,7 @@ def linear_paths(view: GraphView) -> tuple[LinearPath, ...]:
         view: The captured graph.
     """
     united = _Union(view)
-    layers = [op for op in view.ops if _is_layer(op, view)]
+    layers = [op for op in view.ops if is_layer(op, view)]
     for op in view.ops:
         if op in layers:
             continue
@@ -129,7 +129,7 @@ def noise(
         weight = weights[op.inputs[1]].astype(np.float64)
         weight = weight.reshape(*weight.shape[:2], -1)
         power, added, factor = (
-            _per_input(op, of_channel, weight.shape)[..., 0]
+            per_input(op, of_channel, weight.shape)[..., 0]
             for of_channel in (seen[op.inputs[0]].power, rounding, scale)
         )
         squares = np.square(weight).sum(2)
@@ -166,11 +166,11 @@ def fold(scales: Sequence[tuple[LinearPath, NDArray[np.float64]]], weights: Weig
                 new[name] = old * scale.reshape(-1, *[1] * (old.ndim - 1))
         for op in path.readers:
             old = new.get(op.inputs[1], weights[op.inputs[1]].astype(np.float64))
-            new[op.inputs[1]] = old / _per_input(op, scale, old.shape)
+            new[op.inputs[1]] = old / per_input(op, scale, old.shape)
     return {name: array.astype(np.float32) for name, array in new.items()}
 
 
-def _per_input(op: Op, of_channel: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+def per_input(op: Op, of_channel: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Numbers of the input channels laid out beside a weight of `shape`: (out, in / groups, 1, ...)."""
     groups = int(op.attrs.get("groups", 1))
     out, per_group = shape[:2]
@@ -179,7 +179,7 @@ def _per_input(op: Op, of_channel: NDArray[np.float64], shape: tuple[int, ...]) 
     return rows.reshape(out, per_group, *[1] * (len(shape) - 2))
 
 
-def _is_layer(op: Op, view: GraphView) -> bool:
+def is_layer(op: Op, view: GraphView) -> bool:
     """Whether factors can be folded into both ends of an operation."""
     if op.kind not in WEIGHTED:
         return False

@@ -57,7 +57,9 @@ _BROADCASTING = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Ten
 def simplify(graph: fx.Graph) -> None:
     """Takes out, in place, what changes no number.
 
-    That is assertions, expands in front of operations that broadcast, and factors that are a softmax of one element.
+    That is assertions, copies, expands in front of operations that broadcast, and factors that are a softmax of one
+    element; and every change of shape gets one name, so that the graph does not tell whether torch had to copy for it,
+    which depends on the batch size.
 
     LiteRT's converter folds an expand into its reader with shapes that do not fit, and makes of a softmax over one
     element an exponential that is divided by itself.
@@ -65,10 +67,26 @@ def simplify(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)  # one for every conversion to a type; it holds, or the export would have failed
+        elif node.target is aten.clone.default:
+            _drop_copy(graph, node)
+        elif node.target in (aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
         elif node.target is aten.expand.default:
             _drop_expand(graph, node)
         elif node.target in (aten.softmax.int, aten._softmax.default) and node.meta["val"].shape[node.args[1]] == 1:
             _drop_lone_softmax(graph, node)
+
+
+def _drop_copy(graph: fx.Graph, node: fx.Node) -> None:
+    source = node.args[0]
+    if isinstance(source, fx.Node) and not _is_result(node):
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
+
+
+def _is_result(node: fx.Node) -> bool:
+    """Whether the graph's signature names it: then it has to stay."""
+    return any(user.op == "output" for user in node.users)
 
 
 def _drop_expand(graph: fx.Graph, node: fx.Node) -> None:
@@ -92,8 +110,7 @@ def _drop_lone_softmax(graph: fx.Graph, node: fx.Node) -> None:
         others = [operand for operand in reader.args if operand is not node]
         if reader.target is not aten.mul.Tensor or len(others) != 1 or not isinstance(others[0], fx.Node):
             continue
-        is_result = any(user.op == "output" for user in reader.users)  # the signature names it: it has to stay
-        if not is_result and _shape(others[0]) == _shape(reader):
+        if not _is_result(reader) and _shape(others[0]) == _shape(reader):
             reader.replace_all_uses_with(others[0])
             graph.erase_node(reader)
     if not node.users:

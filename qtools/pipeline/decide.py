@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from itertools import islice
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 import qtools
 from calibration import plan as planning
@@ -24,22 +18,17 @@ from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.graph.pixels import LEVELS
-from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.data import RunImages
+from qtools.pipeline.held_out import HeldOut
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
 from qtools.simulate.run import Executor, open_simulator
-from reports.accuracy import mean_kl
 from reports.steps import Step
 
-CORRECT_IMAGES = 32
-"""Images that correct weights and biases. With 128, MobileOne-S0's KL is a tenth less, in twice the time."""
-JUDGE_IMAGES = 64
-"""Further calibration images on which a step must not lose."""
 WORTH_ROUNDING = 0.1
 """Share of the whole KL that weights on the nearest codes cost by themselves, from which rounding them is tried."""
 TINY = 1e-9
-"""KL below which nothing is left to share."""
+"""Distance from float below which nothing is left to share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +57,10 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     with watch.stage("plan"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
         plan = _plan(prepared, target, recipe)
-        simulator = open_simulator(program, plan, target.simulator)
-    decision = Decision(plan, program, simulator, prepared.steps)
+        decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
     if chosen.correct:
         with watch.stage("correct weights"):
-            decision = _corrected(decision, prepared, target, rounding=chosen.rounding)
+            recipe, decision = _corrected(decision, recipe, prepared, target, rounding=chosen.rounding)
     if widths.activations >= target.spec.activation.bits:
         return decision
     narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True, clamp=False))
@@ -112,53 +100,64 @@ def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantP
     return plan
 
 
-def _corrected(decision: Decision, prepared: Prepared, target: Target, *, rounding: bool) -> Decision:
-    """The decision with rounded weights and corrected biases; with less where that brings the logits nearer to float.
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """A plan with the weights corrected under it.
 
-    What is measured is KL from float on calibration images that the corrections have not seen. Rounding is tried
-    where the weights by themselves cost enough of it to be worth the time, and biases alone where it does not help.
+    Attributes:
+        recipe: What the plan was made by.
+        decision: The plan and the corrected weights.
+        off: How far from float the held-out images say it is.
+        changed: Number of corrected constants.
     """
-    program, plan = prepared.program, decision.plan
-    own, others = _two_shares(prepared)
-    tensors = [torch.from_numpy(pixels) for pixels in others]
 
-    def answers(run: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
-        return np.concatenate([out.numpy() for out in side_by_side(run, tensors)])
+    recipe: planning.Recipe
+    decision: Decision
+    off: float
+    changed: int
 
-    exact = answers(lambda x: execute.run(program, x))
-    before = mean_kl(exact, answers(_logits_of(decision.simulator)))
-    steps = decision.steps
+
+def _corrected(
+    first: Decision, recipe: planning.Recipe, prepared: Prepared, target: Target, *, rounding: bool
+) -> tuple[planning.Recipe, Decision]:
+    """The plan with corrected biases and, where that brings the logits nearer to float, rounded weights.
+
+    Ranges behind functions are held against plain ones, both with biases corrected under them: what a range lets
+    through decides what a bias can make up for. Rounding is tried where the weights by themselves cost enough to be
+    worth the time. What loses on calibration images that the step has not seen is taken back.
+    """
+    program, held = prepared.program, HeldOut(prepared)
+
+    def tried(by: planning.Recipe, plan: QuantPlan, *, rounded: bool) -> _Trial:
+        simulator = open_simulator(program, plan, target.simulator)
+        constants = correct(program, plan, simulator, held.own, set(prepared.lowered.binding), rounding=rounded)
+        decision = Decision(plan, program.with_constants(constants), simulator, ())
+        return _Trial(by, decision, held.off_in_integers(simulator), len(constants))
+
+    best, steps = tried(recipe, first.plan, rounded=False), list(first.steps)
+    if not best.changed:
+        return recipe, first  # no layer runs in integers
+    plain = dataclasses.replace(recipe, through={})
+    if recipe.through and (other_plan := _plan(prepared, target, plain)).values != first.plan.values:
+        other = tried(plain, other_plan, rounded=False)
+        note = f"{len(recipe.through)} values that only a function reads; judged on {held.count} images"
+        steps.append(Step("ranges behind functions", best.off <= other.off, other.off, best.off, note))
+        best = min(best, other, key=lambda trial: trial.off)
+    plan, seen = best.decision.plan, sum(map(len, held.own))
+    uncorrected = open_simulator(program, plan, target.simulator)
+    before = held.off_in_integers(uncorrected)
+    note = f"{best.changed} constants from {seen} calibration images, judged on {held.count} others"
+    steps.append(Step("correct biases", best.off < before, before, best.off, note))
+    if best.off >= before:
+        best = _Trial(best.recipe, Decision(plan, program, uncorrected, ()), before, 0)
     if rounding:
         on_grid = program.with_constants(nearest(program, plan))
-        share = mean_kl(exact, answers(lambda x: execute.run(on_grid, x))) / max(before, TINY)
-        rounding = share >= WORTH_ROUNDING
-        if not rounding:
+        share = (held.off(lambda x: execute.run(on_grid, x)) / max(before, TINY)) ** 2  # KL goes with its square
+        if share < WORTH_ROUNDING:
             note = f"alone they cost {share:.0%} of the KL: not tried"
-            steps = (*steps, Step("round weights", False, None, None, note))
-    for rounded in (True, False) if rounding else (False,):
-        corrected = open_simulator(program, plan, target.simulator)
-        constants = correct(program, plan, corrected, own, set(prepared.lowered.binding), rounding=rounded)
-        if not constants:
-            break  # no layer runs in integers
-        after = mean_kl(exact, answers(_logits_of(corrected)))
-        name = "round weights, correct biases" if rounded else "correct biases"
-        seen = f"{len(constants)} constants from {sum(map(len, own))} calibration images, judged on {len(exact)} others"
-        steps = (*steps, Step(name, after < before, before, after, seen))
-        if after < before:
-            return Decision(plan, program.with_constants(constants), corrected, steps)
-    return dataclasses.replace(decision, steps=steps)
-
-
-def _logits_of(simulator: Executor) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda images: simulator.logits(simulator.codes(images))
-
-
-def _two_shares(prepared: Prepared) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
-    """Batches of calibration images to correct with, and others to judge by; the same where there is one image."""
-    images = prepared.images
-    available = len(images.calibration)
-    batch = prepared.batch if available >= 2 * prepared.batch else 1
-    number = max(1, min(CORRECT_IMAGES, available // 2) // batch)
-    batches = (pixels for pixels in images.batches(images.calibration, batch) if len(pixels) == batch)
-    own = list(islice(batches, number))
-    return own, list(islice(batches, max(1, JUDGE_IMAGES // batch))) or own
+            steps.append(Step("round weights", False, None, None, note))
+        else:
+            other = tried(best.recipe, plan, rounded=True)
+            steps.append(Step("round weights", other.off < best.off, best.off, other.off, "biases again behind them"))
+            best = min(best, other, key=lambda trial: trial.off)
+    return best.recipe, dataclasses.replace(best.decision, steps=tuple(steps))

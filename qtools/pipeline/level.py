@@ -1,4 +1,4 @@
-"""Channels of a captured program levelled, and the proof that it still computes the same."""
+"""Channels of a captured program centered and levelled, and the proof that it still computes the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from calibration.hybrid import equalize
+from calibration.hybrid import center, equalize
 from calibration.hybrid.channels import observe_channels
 from calibration.method import Method
 from calibration.sampling import Subset
@@ -30,29 +30,35 @@ EQUALS = 1e-4
 def level(
     program: Program, images: RunImages, how: tuple[Method, Widths], batch: int, watch: Stopwatch
 ) -> tuple[Program, tuple[Step, ...]]:
-    """Equalizes the channels of a program's linear paths, where the method says so.
+    """Centers values between layers and equalizes linear paths, channel by channel, where the method says so.
 
     Raises:
         CheckFailed: If the float results differ by more than float rounding afterwards.
     """
     chosen, widths = how
-    paths = equalize.linear_paths(program.view) if chosen.equalize else ()
-    if not paths:
+    view = program.view
+    paths = equalize.linear_paths(view) if chosen.equalize else ()
+    between = center.shiftable(view) if chosen.equalize else ()
+    if not paths and not between:
         return program, ()
     with watch.stage("equalize"):
         count = min(math.ceil(PIXELS / math.prod(images.input.size)), len(images.calibration))
         few = Subset(images.calibration, range(count))
-        axes = {name: program.view.values[name].channel_axis or 0 for path in paths for name in path.values}
+        names = {name for path in paths for name in path.values} | {each.value for each in between}
+        axes = {name: view.values[name].channel_axis or 0 for name in names}
         whole = (pixels for pixels in images.batches(few, batch) if len(pixels) == batch or len(few) < batch)
         seen = observe_channels(whole, observer(program, axes.keys()), axes)
         weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+        shifts = [(each, taken) for each in between if (taken := center.shift(seen[each.value])).any()]
+        centered = center.fold(shifts, weights)
+        weights, seen = {**weights, **centered}, center.moved(seen, shifts)
 
         def weight_bits(op: Op) -> int:
-            return WIDEST if keeps_its_width(op, program.view, widths.weights) else widths.weights
+            return WIDEST if keeps_its_width(op, view, widths.weights) else widths.weights
 
         bits = widths.activations, weight_bits
         found = [(path, *equalize.level(path, seen, weights, bits)) for path in paths]
-        folded = equalize.fold([(path, scale) for path, scale, _ in found], weights)
+        folded = centered | equalize.fold([(path, scale) for path, scale, _ in found], weights)
         levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
         example = torch.from_numpy(next(iter(images.batches(few, 1))))
         before, after = execute.run(program, example), execute.run(levelled, example)
@@ -64,4 +70,8 @@ def level(
         f"{len(changed)} of {len(paths)} linear paths levelled: rounding noise behind them, as predicted, falls to "
         f"{sum(noise for *_, noise in found) / (plain or 1.0):.0%}; the float result moves by {off:.0e}"
     )
-    return levelled, (Step("equalize channels", bool(changed), None, None, note),)
+    moved = f"{len(shifts)} of {len(between)} values between layers moved around zero, by the biases on either side"
+    return levelled, (
+        Step("center channels", bool(shifts), None, None, moved),
+        Step("equalize channels", bool(changed), None, None, note),
+    )

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 PLACE_TITLE = "Where each operation runs"
 PLACE_HEADS = ("Operation", ">n", "where", "why, and what to do")
-STEP_HEADS = ("Step on the weights", "", "KL on other images, nats", "note")
+STEP_HEADS = ("Step on the weights", "", "mean √KL on other images", "note")
 
 NOT_RUN = "not run"
 DASH = "–"

@@ -1,4 +1,4 @@
-"""What GELU costs in LiteRT, whose XNNPACK delegate has no int8 form of it: `make test ARGS='-m bench -k gelu -s'`.
+"""What GELU costs in LiteRT, whose XNNPACK delegate has no int8 form of it: `make test ARGS='-m bench -n 0 -k gelu'`.
 
 The artifact beside three others that differ in its GELUs only: computed by a table inside the delegate (LOGISTIC, the
 same 256-entry lookup on the same elements, so that the difference is what cutting the graph costs), left out (what the

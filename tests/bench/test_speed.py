@@ -1,4 +1,4 @@
-"""Timings side by side in one run, `make test ARGS='-m bench'`: read the ratios within a group, not milliseconds."""
+"""Timings side by side in one run, `make test ARGS="-m bench -n 0"`: read ratios within a group, not milliseconds."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def seen(program: Program, image: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def channels(name: str, magnitude: list[float]) -> Mapping[str, Channels]:
     hi = np.array(magnitude, np.float64)
-    return {name: Channels(-hi, hi, hi**2 / 3)}
+    return {name: Channels(-hi, hi, hi**2 / 3, np.zeros_like(hi))}
 
 
 def test_paths_are_what_linear_layers_enclose(program: Program) -> None:

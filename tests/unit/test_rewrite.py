@@ -107,3 +107,39 @@ def test_sums_over_one_element_only_move() -> None:
     program, _ = _captured(lambda x: x.mean(1, keepdim=True).sum(1) + x.sum(1))
     kinds = [op.kind for op in program.view.ops]
     assert kinds.count(OpKind.SUM) == 1 and OpKind.RESHAPE in kinds
+
+
+def _to_rows(x: torch.Tensor) -> torch.Tensor:
+    """A view at batch 1, where the transposed dimension is the only one; a copy for more images."""
+    return x.transpose(0, 1).reshape(3, -1).contiguous().transpose(0, 1) + 1
+
+
+@pytest.mark.parametrize("batch", [2, 4])
+def test_whether_torch_copies_for_a_shape_does_not_show(batch: int) -> None:
+    program, _ = _captured(_to_rows)
+    assert program.batch_size(batch) == batch
+    x = torch.randn(batch, 3, 4, 4)
+    assert torch.equal(execute.run(program, x), _to_rows(x))
+
+
+class Remembers(nn.Module):
+    """Keeps what its first run computed from its weights, as attention biases are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(6))
+        self.register_buffer("places", torch.tensor([0, 2, 4]))
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.table[self.places]
+        return x + self.kept["bias"][:, None, None]
+
+
+def test_what_a_module_keeps_of_its_first_run_is_in_the_graph_of_every_batch() -> None:
+    module = Remembers().eval()
+    program = capture(module, torch.randn(1, 3, 4, 4))
+    assert program.batch_size(4) == 4
+    x = torch.randn(4, 3, 4, 4)
+    assert torch.equal(execute.run(program, x), module(x))
