@@ -100,6 +100,23 @@ def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantP
     return plan
 
 
+def _corrected(
+    first: Decision, recipe: planning.Recipe, prepared: Prepared, target: Target, *, rounding: bool
+) -> tuple[planning.Recipe, Decision]:
+    """The plan with corrected biases and, where that brings the logits nearer to float, rounded weights.
+
+    What loses on calibration images that the step has not seen is taken back.
+    """
+    steps = _Corrections(first, recipe, prepared, target)
+    if not steps.best.changed:
+        return recipe, first  # no layer runs in integers
+    steps.judge_ranges()
+    before = steps.judge_biases()
+    if rounding:
+        steps.try_rounding(before)
+    return steps.best.recipe, dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Trial:
     """A plan with the weights corrected under it.
@@ -117,47 +134,72 @@ class _Trial:
     changed: int
 
 
-def _corrected(
-    first: Decision, recipe: planning.Recipe, prepared: Prepared, target: Target, *, rounding: bool
-) -> tuple[planning.Recipe, Decision]:
-    """The plan with corrected biases and, where that brings the logits nearer to float, rounded weights.
+class _Corrections:
+    """The steps on the weights, one after the other.
 
-    Ranges behind functions are held against plain ones, both with biases corrected under them: what a range lets
-    through decides what a bias can make up for. Rounding is tried where the weights by themselves cost enough to be
-    worth the time. What loses on calibration images that the step has not seen is taken back.
+    Attributes:
+        best: The best trial so far; at first the plan as it was made, with biases corrected.
+        told: What each step brought.
     """
-    program, held = prepared.program, HeldOut(prepared)
 
-    def tried(by: planning.Recipe, plan: QuantPlan, *, rounded: bool) -> _Trial:
-        simulator = open_simulator(program, plan, target.simulator)
-        constants = correct(program, plan, simulator, held.own, set(prepared.lowered.binding), rounding=rounded)
-        decision = Decision(plan, program.with_constants(constants), simulator, ())
-        return _Trial(by, decision, held.off_in_integers(simulator), len(constants))
+    def __init__(self, first: Decision, recipe: planning.Recipe, prepared: Prepared, target: Target) -> None:
+        self._prepared, self._target, self._held = prepared, target, HeldOut(prepared)
+        self.told = list(first.steps)
+        self.best = self._tried(recipe, first.plan, rounding=False)
 
-    best, steps = tried(recipe, first.plan, rounded=False), list(first.steps)
-    if not best.changed:
-        return recipe, first  # no layer runs in integers
-    plain = dataclasses.replace(recipe, through={})
-    if recipe.through and (other_plan := _plan(prepared, target, plain)).values != first.plan.values:
-        other = tried(plain, other_plan, rounded=False)
-        note = f"{len(recipe.through)} values that only a function reads; judged on {held.count} images"
-        steps.append(Step("ranges behind functions", best.off <= other.off, other.off, best.off, note))
-        best = min(best, other, key=lambda trial: trial.off)
-    plan, seen = best.decision.plan, sum(map(len, held.own))
-    uncorrected = open_simulator(program, plan, target.simulator)
-    before = held.off_in_integers(uncorrected)
-    note = f"{best.changed} constants from {seen} calibration images, judged on {held.count} others"
-    steps.append(Step("correct biases", best.off < before, before, best.off, note))
-    if best.off >= before:
-        best = _Trial(best.recipe, Decision(plan, program, uncorrected, ()), before, 0)
-    if rounding:
+    def judge_ranges(self) -> None:
+        """Holds ranges behind functions against plain ones.
+
+        Both with biases corrected under them: what a range lets through decides what a bias can make up for.
+        """
+        ours = self.best
+        if not ours.recipe.through:
+            return
+        plain = dataclasses.replace(ours.recipe, through={})
+        plan = _plan(self._prepared, self._target, plain)
+        if plan.values == ours.decision.plan.values:
+            return  # no such value has a grid
+        other = self._tried(plain, plan, rounding=False)
+        note = f"{len(ours.recipe.through)} values that only a function reads, judged on {self._held.count} images"
+        self._take("ranges behind functions", other, ours, note)
+
+    def judge_biases(self) -> float:
+        """Holds corrected biases against those of the network; returns how far the latter are from float."""
+        best, held = self.best, self._held
+        plan, program = best.decision.plan, self._prepared.program
+        simulator = open_simulator(program, plan, self._target.simulator)
+        without = _Trial(best.recipe, Decision(plan, program, simulator, ()), held.off_in_integers(simulator), 0)
+        seen = sum(map(len, held.own))
+        note = f"{best.changed} constants from {seen} calibration images, judged on {held.count} others"
+        self._take("correct biases", without, best, note)
+        return without.off
+
+    def try_rounding(self, before: float) -> None:
+        """Rounds weights where they by themselves cost enough to be worth the time.
+
+        Args:
+            before: How far the results are from float with weights on the nearest codes and biases as they were.
+        """
+        name, plan, program = "round weights", self.best.decision.plan, self._prepared.program
         on_grid = program.with_constants(nearest(program, plan))
-        share = (held.off(lambda x: execute.run(on_grid, x)) / max(before, TINY)) ** 2  # KL goes with its square
+        alone = self._held.off(lambda images: execute.run(on_grid, images))
+        share = (alone / max(before, TINY)) ** 2  # a root of KL; errors of weights and activations add as squares
         if share < WORTH_ROUNDING:
-            note = f"alone they cost {share:.0%} of the KL: not tried"
-            steps.append(Step("round weights", False, None, None, note))
-        else:
-            other = tried(best.recipe, plan, rounded=True)
-            steps.append(Step("round weights", other.off < best.off, best.off, other.off, "biases again behind them"))
-            best = min(best, other, key=lambda trial: trial.off)
-    return best.recipe, dataclasses.replace(best.decision, steps=tuple(steps))
+            self.told.append(Step(name, False, None, None, f"alone they cost {share:.0%} of the KL: not tried"))
+            return
+        rounded = self._tried(self.best.recipe, plan, rounding=True)
+        self._take(name, self.best, rounded, "and biases corrected behind them")
+
+    def _tried(self, recipe: planning.Recipe, plan: QuantPlan, *, rounding: bool) -> _Trial:
+        program = self._prepared.program
+        simulator = open_simulator(program, plan, self._target.simulator)
+        writable = set(self._prepared.lowered.binding)
+        constants = correct(program, plan, simulator, self._held.own, writable, rounding=rounding)
+        decision = Decision(plan, program.with_constants(constants), simulator, ())
+        return _Trial(recipe, decision, self._held.off_in_integers(simulator), len(constants))
+
+    def _take(self, step: str, without: _Trial, done: _Trial, note: str) -> None:
+        """Keeps the better of the two, and says which."""
+        kept = done.off < without.off
+        self.told.append(Step(step, kept, without.off, done.off, note))
+        self.best = done if kept else without

@@ -101,6 +101,27 @@ def test_paired_accuracy_counts_by_hand() -> None:
     assert paired_accuracy(np.array([0]), np.ones((1, 5)), np.ones((1, 5))).top5 is None
 
 
+def test_the_mean_root_of_kl_is_that_of_each_image() -> None:
+    rng = np.random.default_rng(2)
+    reference, other = rng.normal(0, 3, (40, 7)), rng.normal(0, 3, (40, 7))
+    p, q = scipy.special.softmax(reference, 1), scipy.special.softmax(other, 1)
+    expected = np.sqrt(scipy.special.rel_entr(p, q).sum(1)).mean()
+    assert accuracy.mean_root_kl(reference, other) == pytest.approx(expected)
+    assert accuracy.mean_root_kl(reference, reference) == 0.0
+
+
+def test_the_mean_root_of_kl_does_not_hang_on_one_image() -> None:
+    """Twice the error on 49 images, or twenty times on one: KL grows with its square, the root with the error."""
+    rng = np.random.default_rng(3)
+    reference, error = rng.normal(0, 1, (50, 10)), rng.normal(0, 1e-3, (50, 10))
+    most, one = np.where(np.arange(50) < 49, 2, 1)[:, None], np.where(np.arange(50) < 49, 1, 20)[:, None]
+    assert accuracy.mean_kl(reference, reference + most * error) < accuracy.mean_kl(reference, reference + one * error)
+    on_most, on_one = (accuracy.mean_root_kl(reference, reference + size * error) for size in (most, one))
+    assert on_most > on_one
+    base = accuracy.mean_root_kl(reference, reference + error)
+    assert on_most == pytest.approx(2 * base, rel=0.05), "for small errors it grows as they do"
+
+
 def test_paired_accuracy_refuses_what_cannot_be_paired() -> None:
     logits = np.zeros((2, 3))
     with pytest.raises(ValueError, match="cannot be paired"):

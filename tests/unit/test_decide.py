@@ -1,0 +1,104 @@
+"""Steps that lose are taken back: faults planted into single steps, which the held-out images have to find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from calibration import plan as planning
+from calibration.apart import Apart
+from calibration.collect import collect
+from calibration.method import method
+from calibration.widths import Widths
+from exporters.tflite import TARGET
+from qtools import models
+from qtools.core.protocols import Lowered
+from qtools.fuse.apply import fuse
+from qtools.graph.capture import capture
+from qtools.graph.execute import observer
+from qtools.pipeline import data, decide
+from qtools.pipeline.config import Images
+from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.progress import Silent, Stopwatch
+from reports.steps import Step
+
+
+class Small(nn.Module):
+    """Two convolutions with GELU between them, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.wide = nn.Conv2d(16, 24, 1)
+        self.head = nn.Linear(24, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.wide(F.gelu(self.stem(x))).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    torch.manual_seed(3)
+    loaded = models.wrap_module(Small().eval(), input_size=32)
+    images = data.choose(loaded, Images(calibration=40, evaluation=4))
+    example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
+    module, certificate = fuse(loaded.module, example)
+    program = capture(module, example, TARGET.spec.expand)
+    floats = set(program.view.activations)
+    axes = {name: program.view.values[name].channel_axis for name in floats}
+    stats = collect(images.batches(images.calibration, 4), observer(program, floats), axes)
+    lowered = Lowered("tflite", Path(), dict.fromkeys(program.view.values), {}, 0.0, "")
+    return Prepared(loaded, images, certificate, program, 4, (), stats, lowered)
+
+
+def _decided(prepared: Prepared, bits: int = 8) -> decide.Decision:
+    asked = (method("auto"), Widths(bits, 8), Apart())
+    return decide.decide(prepared, TARGET, asked, Stopwatch(Silent()))
+
+
+def _steps(decision: decide.Decision) -> dict[str, Step]:
+    return {step.name: step for step in decision.steps}
+
+
+def test_every_step_is_told_and_the_judged_ones_in_numbers(prepared: Prepared) -> None:
+    decision = _decided(prepared, bits=4)
+    assert list(_steps(decision)) == ["ranges behind functions", "correct biases", "round weights"]
+    for step in decision.steps:
+        assert step.before is not None and step.after is not None
+        assert step.kept == (step.after < step.before)
+
+
+def test_ranges_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "least_squares_through", lambda stats, scheme, function: (-0.01, 0.01))
+    decision = _decided(prepared)
+    assert not _steps(decision)["ranges behind functions"].kept
+    read = next(op for op in prepared.program.view.ops if op.kind == "gelu").inputs[0]
+    params = decision.plan.params(read)
+    assert params is not None and params.hi > 0.1, "the plain range"
+
+
+@pytest.mark.parametrize("broken", ["correct biases", "round weights"])
+def test_corrections_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    real = decide.correct
+
+    def wrong(*args: Any, rounding: bool) -> dict[str, torch.Tensor]:
+        """Spoils the head's bias where the broken step is at work."""
+        found = real(*args, rounding=rounding)
+        if rounding == (broken == "round weights"):
+            op = prepared.program.view.ops[-1]
+            found[op.inputs[2]] = found[op.inputs[2]] + torch.tensor([9.0, 0, 0, 0, 0, 0])
+            args[2].refit(op, {op.inputs[2]: found[op.inputs[2]]})
+        return found
+
+    monkeypatch.setattr(decide, "correct", wrong)
+    decision = _decided(prepared, bits=4)
+    steps = _steps(decision)
+    assert not steps[broken].kept
+    head = prepared.program.view.ops[-1].inputs[2]
+    moved = float((decision.program.constants[head] - prepared.program.constants[head]).abs().max())
+    assert moved < 1, "what was spoilt is not in the network that ships"
