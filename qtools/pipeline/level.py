@@ -70,7 +70,7 @@ def level(
         f"{len(changed)} of {len(paths)} linear paths levelled: rounding noise behind them, as predicted, falls to "
         f"{sum(noise for *_, noise in found) / (plain or 1.0):.0%}; the float result moves by {off:.0e}"
     )
-    moved = f"{len(shifts)} of {len(between)} values between layers moved around zero, by the biases on either side"
+    moved = f"{len(shifts)} of {len(between)} values between layers moved around zero"
     return levelled, (
         Step("center channels", bool(shifts), None, None, moved),
         Step("equalize channels", bool(changed), None, None, note),
