@@ -20,7 +20,7 @@ demo: $(runtime) ## quantize the reference RepViT-M1.1 to int8 for TFLite, in a 
 	$(bin)/qtools quantize m1_1 --bits 8 --target tflite $(ARGS)
 
 test: $(dev) ## run the tests (ARGS='-k numerics' for some, ARGS='-m bench -n 0' for the timings)
-	@$(bin)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 bench-ptq: $(dev) ## every method on real networks: DATA=folder with weights/ and images/ (ARGS='--networks mobilevit')
 	@PYTHONPATH=. $(bin)/python tests/bench/ptq.py --data "$(DATA)" $(ARGS)

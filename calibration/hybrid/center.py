@@ -3,8 +3,8 @@
 A value that one layer writes and only layers without padding read may be moved by any constant per channel: what the
 writer's bias gives up, the readers' biases take on. A grid has to hold zero, so a channel that stays far from it spends
 codes on numbers that never come, or, on a grid of its own, would need a zero point beyond the codes: the overflow of
-bridge blocks (Lee et al. 2023, arXiv:2303.12557, section 3.2). The shift is the midpoint of the channel, as in Shi et
-al. 2024, arXiv:2405.03882, there in front of the pointwise layers of EfficientViT.
+bridge blocks (Q-HyViT, arXiv:2303.12557). The shift is the midpoint of the channel, as in Trio-ViT, arXiv:2405.03882,
+there in front of the pointwise layers of EfficientViT.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.hybrid.channels import Channels
-from calibration.hybrid.equalize import Weights, is_layer, per_input
+from calibration.hybrid.layers import Weights, is_layer, per_input
 from qtools.core.types import GraphView, Op, OpKind
 
 

@@ -21,14 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.hybrid.channels import Channels
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
+from calibration.hybrid.layers import Weights, is_layer, per_input
+from qtools.core.types import GraphView, Op, OpKind
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the channels' imbalance that may go from activations to weights; at 1 the weights get all of it."""
 LARGEST = 64.0
 """Largest factor: a channel that is silent on the calibration images may still speak later."""
 
-Weights = Mapping[str, NDArray[np.float32]]
 Bits = tuple[int, Callable[[Op], int]]
 """Bits of the activations, and of the weight of a layer."""
 
@@ -168,30 +168,6 @@ def fold(scales: Sequence[tuple[LinearPath, NDArray[np.float64]]], weights: Weig
             old = new.get(op.inputs[1], weights[op.inputs[1]].astype(np.float64))
             new[op.inputs[1]] = old / per_input(op, scale, old.shape)
     return {name: array.astype(np.float32) for name, array in new.items()}
-
-
-def per_input(op: Op, of_channel: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Numbers of the input channels laid out beside a weight of `shape`: (out, in / groups, 1, ...)."""
-    groups = int(op.attrs.get("groups", 1))
-    out, per_group = shape[:2]
-    by_group = of_channel.reshape(groups, 1, per_group)
-    rows = np.broadcast_to(by_group, (groups, out // groups, per_group)).reshape(out, per_group)
-    return rows.reshape(out, per_group, *[1] * (len(shape) - 2))
-
-
-def is_layer(op: Op, view: GraphView) -> bool:
-    """Whether factors can be folded into both ends of an operation."""
-    if op.kind not in WEIGHTED:
-        return False
-    constants = op.inputs[1:]
-    alone = all(view.values[n].const and len(view.consumers[n]) == 1 for n in constants)
-    return alone and (
-        op.kind is not OpKind.LINEAR or _axis(op.inputs[0], view) == len(view.values[op.inputs[0]].shape) - 1
-    )
-
-
-def _axis(name: str, view: GraphView) -> int | None:
-    return view.values[name].channel_axis
 
 
 def _through(op: Op, view: GraphView) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -63,7 +63,7 @@ def level(
         example = torch.from_numpy(next(iter(images.batches(few, 1))))
         before, after = execute.run(program, example), execute.run(levelled, example)
         if (off := float((after - before).abs().max() / before.abs().max())) > EQUALS:
-            raise CheckFailed(f"the equalized network is off by {off:.1e} in float", "report the model")
+            raise CheckFailed(f"the levelled network is off by {off:.1e} in float", "report the model")
     plain = sum(equalize.noise(path, np.ones(path.channels), seen, weights, bits) for path in paths)
     changed = [path for path, scale, _ in found if (scale != 1).any()]
     note = (
