@@ -20,6 +20,7 @@ from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.files import to_json
 from reports.accuracy import PairedAccuracy
+from reports.audit import Audit
 from reports.environment import Environment
 from reports.fidelity import Difference, Fidelity
 from reports.latency import Latency
@@ -155,6 +156,7 @@ class Report:
         warnings: Said by the pipeline; `notices` adds those that follow from the fields.
         steps: What calibration did to the weights.
         places: Where the target's runtime runs each operation, as predicted from the plan.
+        audit: What an audit found; None in the report of a run.
         measured: What differs from run to run.
         schema_version: REPORT_SCHEMA.
     """
@@ -174,6 +176,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     places: Places | None = None
+    audit: Audit | None = None
     measured: Measured = Measured()
     schema_version: int = REPORT_SCHEMA
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,31 @@ def choose(loaded: Loaded, images: Images) -> RunImages:
         calibration, evaluation = split(source, calibration=wanted[0], evaluation=wanted[1], seed=images.seed)
     chosen = _described(loaded, (calibration, evaluation), "folder", source.labelling)
     return dataclasses.replace(chosen, classes=chosen.classes or names)
+
+
+def to_judge(loaded: Loaded, data: Path | None, count: int, how: tuple[InputSpec, int]) -> RunImages:
+    """Images for an audit: all are evaluated and none calibrates, so that both sets are the same.
+
+    Args:
+        loaded: The model.
+        data: Folder or CSV; None takes rendered images.
+        count: Number of images at most.
+        how: Preprocessing of the run, and the seed of the choice.
+
+    Raises:
+        InputError: If the folder cannot be used, or there is none and the weights are not the reference's.
+    """
+    spec, seed = how
+    if data is None:
+        chosen = _rendered(loaded, Images(calibration=1, evaluation=count))
+        source, labelling = chosen.evaluation, chosen.described.note
+        kind = chosen.described.kind
+    else:
+        folder = open_folder(data, loaded.spec.classes)
+        source, kind, labelling = select(folder, min(count, len(folder)), seed), "folder", folder.labelling
+        chosen = _described(loaded, (source, source), kind, labelling)
+    described = dataclasses.replace(chosen.described, calibration=0)
+    return dataclasses.replace(chosen, calibration=source, evaluation=source, described=described, input=spec)
 
 
 def _take(source: FolderSource, wanted: tuple[str, int | None, int], seed: int) -> ImageSource:

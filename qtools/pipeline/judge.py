@@ -36,11 +36,14 @@ AGREEMENT_TO_SHIP_PERCENT = 97.0
 Outputs = Mapping[str, Logits]
 """Stage name -> logits, from `qtools.pipeline.evaluate`."""
 SATURATED = "saturated"
+FLOAT_ARTIFACT, WEIGHTS_ONLY = "float artifact", "weights only"
 NAMED = 12
 """Names that a notice lists in full."""
 STAGES = {
     "float": "float",
     "fused": "fused",
+    FLOAT_ARTIFACT: "float artifact",
+    WEIGHTS_ONLY: "weights on their grids, float activations",
     "simulated": "simulated integers",
     SATURATED: "simulated, codes cut where the narrow grid ends",
 }

@@ -14,7 +14,7 @@ from qtools.core.artifact import Artifact
 from qtools.core.checks import Check
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
-from qtools.pipeline import judge, vectors
+from qtools.pipeline import judge, kept, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
@@ -145,6 +145,8 @@ def conclude(
     files.remove(prepared.lowered.path)
     measured = Measured(speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed))
     vectors.write(folder / vectors.FILE, _vectors(leg))
+    facts = kept.RunFacts(config.io, prepared.images.input, config.target_options, prepared.images.classes)
+    kept.write(folder, prepared, decision, facts)
     notices = leg.notices + judge.agreement_warning(outputs, first)
     report = judge.report(
         prepared, decision, (config, target, leg.artifact), (outputs, tally), (size, measured, notices)
@@ -153,7 +155,11 @@ def conclude(
         report,
         ledger=(*report.ledger, *(opinion.row for opinion in opinions)),
         checks=(*report.checks, *(check for opinion in opinions for check in opinion.checks)),
-        digests={**report.digests, "vectors": files.digest(folder / vectors.FILE)},
+        digests={
+            **report.digests,
+            "vectors": files.digest(folder / vectors.FILE),
+            kept.FOLDER: files.digest(folder / kept.FOLDER),
+        },
     )
     files.write_text(folder / "plan.json", files.to_json(decision.plan))
     files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))

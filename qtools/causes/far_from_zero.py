@@ -1,0 +1,56 @@
+"""Channels far from zero on a grid that must hold zero: most of its codes stand for numbers that never occur.
+
+A grid of such a channel alone would need a zero point outside its codes; Q-HyViT (arXiv:2303.12557, section III) finds
+that in bridge blocks, where feature maps become tokens, and calls it zero-point overflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.hybrid import bridges
+from qtools.causes._case import Case, Cause, Fix, Suspect
+from qtools.core.types import QuantParams, TensorStats
+
+FAR = 3.0
+"""Times half a channel's own span that its middle lies from zero, for half of the channels."""
+WASTED = 3.0
+"""Times the widest channel's own span that the grid is long."""
+
+
+def find(case: Case) -> Iterable[Suspect]:
+    """One suspect for all such values."""
+    crossing = {maker for bridge in bridges.find(case.view) for maker in bridge.makers}
+    found: dict[str, QuantParams | None] = {}
+    farthest, where, bridge = 0.0, "", False
+    for name, params, seen in case.gridded():
+        if len(seen.channel_lo) < 2 or case.plan.values[name].origin == "fixed":
+            continue  # a gate's grid is its kernel's, wherever the gate stands
+        far = float(np.median(_offsets(seen)))
+        span = float((seen.channel_hi - seen.channel_lo).max())
+        if far >= FAR and span and params.hi - params.lo >= WASTED * span:
+            found[name] = None
+            made = case.view.producer.get(name)
+            bridge |= made is not None and made.id in crossing
+            farthest, where = max((farthest, where), (far, case.module(name)))
+    if found:
+        yield Suspect(
+            tuple(found),
+            f"{'bridge block: ' if bridge else ''}half of the channels lie {farthest:.0f} x their own half span or more from zero at "
+            f"{where}; a zero point of their own would be far outside 8 bits, and the grid that holds zero wastes its codes",
+            Fix(found, done="these values at full width"),
+            "move the channels around zero by the biases beside them: qtools quantize ... --method auto",
+        )
+
+
+def _offsets(stats: TensorStats) -> NDArray[np.float64]:
+    """Distance of each channel's middle from zero, in halves of its span; 0 for a constant channel."""
+    lo, hi = stats.channel_lo.astype(np.float64), stats.channel_hi.astype(np.float64)
+    half = (hi - lo) / 2
+    return np.where(half > 0, np.abs(lo + hi) / 2 / np.where(half > 0, half, 1.0), 0.0)
+
+
+CAUSE = Cause("zero point far outside the grid", find)

@@ -1,0 +1,83 @@
+"""qtools audit: where accuracy went between the float network and the artifact, why, and how sure that is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Option = typer.Option
+
+Subject = Annotated[Path, typer.Argument(help="A run folder, or the artifact in it.")]
+Data = Annotated[
+    Path | None, Option(help="Images: class folders, a flat folder, or a CSV; a run on the reference set needs none.")
+]
+Weights = Annotated[str, Option(help="The float weights, where the run was made from a file.")]
+Builder = Annotated[str, Option(help="package.module:function, where the run was made from a module of your own.")]
+Limit = Annotated[int | None, Option(help="Images at most; default 1000.")]
+MaxDrop = Annotated[float | None, Option(help="Largest drop of top-1 allowed, in points: the audit passes or fails.")]
+Confidence = Annotated[float, Option(help="Confidence of that verdict.")]
+Causes = Annotated[bool, Option("--causes/--no-causes", help="Whether causes are looked for.")]
+Seed = Annotated[int, Option(help="Seed of the choice of images.")]
+Out = Annotated[Path | None, Option("--out", "-o", help="Folder for report.json and report.html.")]
+Force = Annotated[bool, Option("--force", help="Replace the folder given with --out.")]
+Json = Annotated[bool, Option("--json", help="Print the report as JSON on stdout.")]
+Debug = Annotated[bool, Option("--debug", help="Show the Python trace of an internal error.")]
+
+
+def audit(
+    context: typer.Context,
+    subject: Subject,
+    data: Data = None,
+    weights: Weights = "",
+    builder: Builder = "",
+    limit: Limit = None,
+    max_drop: MaxDrop = None,
+    confidence: Confidence = 0.95,
+    causes: Causes = True,
+    seed: Seed = 0,
+    out: Out = None,
+    force: Force = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Split a drop in accuracy into its steps, and name the causes that can be proven.
+
+    Example: qtools audit runs/repvit_m1_1-reference-w8a8-tflite --limit 1000
+    """
+    from qtools.cli._progress import Bars
+    from qtools.pipeline.audit.config import AuditConfig
+    from reports.environment import portable_command
+
+    config = AuditConfig(
+        subject,
+        data,
+        weights,
+        builder,
+        limit=limit,
+        seed=seed,
+        max_drop=max_drop,
+        confidence=confidence,
+        causes=causes,
+        command=portable_command(["qtools", *context.obj]),
+    )
+    with Bars() as bars:
+        bars.stage("start")
+        from qtools.pipeline.audit.run import audit as run
+
+        report = run(config, bars)
+    from reports.build import report_text
+
+    if json:
+        sys.stdout.write(report_text(report))
+    else:
+        from rich.console import Console
+
+        from reports.render import terminal
+
+        terminal.show(report, Console())
+
+
+COMMAND = audit

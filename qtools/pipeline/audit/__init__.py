@@ -1,0 +1,1 @@
+"""Why an artifact answers otherwise than its float network, image by image, and how sure that is."""

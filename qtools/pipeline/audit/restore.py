@@ -1,0 +1,180 @@
+"""A run folder becomes what the run had in its hands: graph, plan, both sets of weights, simulator, opened artifact."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from calibration.plan_file import read_plan
+from qtools import models, reference
+from qtools.core import files, plugins
+from qtools.core.artifact import Artifact
+from qtools.core.errors import CheckFailed, InputError
+from qtools.core.protocols import Runner, Target
+from qtools.core.types import QuantPlan
+from qtools.fuse.apply import fuse
+from qtools.graph.capture import Program, capture
+from qtools.graph.pixels import taking_pixels
+from qtools.pipeline import kept
+from qtools.pipeline.audit.config import AuditConfig
+from qtools.pipeline.data import RunImages
+from qtools.pipeline.decide import Decision
+from qtools.pipeline.leg import Leg
+from qtools.pipeline.prepare import BATCH, Prepared
+from qtools.pipeline.progress import Stopwatch
+from qtools.simulate.run import open_simulator
+from reports.build import Report, read_report
+
+CHANGED = "the artifact or its plan is not the one that the run's report was written of: qtools verify says which"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read.
+
+    Attributes:
+        folder: Where it lies.
+        report: What the run measured.
+        target: What the artifact is for, with the run's own options.
+        artifact: The file that ships.
+        plan: Every grid.
+        kept: The run's weights and statistics.
+        loaded: The float network as it was trained.
+    """
+
+    folder: Path
+    report: Report
+    target: Target
+    artifact: Path
+    plan: QuantPlan
+    kept: kept.Kept
+    loaded: models.Loaded
+
+    @property
+    def bits(self) -> int:
+        """Width of activations that the run was asked for."""
+        return int(self.report.subject.scheme.rpartition("a")[2])
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a run folder of ours, or the artifact in one."""
+    return (_folder(path) / "report.json").is_file()
+
+
+def _folder(path: Path) -> Path:
+    return path if (path / "report.json").is_file() else path.parent
+
+
+def read(config: AuditConfig) -> Run:
+    """Reads a run folder and loads the network it was made from.
+
+    Raises:
+        InputError: If the folder is incomplete, or its weights have to be given and are not, or are others.
+    """
+    folder = _folder(config.subject)
+    report = read_report(folder / "report.json")
+    stored = kept.read(folder)
+    found: Target = plugins.find("exporters", report.subject.target, "TARGET")
+    target = found.configured(stored.facts.target_options)
+    artifact = folder / f"model{target.spec.suffix}"
+    if not artifact.exists():
+        raise InputError(f"{folder} has no {artifact.name}", kept.AGAIN)
+    loaded = _loaded(config, report, stored.facts)
+    if loaded.weights.sha256 != report.digests["weights"]:
+        raise InputError(
+            f"these are other weights than the run's: sha256 {loaded.weights.sha256[:12]}, and the report says "
+            f"{report.digests['weights'][:12]}",
+            "give the file that the run was made from",
+        )
+    return Run(folder, report, target, artifact, read_plan(folder / "plan.json"), stored, loaded)
+
+
+def _loaded(config: AuditConfig, report: Report, facts: kept.RunFacts) -> models.Loaded:
+    kind, name = report.weights.kind, report.subject.model
+    if config.module is not None:
+        return models.wrap_module(config.module, input_size=facts.input)
+    if kind == "builder":
+        if not config.builder:
+            raise InputError(f"the run was made from a module of your own ({name})", "name it again with --builder")
+        return models.load_builder(config.builder, facts.input)
+    if kind == "file":
+        if not config.weights:
+            raise InputError(f"the run was made from the file {report.weights.source}", "give it with --weights")
+        return models.load(name, config.weights)
+    return models.load(name, kind, reference.checkpoint)
+
+
+def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[Leg, Runner]:
+    """Captures the graph again, gives it the run's weights, and opens the artifact beside it.
+
+    Args:
+        run: The run.
+        images: Those of the audit.
+        work: Where the float artifact is made.
+        watch: Told of each stage.
+
+    Returns:
+        The run as it was when its artifact had been written, and the float artifact, opened.
+
+    Raises:
+        CheckFailed: If the graph is not the one that was planned.
+    """
+    target = run.target
+    first = next(iter(images.batches(images.evaluation, 1)))
+    examples = first, np.ascontiguousarray(first[..., ::-1])
+    with watch.stage("fuse"):
+        module, certificate = fuse(
+            run.loaded.module, torch.from_numpy(images.normalised(first)), strict=run.loaded.spec.verified
+        )
+    with watch.stage("capture"):
+        module = taking_pixels(module, images.input, target.spec) if images.pixels else module
+        captured = capture(module, torch.from_numpy(first), target.spec.expand)
+        _same_graph(captured, run)
+        program = captured.with_constants(run.kept.exact)
+        batch = program.batch_size(BATCH)
+    with watch.stage(f"convert to {target.spec.name}"):
+        lowered = target.lower(program, examples, work)
+    with watch.stage("open"):
+        threads = os.cpu_count() or 1
+        runners = {kernels: target.open(run.artifact, kernels, threads, program, lowered) for kernels in target.kernels}
+        plain = target.open(lowered.path, target.kernels[0], threads, program, None)
+        shipped = program.with_constants(run.kept.shipped)
+        simulator = open_simulator(shipped, run.plan, target.simulator)
+    steps = run.report.steps
+    prepared = Prepared(run.loaded, images, certificate, program, batch, steps, run.kept.stats, lowered)
+    decision = Decision(run.plan, shipped, simulator, steps)
+    notices = () if digests_hold(run) else (CHANGED,)
+    return Leg(target, prepared, decision, _artifact(run), run.folder, runners, notices), plain
+
+
+def _artifact(run: Run) -> Artifact:
+    path = run.artifact
+    toolchain = dict(run.report.environment.packages)
+    return Artifact(
+        path.name, run.target.spec.name, files.digest_json(run.plan), files.size(path), files.digest(path), toolchain
+    )
+
+
+def _same_graph(program: Program, run: Run) -> None:
+    """Refuses another graph under the plan: another version of torch or timm may capture one."""
+    ours = {name for name, value in program.view.values.items() if value.dtype.startswith("float")}
+    shapes = {name: tuple(tensor.shape) for name, tensor in program.constants.items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in run.kept.exact.items()}
+    if ours != set(run.plan.values) or shapes != theirs:
+        odd = sorted(ours ^ set(run.plan.values))
+        raise CheckFailed(
+            f"the graph captured here is not the one that was planned: {len(odd)} value(s) differ, such as "
+            f"{', '.join(odd[:3]) or 'the shape of a constant'}",
+            "audit with the versions of torch and timm that the report names, or quantize again",
+        )
+
+
+def digests_hold(run: Run) -> bool:
+    """Whether artifact and plan are those that the report was written of."""
+    named = run.report.digests
+    plan = files.digest(run.folder / "plan.json")
+    return files.digest(run.artifact) == named.get("artifact") and plan == named.get("plan")

@@ -1,0 +1,99 @@
+"""What a run keeps beside its artifact, so that it can be audited later with other images and no second calibration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from calibration.collect import read_stats, write_stats
+from qtools.core import files
+from qtools.core.errors import InputError
+from qtools.core.types import InputSpec, TensorStats
+from qtools.pipeline.decide import Decision
+from qtools.pipeline.prepare import Prepared
+
+FOLDER = "audit"
+WEIGHTS, STATS, RUN = "weights.safetensors", "stats.npz", "run.json"
+AGAIN = "run qtools quantize again"
+_FLOAT, _SHIPPED = "float.", "shipped."
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """How a run was set up, as far as its files do not say it.
+
+    Attributes:
+        io: "int8", "float32" or "pixels".
+        input: Preprocessing of its images.
+        target_options: Choices that only its target has.
+        classes: Names of the classes; () where nothing named them.
+        schema_version: 1.
+    """
+
+    io: str
+    input: InputSpec
+    target_options: Mapping[str, str]
+    classes: tuple[str, ...] = ()
+    schema_version: int = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What `write` stored.
+
+    Attributes:
+        facts: How the run was set up.
+        exact: Value id -> float constant of the captured graph.
+        shipped: Value id -> constant that the artifact has, before it was quantized; equal where nothing corrected it.
+        stats: Value id -> what calibration saw.
+    """
+
+    facts: RunFacts
+    exact: Mapping[str, torch.Tensor]
+    shipped: Mapping[str, torch.Tensor]
+    stats: Mapping[str, TensorStats]
+
+
+def write(folder: Path, prepared: Prepared, decision: Decision, facts: RunFacts) -> Path:
+    """Stores a run's float constants, those that ship, and its statistics in the run folder's own `audit/`."""
+    exact, shipped = prepared.program.constants, decision.program.constants
+    tensors = {_FLOAT + name: tensor for name, tensor in exact.items()}
+    changed = {name: tensor for name, tensor in shipped.items() if not torch.equal(tensor, exact[name])}
+    tensors |= {_SHIPPED + name: tensor for name, tensor in changed.items()}
+    inside = folder / FOLDER
+    files.write_bytes(inside / WEIGHTS, save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}))
+    write_stats(inside / STATS, prepared.stats)
+    files.write_text(inside / RUN, files.to_json(facts))
+    return inside
+
+
+def read(folder: Path) -> Kept:
+    """Reads what `write` stored.
+
+    Raises:
+        InputError: If something is missing or damaged.
+    """
+    inside = folder / FOLDER
+    if not inside.is_dir():
+        raise InputError(f"{folder} keeps nothing to audit: it has no {FOLDER}/", AGAIN)
+    try:
+        tensors = load_file(inside / WEIGHTS)
+        facts = _adapter().validate_python(json.loads((inside / RUN).read_text(encoding="utf-8")))
+    except (OSError, ValueError, SafetensorError, ValidationError) as error:
+        raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
+    exact = {name.removeprefix(_FLOAT): tensor for name, tensor in tensors.items() if name.startswith(_FLOAT)}
+    changed = {name.removeprefix(_SHIPPED): tensor for name, tensor in tensors.items() if name.startswith(_SHIPPED)}
+    return Kept(facts, exact, exact | changed, read_stats(inside / STATS))
+
+
+@cache
+def _adapter() -> TypeAdapter[RunFacts]:
+    return TypeAdapter(RunFacts)

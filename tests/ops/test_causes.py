@@ -1,0 +1,263 @@
+"""Faults planted into good networks: the audit names each of them, and names nothing where nothing was planted.
+
+What is planted into a network leaves its float results as they were, or is a fault of the plan alone. No artifact is
+made here: causes look at a plan, its weights and statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from calibration import plan as planning
+from calibration.apart import Apart
+from calibration.collect import collect
+from calibration.hybrid.equalize import linear_paths
+from calibration.method import Method, method
+from calibration.read_through import read_through
+from calibration.widths import Widths
+from exporters.tflite import TARGET
+from qtools import models, reference
+from qtools.core.protocols import Lowered
+from qtools.core.target import TargetSpec
+from qtools.core.types import OpKind, QuantPlan, TensorStats
+from qtools.fuse.apply import fuse
+from qtools.graph import execute
+from qtools.graph.capture import Program, capture
+from qtools.graph.execute import observer
+from qtools.pipeline import data
+from qtools.pipeline.audit.examine import examine
+from qtools.pipeline.config import Images
+from qtools.pipeline.decide import Decision, recipe_of
+from qtools.pipeline.prepare import Prepared
+from qtools.simulate.coreml import FakeQuantized
+
+BATCH = 4
+Batches = Iterator[NDArray[np.float32]]
+Ranges = Callable[[str, TensorStats], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Good:
+    """A trained network without a fault: captured, with what calibration saw of it."""
+
+    loaded: models.Loaded
+    prepared: Prepared
+    spec: TargetSpec
+
+    @property
+    def program(self) -> Program:
+        return self.prepared.program
+
+    def over(self, constants: Mapping[str, torch.Tensor]) -> Good:
+        """The same graph over other weights."""
+        program = self.program.with_constants(constants)
+        return replace(self, prepared=seen(replace(self.prepared, program=program)))
+
+    def planned(
+        self, method_name: str = "mse", bits: int = 8, ranges: Mapping[str, tuple[float, float]] | None = None
+    ) -> Decision:
+        """A plan by a method's ranges alone, some of them given."""
+        prepared, view = self.prepared, self.program.view
+        chosen = _with_ranges(method(method_name), ranges or {}, prepared.stats)
+        recipe = recipe_of("good", view, self.spec, prepared.images, (chosen, Widths(bits, bits), Apart()))
+        weights = {name: tensor.numpy() for name, tensor in self.program.constants.items()}
+        plan = planning.plan(view, self.spec, prepared.stats, weights, recipe, {})
+        return decided(plan, self.program)
+
+    def causes(self, decision: Decision, bits: int = 8) -> list[str]:
+        """Names of what an audit finds, the one that explains most first."""
+        return [finding.cause for finding in examine(self.prepared, decision, TARGET, bits).findings]
+
+
+def decided(plan: QuantPlan, program: Program) -> Decision:
+    return Decision(plan, program, FakeQuantized(program, plan), ())
+
+
+def seen(prepared: Prepared, spoil: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda x: x) -> Prepared:
+    """With statistics of the calibration images, which may be spoilt on the way."""
+    program, images = prepared.program, prepared.images
+    floats = set(program.view.activations)
+    axes = {name: program.view.values[name].channel_axis for name in floats}
+    batches = _Spoilt(images.batches(images.calibration, BATCH), spoil)
+    return replace(prepared, stats=collect(batches, observer(program, floats), axes))
+
+
+class _Spoilt:
+    def __init__(self, batches: Any, spoil: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+        self._batches, self._spoil = batches, spoil
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Batches:
+        return (self._spoil(pixels) for pixels in self._batches)
+
+
+def _with_ranges(chosen: Method, given: Mapping[str, tuple[float, float]], stats: Mapping[str, TensorStats]) -> Any:
+    """A method whose ranges are those given, where they are: values are told apart by their statistics."""
+    by_stats = {id(stats[name]): pair for name, pair in given.items()}
+
+    @dataclass(frozen=True)
+    class Given(Method):
+        @property
+        def ranges(self) -> Any:
+            return lambda held, scheme: by_stats.get(id(held)) or chosen.ranges(held, scheme)
+
+    return Given(chosen.name, chosen.ranges_name)
+
+
+def good(loaded: models.Loaded, size: int, spec: TargetSpec = TARGET.spec) -> Good:
+    picture = replace(loaded.spec.input, size=(size, size))
+    loaded = replace(loaded, spec=replace(loaded.spec, input=picture))
+    images = data.choose(loaded, Images(calibration=32, evaluation=48))
+    example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
+    module, certificate = fuse(loaded.module, example)
+    program = capture(module, example, spec.expand)
+    lowered = Lowered("tflite", Path(), dict.fromkeys(program.view.values), {}, 0.0, "")
+    return Good(loaded, seen(Prepared(loaded, images, certificate, program, BATCH, (), {}, lowered)), spec)
+
+
+@pytest.fixture(scope="module")
+def repvit() -> Good:
+    return good(models.load("repvit_m1_1", "reference", reference.checkpoint), 128)
+
+
+@pytest.fixture(scope="module")
+def mobilevit() -> Good:
+    return good(models.load("mobilevit_xxs", "reference", reference.checkpoint), 128)
+
+
+@pytest.fixture(scope="module")
+def vit() -> Good:
+    """Two blocks of a ViT, its LayerNorms far from one and zero as training leaves them."""
+    torch.manual_seed(0)
+    network = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=16).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.copy_(0.5 + torch.rand_like(module.weight))
+                module.bias.copy_(0.2 * torch.randn_like(module.bias))
+        network.head.weight.copy_(0.3 * torch.randn_like(network.head.weight))
+    return good(models.wrap_module(network, input_size=64), 64)
+
+
+@pytest.fixture(scope="module", params=["repvit", "mobilevit", "vit"])
+def network(request: pytest.FixtureRequest) -> Good:
+    found: Good = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("name", ["mse", "percentile"])
+def test_nothing_is_named_in_a_good_network(network: Good, name: str) -> None:
+    assert network.causes(network.planned(name)) == []
+
+
+def test_an_outlier_channel(network: Good) -> None:
+    """Written forty times as large, read by a fortieth: the same numbers come out in float."""
+    view, old = network.program.view, network.program.constants
+    paths = linear_paths(view)
+    path = max(paths, key=lambda path: len(path.values))
+    new: dict[str, torch.Tensor] = {}
+    for op in path.writers:
+        for name in op.inputs[1:]:
+            new[name] = old[name].clone()
+            new[name][0] *= 40
+    for op in path.readers:
+        name = op.inputs[1]
+        new[name] = new.get(name, old[name]).clone()
+        if op.kind is OpKind.DEPTHWISE_CONV:
+            new[name][0] /= 40
+        else:
+            new[name][:, 0] /= 40
+    planted = network.over(new)
+    same_in_float(network, planted)
+    assert planted.causes(planted.planned("minmax"))[0] == "outlier channel"
+
+
+def same_in_float(one: Good, other: Good) -> None:
+    images = one.prepared.images
+    batch = torch.from_numpy(next(iter(images.batches(images.evaluation, 2))))
+    before, after = execute.run(one.program, batch), execute.run(other.program, batch)
+    assert float((after - before).abs().max()) <= 1e-3 * float(before.abs().max())
+
+
+def test_an_outlier_sample(network: Good) -> None:
+    """One image of noise among those that calibrate."""
+    noise = np.random.default_rng(0)
+
+    def spoil(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not spoilt:
+            spoilt.append(True)
+            pixels = pixels.copy()
+            pixels[0] = 2.5 * noise.choice([-1.0, 1.0], pixels[0].shape).astype(np.float32)
+        return pixels
+
+    spoilt: list[bool] = []
+    prepared = seen(network.prepared, lambda pixels: spoil(pixels) if not spoilt else pixels)
+    planted = replace(network, prepared=prepared)
+    assert "outlier sample" in planted.causes(planted.planned("minmax"))
+
+
+def test_clipping(network: Good) -> None:
+    stats, through = network.prepared.stats, read_through(network.program.view)
+    short = {n: (0.25 * s.lo, 0.25 * s.hi) for n, s in stats.items() if n not in through}
+    assert network.causes(network.planned(ranges=short))[0] == "clipping"
+
+
+def test_a_function_tail(network: Good) -> None:
+    stats, through = network.prepared.stats, read_through(network.program.view)
+    long = {n: (-400.0, stats[n].hi) for n in through}
+    assert network.causes(network.planned(ranges=long))[0] == "function tail"
+
+
+def test_a_residual_scale_mismatch(network: Good) -> None:
+    stats = network.prepared.stats
+    sums = [op.outputs[0] for op in network.program.view.ops if op.kind is OpKind.ADD]
+    long = {n: (60 * stats[n].lo, 60 * stats[n].hi) for n in sums}
+    assert network.causes(network.planned(ranges=long))[0] == "residual scale mismatch"
+
+
+def test_a_bias_shift(network: Good) -> None:
+    decision, view = network.planned(), network.program.view
+    moved = {}
+    for op in view.ops:
+        params = decision.plan.params(op.outputs[0])
+        if op.kind in (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR) and len(op.inputs) > 2 and params:
+            name = op.inputs[2]
+            moved[name] = network.program.constants[name] + 1.5 * params.scale[0]
+    assert "bias shift" in network.causes(decided(decision.plan, network.program.with_constants(moved)))
+
+
+def test_weights_that_one_tap_outweighs(repvit: Good) -> None:
+    """RepViT's depthwise kernels hold a folded identity; at 4 bits their other taps fall between two steps."""
+    assert "range inflated by fusion" in repvit.causes(repvit.planned(bits=4), 4)
+
+
+@pytest.mark.parametrize(
+    ("word", "spoil"),
+    [
+        ("normalised twice", lambda x, mean, std: (x - mean) / std),
+        ("not normalised (0 to 1)", lambda x, mean, std: x * std + mean),
+        ("not normalised (0 to 255)", lambda x, mean, std: 255 * (x * std + mean)),
+        ("not divided by 255", lambda x, mean, std: (255 * (x * std + mean) - mean) / std),
+    ],
+)
+def test_calibration_images_prepared_otherwise(
+    network: Good, word: str, spoil: Callable[..., NDArray[np.float32]]
+) -> None:
+    picture = network.loaded.spec.input
+    mean, std = (np.asarray(x, np.float32).reshape(3, 1, 1) for x in (picture.mean, picture.std))
+    planted = replace(network, prepared=seen(network.prepared, lambda x: spoil(x, mean, std).astype(np.float32)))
+    found = examine(planted.prepared, planted.planned(), TARGET, 8).findings
+    assert [finding.cause for finding in found] == ["calibration images prepared otherwise"]
+    assert word in found[0].evidence
