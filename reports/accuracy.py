@@ -177,16 +177,19 @@ def _tango_limit(lost: int, gained: int, n: int, wanted: float) -> float:
 
 def _tango_score(lost: int, gained: int, n: int, delta: float) -> float:
     """Tango's score statistic for the hypothesis P(lost) - P(gained) = delta."""
-    a = 2 * n
-    b = (2 * n - lost + gained) * delta - lost - gained
-    c = -gained * delta * (1 - delta)
-    # the larger root is the restricted maximum-likelihood estimate of P(gained)
-    p_gained = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-    variance = n * (2 * p_gained + delta * (1 - delta))
+    variance = n * (2 * restricted_gain(lost, gained, n, delta) + delta * (1 - delta))
     surplus = lost - gained - n * delta
     if variance <= 0:
         return math.copysign(math.inf, surplus) if surplus else 0.0
     return surplus / math.sqrt(variance)
+
+
+def restricted_gain(lost: int, gained: int, n: int, delta: float) -> float:
+    """Maximum-likelihood estimate of P(gained) under P(lost) - P(gained) = delta, -1 to 1 (Tango 1998)."""
+    a = 2 * n
+    b = (2 * n - lost + gained) * delta - lost - gained
+    c = -gained * delta * (1 - delta)
+    return (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # the larger root
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
