@@ -49,7 +49,7 @@ def _section(section: Section, console: Console) -> None:
         text = f"{words.NOT_RUN}: {section.note}" if not section.compared else f"all {section.compared:,} equal"
         console.print(Text.assemble((f"{section.title}: ", "bold"), text))
         return
-    rows = plain_table(f"{section.title}: {len(section.changes):,} changes", "What", "", ">before", ">after")
+    rows = plain_table(f"{section.title}: {len(section.changes):,} changes", "What", "", "before", "after")
     for change in section.changes[:SHOWN]:
         rows.add_row(*map(Text, (change.name, change.field, change.before, change.after)))
     if len(section.changes) > SHOWN:
