@@ -17,7 +17,7 @@ from exporters._ends import end_types
 from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
-from qtools.core.inspection import Inspection
+from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import QuantPlan
 
@@ -108,6 +108,13 @@ def inspect_artifact(path: Path) -> Inspection:
     return inspect(path)
 
 
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Reads the tensors of a package of any origin."""
+    from exporters._coreml import tensors
+
+    return tensors.read(path)
+
+
 def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
     """Evaluates a package of any origin on tensors as they are."""
     from exporters._coreml import run
@@ -145,4 +152,5 @@ TARGET = Target(
     configure=configure,
     replay=replay,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
+    tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},
 )

@@ -16,7 +16,7 @@ from exporters._onnx import rules
 from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
-from qtools.core.inspection import Inspection
+from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.target import TargetSpec
 from qtools.core.types import QuantPlan
@@ -141,6 +141,13 @@ def inspect_artifact(path: Path) -> Inspection:
     return inspect(path)
 
 
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Reads the tensors of an .onnx of any origin."""
+    from exporters._onnx import tensors
+
+    return tensors.read(path)
+
+
 def target(spec: TargetSpec) -> Target:
     """What there is to do with a set of rules."""
     return Target(
@@ -156,6 +163,7 @@ def target(spec: TargetSpec) -> Target:
         configure=partial(configure, spec),
         replay=replay,
         inspectors={spec.suffix: inspect_artifact},
+        tensors={spec.suffix: read_tensors},
     )
 
 

@@ -15,7 +15,7 @@ from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.artifact import Artifact
-from qtools.core.inspection import Inspection
+from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Target
 from qtools.core.types import QuantPlan
 
@@ -125,6 +125,13 @@ def inspect_artifact(path: Path) -> Inspection:
     return inspect(path)
 
 
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Reads the tensors of a .tflite of any origin."""
+    from exporters._tflite import tensors
+
+    return tensors.read(path)
+
+
 def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
     """Runs a .tflite of any origin on tensors as they are."""
     from exporters._tflite import run
@@ -143,5 +150,6 @@ TARGET = Target(
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
     inspectors={SPEC.suffix: inspect_artifact},
+    tensors={SPEC.suffix: read_tensors},
     second=SecondRuntime(second.NAME, second.run),
 )

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.metrics import top_k_hits
+from reports.bootstrap import drop_bootstrap, mean_interval
 
 INTERVAL_METHOD = "Tango (1998) score interval for paired proportions, 95 %"
 """Why this one: with a good int8 network a handful of images out of a thousand flip. There a Wald or a bootstrap
-interval is far too short (zero length where nothing flips), while the score interval keeps its coverage."""
+interval is far too short (zero length where nothing flips), while the score interval keeps its coverage; figures are in
+`reports.bootstrap`."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class PairedAccuracy:
         lost: Images that only the reference gets right.
         gained: Images that only the other gets right.
         mcnemar_p: Exact two-sided McNemar probability of flips this uneven if neither were better.
+        kl_interval: Studentized bootstrap 95 % interval of `kl`; None where so few images cannot tell.
+        drop_bootstrap: Percentile bootstrap 95 % interval of `drop`, in points, beside the one that is quoted: too
+            short where few images flip, see `reports.bootstrap`.
     """
 
     n: int
@@ -54,6 +59,8 @@ class PairedAccuracy:
     lost: int | None = None
     gained: int | None = None
     mcnemar_p: float | None = None
+    kl_interval: tuple[float, float] | None = None
+    drop_bootstrap: tuple[float, float] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -81,9 +88,10 @@ def paired_accuracy(
     same = int((reference.argmax(1) == other.argmax(1)).sum())
     agreement = 100 * same / n
     interval = wilson_interval(same, n)
-    kl = mean_kl(reference, other)
+    per_image = _kl(reference, other)
+    kl, kl_interval = max(0.0, float(per_image.mean())), mean_interval(per_image)
     if labels is None:
-        return PairedAccuracy(n, agreement, interval, kl)
+        return PairedAccuracy(n, agreement, interval, kl, kl_interval=kl_interval)
     labels = _check_labels(labels, n, classes)
     right, right_other = top_k_hits(reference, labels), top_k_hits(other, labels)
     lost, gained = int((right & ~right_other).sum()), int((right_other & ~right).sum())
@@ -101,6 +109,8 @@ def paired_accuracy(
         lost=lost,
         gained=gained,
         mcnemar_p=mcnemar_p(lost, gained),
+        kl_interval=kl_interval,
+        drop_bootstrap=drop_bootstrap(lost, gained, n),
     )
 
 
@@ -183,16 +193,19 @@ def _tango_limit(lost: int, gained: int, n: int, wanted: float) -> float:
 
 def _tango_score(lost: int, gained: int, n: int, delta: float) -> float:
     """Tango's score statistic for the hypothesis P(lost) - P(gained) = delta."""
-    a = 2 * n
-    b = (2 * n - lost + gained) * delta - lost - gained
-    c = -gained * delta * (1 - delta)
-    # the larger root is the restricted maximum-likelihood estimate of P(gained)
-    p_gained = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-    variance = n * (2 * p_gained + delta * (1 - delta))
+    variance = n * (2 * restricted_gain(lost, gained, n, delta) + delta * (1 - delta))
     surplus = lost - gained - n * delta
     if variance <= 0:
         return math.copysign(math.inf, surplus) if surplus else 0.0
     return surplus / math.sqrt(variance)
+
+
+def restricted_gain(lost: int, gained: int, n: int, delta: float) -> float:
+    """Maximum-likelihood estimate of P(gained) under P(lost) - P(gained) = delta, -1 to 1 (Tango 1998)."""
+    a = 2 * n
+    b = (2 * n - lost + gained) * delta - lost - gained
+    c = -gained * delta * (1 - delta)
+    return (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # the larger root
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:

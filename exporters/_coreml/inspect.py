@@ -142,17 +142,17 @@ class _Program:
             weight = self._unpacked(operation)
             self._constants |= dict.fromkeys(writes, weight)
             return ArtifactOp(operation.type, (), writes, "", weight, result, "unpack")
-        literals = _literals(operation)
-        for parameter, value in literals.items():
+        inside = literals(operation)
+        for parameter, value in inside.items():
             self._store(value, "grids" if operation.type in PAIR and parameter in GRIDS else "parameters")
         weights = [self._constants[n] for p in OPERANDS for n in _names(operation, p) if n in self._constants]
-        weights += [_dtype(literals[p].type) for p in OPERANDS if p in literals]
+        weights += [_dtype(inside[p].type) for p in OPERANDS if p in inside]
         weight = weights[0] if weights else ""
         return ArtifactOp(operation.type, reads, writes, source, weight, result, _arithmetic(operation, source, result))
 
     def _unpacked(self, operation: Any) -> str:
         """Stored type of a weight that an operation unpacks; counts what the operation itself holds."""
-        inside = _literals(operation)
+        inside = literals(operation)
         found = next((self._constants[n] for p in DATA for n in _names(operation, p) if n in self._constants), "")
         palette = operation.type.startswith(LOOK_UP)
         for parameter, value in inside.items():
@@ -168,7 +168,7 @@ class _Program:
         return f"{found} palette" if palette else found
 
 
-def _literals(operation: Any) -> dict[str, Any]:
+def literals(operation: Any) -> dict[str, Any]:
     """Tensors that an operation holds itself, in its attributes or in place of a named input."""
     found = {name: value for name, value in operation.attributes.items() if name != "name"}
     for parameter, argument in operation.inputs.items():

@@ -145,25 +145,30 @@ def _constants(model: Mapping[str, Any]) -> list[Any]:
         for tensor in graph["tensors"]:
             held = _size(model["buffers"][tensor["buffer"]])
             if held:
-                dtype = _dtype(tensor)
+                dtype = dtype_of(tensor)
                 rows[tensor["buffer"]] = ("parameters", dtype, math.prod(tensor["shape"].tolist()), held)
     return list(rows.values())
 
 
-def _dtype(tensor: Mapping[str, Any]) -> str:
+def dtype_of(tensor: Mapping[str, Any]) -> str:
+    """Name of a tensor's element type."""
     return TENSOR_TYPES[tensor["type"]].lower()
 
 
 def _end(tensor: Mapping[str, Any]) -> End:
     given = tensor["signature"] if len(tensor["signature"]) else tensor["shape"]
     shape = tuple(int(size) if size >= 0 else "?" for size in given)
+    return End(tensor["name"], shape, dtype_of(tensor), grid_of(tensor))
+
+
+def grid_of(tensor: Mapping[str, Any]) -> Grid | None:
+    """Scales and zero points of a tensor of a checked file."""
     found = tensor["grid"]
-    grid = None
-    if found is not None and len(found["scale"]):
-        axis = int(found["axis"]) if len(found["scale"]) > 1 else None
-        zeros = found["zero_point"] if len(found["zero_point"]) else np.zeros(len(found["scale"]), np.int64)
-        grid = Grid(tuple(found["scale"].tolist()), tuple(zeros.tolist()), axis)
-    return End(tensor["name"], shape, _dtype(tensor), grid)
+    if found is None or not len(found["scale"]):
+        return None
+    axis = int(found["axis"]) if len(found["scale"]) > 1 else None
+    zeros = found["zero_point"] if len(found["zero_point"]) else np.zeros(len(found["scale"]), np.int64)
+    return Grid(tuple(found["scale"].tolist()), tuple(zeros.tolist()), axis)
 
 
 def _ops(model: Mapping[str, Any], number: int) -> Iterable[ArtifactOp]:
@@ -176,7 +181,7 @@ def _ops(model: Mapping[str, Any], number: int) -> Iterable[ArtifactOp]:
         inputs = [int(i) for i in operator["inputs"] if i >= 0]
         outputs = [int(i) for i in operator["outputs"] if i >= 0]
         reads = [i for i in inputs if not _constant(model, tensors[i])]
-        types = [_dtype(tensors[i]).upper() for i in reads], [_dtype(tensors[i]).upper() for i in outputs]
+        types = [dtype_of(tensors[i]).upper() for i in reads], [dtype_of(tensors[i]).upper() for i in outputs]
         weight = _weight(tensors[i] for i in inputs if _constant(model, tensors[i]))
         kind = _kind(model["codes"][operator["code"]])
         yield ArtifactOp(
@@ -198,7 +203,7 @@ def _kind(code: Mapping[str, Any]) -> str:
 
 def _weight(constants: Iterable[Mapping[str, Any]]) -> str:
     """Type of the first constant that holds numbers rather than shapes; biases and positions are int32."""
-    found = [_dtype(tensor) for tensor in constants]
+    found = [dtype_of(tensor) for tensor in constants]
     return next((dtype for dtype in found if dtype.upper() in FLOATS | CODES), "")
 
 

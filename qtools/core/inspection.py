@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from numpy.typing import NDArray
+
 Arithmetic = Literal["integer", "QDQ", "float", "dynamic", "Q/DQ", "unpack", "index"]
 """integer: on codes. QDQ: written as float between Q and DQ. dynamic: float ends, integer weights. Q/DQ: quantizes or
 dequantizes an activation. unpack: makes weights from what is stored. index: shapes and positions."""
@@ -18,6 +20,23 @@ class Grid:
     scales: tuple[float, ...]
     zero_points: tuple[int, ...]
     axis: int | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that an artifact names.
+
+    Attributes:
+        dtype: Element type as stored.
+        shape: As the file has it; empty where it does not say.
+        codes: What is stored, narrow types one element per byte; None for an activation.
+        grid: How its codes are meant, where the file ties that to the tensor.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    codes: NDArray[Any] | None = None
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,24 @@ def names(package: str) -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_") and not m.ispkg))
 
 
-def check(package: str, name: str, what: str) -> None:
+def having(package: str, constant: str) -> tuple[str, ...]:
+    """`names` of the modules that expose `constant`; imports them all."""
+    return tuple(n for n in names(package) if hasattr(importlib.import_module(f"{package}.{n}"), constant))
+
+
+def check(package: str, name: str, what: str, known: tuple[str, ...] | None = None) -> None:
     """Refuses a name that no module of `package` has, without importing any of them.
 
     Args:
         package: Dotted name of the folder.
         name: What the user typed.
         what: What the folder holds, in the user's words: "target", "method".
+        known: The names allowed, where not all of them are.
 
     Raises:
         InputError: With what was probably meant, and the list of what there is.
     """
-    known = names(package)
+    known = names(package) if known is None else known
     if name not in known:
         raise InputError(f"unknown {what} '{name}'.{did_you_mean(name, known)}", f"choose one of: {', '.join(known)}")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
-from qtools.core.inspection import Inspection
+from qtools.core.inspection import Inspection, Tensor
 from qtools.core.target import TargetSpec
 from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TensorStats
 
@@ -131,6 +131,7 @@ class Target:
         configure: The user's choices for this target (option -> value) -> the Target that has them; None where there
             are none to make.
         inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
+        tensors: File suffix -> what reads the tensors of such a file, of any origin, by name.
         replay: (path of any origin, input name -> array) -> output name -> array, in the kernels that ship.
         second: Another runtime of the format, where there is one.
     """
@@ -148,6 +149,7 @@ class Target:
     quantized: str = "int8"
     configure: Callable[[Mapping[str, str]], Target] | None = None
     inspectors: Mapping[str, Callable[[Path], Inspection]] = field(default_factory=dict)
+    tensors: Mapping[str, Callable[[Path], Mapping[str, Tensor]]] = field(default_factory=dict)
     second: SecondRuntime | None = None
 
     def configured(self, options: Mapping[str, str]) -> Target:

@@ -1,1 +1,1 @@
-"""One file per output format, found by file name, each exposing RENDER: Callable[[Report], str]."""
+"""One file per output format, found by file name; those that show a Report expose RENDER: Callable[[Report], str]."""

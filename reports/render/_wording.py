@@ -38,10 +38,17 @@ class Tile:
 
 
 def clean(text: str) -> str:
-    """Text with control characters replaced, so that a name can neither move a cursor nor break a line."""
+    """Text with control characters replaced, so that a name can neither move a cursor nor break a line.
+
+    Code points that are no characters go too: XML and YAML have none of them.
+    """
     if text.isascii() and text.isprintable():
         return text
-    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in text)
+    return "".join("�" if _controls(c) else c for c in text)
+
+
+def _controls(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs") or ord(letter) & 0xFFFE == 0xFFFE
 
 
 def cleaned(value: T) -> T:

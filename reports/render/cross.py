@@ -45,6 +45,3 @@ def to_json(reports: Sequence[str], cross: CrossCheck) -> str:
     """One object: "reports" (each as its own report.json) and "cross"."""
     content = {"reports": [json.loads(text) for text in reports], "cross": json.loads(plain_json(cross))}
     return json.dumps(content, sort_keys=True, indent=2) + "\n"
-
-
-RENDER = render

@@ -16,7 +16,7 @@ from reports.render import _wording as words
 from reports.render._plain import plain_text
 
 WIDTH = 110
-"""Columns of `RENDER`, which knows no terminal."""
+"""Columns of `render`, which knows no terminal."""
 SHOWN_ENTRIES = 12
 _WORDS = {
     "integer": "integer",
@@ -180,6 +180,3 @@ def _table(title: str, *columns: str) -> Table:
             Text(name.removeprefix(">")), justify="right" if right else "left", overflow="fold", no_wrap=right or whole
         )
     return table
-
-
-RENDER = render

@@ -33,6 +33,3 @@ def show(found: Sequence[Foreseen], console: Console) -> None:
 def to_json(found: Sequence[Foreseen]) -> str:
     """One object: "predictions", in the order of the targets."""
     return files.to_json({"predictions": tuple(found)})
-
-
-RENDER = render

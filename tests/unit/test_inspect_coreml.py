@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporters._coreml import archive, package
+from exporters._coreml import archive, package, tensors
 from exporters._coreml.inspect import inspect
 from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from qtools.core.errors import InputError
+from reports import compare
 from reports.inspection import describe
 
 ct = coremltools()
@@ -227,3 +228,31 @@ def test_a_huge_declared_shape_is_refused(made: Path, tmp_path: Path) -> None:
     (copy / "Data" / package.MODEL).write_bytes(spec.SerializeToString())
     with pytest.raises(InputError, match="no model of this kind"):
         inspect(copy)
+
+
+def test_tensors_are_what_was_stored(made: Path, tmp_path: Path) -> None:
+    """Codes times their scales are the float weights; one byte changed in the weight file is one number changed."""
+    floats = [t for t in tensors.read(made / "float.mlpackage").values() if t.codes is not None and t.codes.size > 99]
+    found = tensors.read(made / "linear.mlpackage")
+    codes = {name: t for name, t in found.items() if t.dtype == "int8" and t.codes is not None and t.codes.size > 99}
+    assert len(codes) == len(floats) == 2
+    for (name, tensor), exact in zip(codes.items(), floats, strict=True):
+        scale = found[name.rpartition(".")[0] + ".scale"].codes
+        assert (
+            tensor.shape == exact.shape and scale is not None and tensor.codes is not None and exact.codes is not None
+        )
+        real = tensor.codes.reshape(len(scale), -1) * scale[:, None].astype(np.float64)
+        # half a step, and the rounding of the weight and of the scale to float16
+        allowed = float(scale.max()) / 2 + 2 * 2.0**-11 * float(np.abs(exact.codes).max())
+        assert np.abs(real.reshape(-1) - exact.codes).max() <= allowed
+    shutil.copytree(made / "linear.mlpackage", tmp_path / "changed.mlpackage")
+    file = next((tmp_path / "changed.mlpackage").rglob("weight.bin"))
+    name, tensor = next(iter(codes.items()))
+    assert tensor.codes is not None
+    data = bytearray(file.read_bytes())
+    data[data.find(tensor.codes.tobytes()) + 20] ^= 1
+    file.write_bytes(data)
+    (change,) = compare.tensors(found, tensors.read(tmp_path / "changed.mlpackage")).changes
+    assert (change.name, change.field) == (name, f"1 of {tensor.codes.size:,} numbers, most at 20")
+    palette = tensors.read(made / "palette6.mlpackage")
+    assert sum(t.codes.size for t in palette.values() if t.dtype == "uint6" and t.codes is not None) == PARAMETERS
