@@ -25,7 +25,8 @@ def find(case: Case) -> Iterable[Suspect]:
         if moved:
             yield Suspect(
                 tuple(sorted(other)),
-                f"{seen}: by {worst:.1f} steps of the result's grid at {where}, by half a step or more in {moved} layers",
+                f"{seen}: by {worst:.1f} steps of the result's grid at {where}, by half a step or more in {moved} "
+                f"layers",
                 Fix(constants=other, done=done),
                 "correct biases in calibration: qtools quantize ... --method auto",
             )

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration.batches import ImageBatches
 from calibration.data import open_folder
+from calibration.plan_file import read_plan
 from calibration.sampling import labels_of, select
 from qtools.core import files, numerics, plugins
 from qtools.core.errors import InputError, QtoolsError
@@ -100,24 +101,13 @@ def _open(path: Path) -> Opened:
     tensors = target.tensors[artifact.suffix.lower()](artifact)
     if not own:
         return Opened(artifact, target, description, tensors, side)
-    return Opened(artifact, target, description, tensors, side, folder, report, _plan(folder / PLAN))
+    return Opened(artifact, target, description, tensors, side, folder, report, read_plan(folder / PLAN))
 
 
 def _readers() -> dict[str, Target]:
     """File suffix -> a target that reads and runs it."""
     targets: list[Target] = [plugins.find("exporters", name, "TARGET") for name in plugins.names("exporters")]
     return {suffix: target for target in targets for suffix in target.tensors}
-
-
-def _plan(path: Path) -> QuantPlan:
-    try:
-        return TypeAdapter(QuantPlan).validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "run qtools quantize again") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path} is no plan, at {where}: {first['msg']}", "run qtools quantize again") from error
 
 
 def _runs(a: Opened, b: Opened) -> tuple[held.Section, held.Section]:

@@ -97,7 +97,7 @@ def findings(
     first = float(before.mean())
     while open_cases:
         tried = [_Proof(cause, each, prover.distance(*made, each.fix)) for cause, each in open_cases]
-        proven = [proof for proof in tried if _is_proven(before, proof.behind, first)]
+        proven = [proof for proof in tried if is_proven(before, proof.behind, first)]
         if not proven:
             break
         best = min(proven, key=lambda proof: float(proof.behind.mean()))
@@ -113,7 +113,14 @@ def every_cause() -> dict[str, Cause]:
     return {name: plugins.find("qtools.causes", name, "CAUSE") for name in plugins.names("qtools.causes")}
 
 
-def _is_proven(before: NDArray[np.float64], behind: NDArray[np.float64], first: float) -> bool:
+def is_proven(before: NDArray[np.float64], behind: NDArray[np.float64], first: float) -> bool:
+    """Whether a change brings enough, and not by chance.
+
+    Args:
+        before: Distance of each image from float without it.
+        behind: The same with it.
+        first: Mean distance that is to be explained.
+    """
     gain = before - behind
     if float(gain.mean()) < WORTH * first or not gain.any():
         return False
@@ -121,7 +128,7 @@ def _is_proven(before: NDArray[np.float64], behind: NDArray[np.float64], first: 
     return float(stats.wilcoxon(gain, alternative="greater").pvalue) <= CHANCE
 
 
-def _interval(gain: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+def interval(gain: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
     """Student's interval of the mean of paired differences; (mean, mean) of one image."""
     mean = float(gain.mean())
     if len(gain) < 2:
@@ -132,7 +139,7 @@ def _interval(gain: NDArray[np.float64], confidence: float = 0.95) -> tuple[floa
 
 def _finding(case: Case, proof: _Proof, before: NDArray[np.float64]) -> Finding:
     suspect = proof.suspect
-    lo, hi = _interval(before - proof.behind)
+    lo, hi = interval(before - proof.behind)
     return Finding(
         cause=proof.cause.title,
         values=suspect.values,
