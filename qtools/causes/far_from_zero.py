@@ -40,7 +40,7 @@ def find(case: Case) -> Iterable[Suspect]:
         yield Suspect(
             tuple(found),
             f"{'bridge block: ' if bridge else ''}half of the channels lie {farthest:.0f} x their own half span from "
-            f"zero or farther at {where}; zero points of their own would be far outside 8 bits, and the grid that holds "
+            f"zero or farther at {where}; their own zero points would be far outside 8 bits, and the grid that holds "
             f"zero wastes its codes",
             Fix(found, done="these values at full width"),
             "move the channels around zero by the biases beside them: qtools quantize ... --method auto",

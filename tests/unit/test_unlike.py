@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ def view() -> GraphView:
     """image -> conv -> gelu -> linear."""
     names = ("image", "conv", "gelu", "linear")
     kinds = (OpKind.CONV, OpKind.GELU, OpKind.LINEAR)
-    ops = tuple(Op(b, kind, (a,), (b,), {}, f"block.{b}") for a, b, kind in zip(names, names[1:], kinds, strict=True))
+    ops = tuple(Op(b, kind, (a,), (b,), {}, f"block.{b}") for (a, b), kind in zip(pairwise(names), kinds, strict=True))
     return GraphView({name: Value(name, (1, 4), "float32") for name in names}, ops, ("image",), ("linear",))
 
 
