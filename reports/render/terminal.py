@@ -63,7 +63,7 @@ def _warnings(report: Report) -> list[Text]:
 
 
 def _ledger(report: Report) -> Table:
-    table = _table("", "Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats")
+    table = plain_table("", "Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats")
     for row in report.ledger:
         table.add_row(*map(Text, _ledger_cells(row)), style="dim" if row.role == "side" else None)
     return table
@@ -95,7 +95,7 @@ def _figures(report: Report) -> Table:
 
 
 def _steps(report: Report) -> Table:
-    table = _table("", *words.STEP_HEADS)
+    table = plain_table("", *words.STEP_HEADS)
     for step in report.steps:
         table.add_row(*map(Text, words.step_cells(step)))
     return table
@@ -103,14 +103,14 @@ def _steps(report: Report) -> Table:
 
 def places_table(places: Places) -> Table:
     """Where each kind of operation runs; names enter as Text."""
-    table = _table(words.PLACE_TITLE, *words.PLACE_HEADS)
+    table = plain_table(words.PLACE_TITLE, *words.PLACE_HEADS)
     for row in places.rows:
         table.add_row(*map(Text, words.place_cells(places, row)))
     return table
 
 
 def _worst(report: Report) -> Table:
-    table = _table("Weakest tensors, SQNR in dB", "Module", "kind", ">simulated", ">real")
+    table = plain_table("Weakest tensors, SQNR in dB", "Module", "kind", ">simulated", ">real")
     for row in report.fidelity[:WORST]:
         cells = words.place(row), row.kind, words.decibels(row.sqnr_simulated_db), words.decibels(row.sqnr_real_db)
         table.add_row(*map(Text, cells))
@@ -122,7 +122,7 @@ def _differences(report: Report) -> RenderableType:
     total = sum(row.codes for row in report.differences)
     if not differing:
         return Text(f"Simulated and real: all {total:,} codes equal.\n")
-    table = _table("Simulated against real", "Kind", ">codes", ">differing", ">by at most", "why")
+    table = plain_table("Simulated against real", "Kind", ">codes", ">differing", ">by at most", "why")
     for row in differing:
         cells = row.kind, f"{row.codes:,}", f"{row.differing:,}", str(row.max_difference), row.reason
         table.add_row(*map(Text, cells))
@@ -131,7 +131,7 @@ def _differences(report: Report) -> RenderableType:
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """Checks as a table, in the given order."""
-    table = _table("Checks", "Status", "Check", ">value", ">limit", "note")
+    table = plain_table("Checks", "Status", "Check", ">value", ">limit", "note")
     for check in words.cleaned(tuple(checks)):
         name, note = check.name, check.note
         status = Text(words.STATUS_SIGNS[check.status], style=_COLOURS[check.status])
@@ -139,7 +139,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Table:
     """A plain table; a leading ">" aligns a column to the right."""
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, padding=(0, 1))
     table.title_style = "bold"
