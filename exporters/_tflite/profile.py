@@ -1,8 +1,8 @@
 """Where a .tflite spends its time, operation by operation, inside the delegate too: run as a process of its own.
 
-LiteRT's Python classes have no profiler, but the wheel's C library does (litert/c/litert_profiler.h): it is asked through
-ctypes. It prints the table of `benchmark_model`; events have whole microseconds, cut off, so that kernels below one
-count as nothing. The library is the wheel's second copy of the same kernels.
+LiteRT's Python classes have no profiler, but the wheel's C library does (litert/c/litert_profiler.h): it is asked
+through ctypes. It prints the table of `benchmark_model`; events have whole microseconds, cut off, so that kernels below
+one count as nothing. The library is the wheel's second copy of the same kernels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads the tables of operations that TFLite's profilers print: `benchmark_model` on a phone, LiteRT's C library here.
 
-A table starts with "==== Run Order ====" and a line of column names in brackets; releases differ in the columns. A table
-without a title of its own counts as one of the timed runs.
+A table starts with "==== Run Order ====" and a line of column names in brackets; releases differ in the columns. One
+without a title counts as one of the timed runs.
 """
 
 from __future__ import annotations
