@@ -64,7 +64,7 @@ class Subject:
         size_bytes: Its size; None likewise.
         sha256: Its digest; "" likewise.
         made_by: What made it, as far as the file says.
-        runtime: What ran it, with its version.
+        runtime: What ran it, with its version where that is known.
         inputs: What it was run on.
     """
 
@@ -74,7 +74,7 @@ class Subject:
     size_bytes: int | None
     sha256: str
     made_by: str
-    runtime: str
+    runtime: str = ""
     inputs: tuple[Fed, ...] = ()
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import qtools
@@ -138,7 +137,7 @@ def _items(config: BenchConfig, listener: Listener) -> list[Item]:
         seen = inspect.run(path).inspection
         timer = timers.get(path.suffix.lower())
         made_by = f"qtools {seen.metadata.get('qtools', '')}".strip() if seen.metadata else seen.producer
-        subject = Subject(name, path.name, seen.format, seen.size_bytes, files.digest(path), made_by, _runtime(timer))
+        subject = Subject(name, path.name, seen.format, seen.size_bytes, files.digest(path), made_by)
         found.append(Item(path, subject, timer, seen.placement.unknown))
         listener("checked", done, len(paths))
     return found
@@ -153,12 +152,6 @@ def artifacts_of(path: Path) -> list[Path]:
 def _timers() -> dict[str, Timer]:
     targets: list[Target] = [plugins.find("exporters", name, "TARGET") for name in plugins.names("exporters")]
     return {target.spec.suffix: target.timer for target in targets if target.timer is not None}
-
-
-def _runtime(timer: Timer | None) -> str:
-    if timer is None:
-        return ""
-    return f"{timer.runtime} ({', '.join(f'{name} {version(name)}' for name in timer.packages)})"
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -205,7 +198,7 @@ def _bench(config: BenchConfig, found: Found, subjects: Sequence[Subject]) -> Be
     return Bench(
         tool_version=qtools.__version__,
         command=config.command,
-        mode=config.asked.mode,
+        mode=found.mode,
         machine=found.machine,
         environment=environment.describe(packages),
         settings={key: value for key, value in vars(config.asked).items() if key != "tool"},
@@ -235,7 +228,7 @@ def _elsewhere(config: BenchConfig, device: Device, items: Sequence[Item], why: 
     found = Found(Machine(config.device, "none was reached", ""), timings)
     bench = _bench(config, found, [item.subject for item in items])
     if device.files is None or not fit:
-        return BenchResult(bench)
+        return BenchResult(bench, how=_others(items))
     folder = config.script_dir or Path("runs") / f"bench-{config.device}"
     with files.whole_folder(folder, replace=(folder / MARK).is_file()) as work:
         for item in fit:
@@ -249,8 +242,9 @@ def _elsewhere(config: BenchConfig, device: Device, items: Sequence[Item], why: 
 def _others(items: Sequence[Item]) -> str:
     """Which devices run what this one does not."""
     suffixes = {item.path.suffix.lower() for item in items}
-    names = [name for name in plugins.names(DEVICES) if suffixes & find_device(name).suffixes]
-    return " or ".join(f"--device {name}" for name in names) + ": leaves a script where the device is not here"
+    fit = [name for name in plugins.names(DEVICES) if suffixes & find_device(name).suffixes]
+    offers = " or ".join(f"--device {name}" for name in fit)
+    return f"give {offers}: where the device is not here, that leaves a script for it" if fit else ""
 
 
 def _copy(source: Path, place: Path) -> None:

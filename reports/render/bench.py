@@ -77,8 +77,9 @@ def _legend(bench: Bench, letters: Mapping[str, str]) -> Table:
 
 
 def _times(bench: Bench, letters: Mapping[str, str]) -> Table:
-    heads = (">threads", ">init", ">first", ">median", ">p90", ">p99", ">std", ">peak memory")
-    table = plain_table("Milliseconds", "", *heads)
+    heads = (">threads", ">init", ">first", ">median", ">p90", ">p99", ">std", ">memory")
+    table = plain_table("Milliseconds; what each adds to the memory of its process at its peak", "", *heads)
+    table.columns[0].no_wrap = True
     for timing in bench.timings:
         opening, spread, letter = timing.opening, timing.spread, letters[timing.artifact]
         cells = [f"{letter} {timing.where}".strip(), str(timing.threads) if timing.threads else words.DASH]
@@ -101,12 +102,7 @@ def _ms(value: float | None) -> str:
 
 
 def _memory(timing: Timing) -> str:
-    """What was added, of how much in all."""
-    memory = timing.memory
-    if memory is None:
-        return words.DASH
-    added = f"+{words.sized(memory.added_bytes)}"
-    return added if memory.peak_bytes is None else f"{words.sized(memory.peak_bytes)} ({added})"
+    return words.DASH if timing.memory is None else words.sized(timing.memory.added_bytes)
 
 
 def _stream(bench: Bench, letters: Mapping[str, str]) -> list[RenderableType]:

@@ -68,6 +68,7 @@ class Found:
         subjects: Artifacts by what the device saw of them; () where they are those that were handed over.
         warnings: Why the numbers may be worth little.
         notes: How they came about.
+        mode: How inferences followed each other.
     """
 
     machine: Machine
@@ -76,6 +77,7 @@ class Found:
     subjects: tuple[Subject, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    mode: Mode = "interleaved"
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ DELEGATED = re.compile(
     r"Replacing (\d+) out of (\d+) node\(s\) with delegate \((\w+)\) node, yielding (\d+) partitions"
 )
 FAILED = re.compile(r"^.*?\bERROR:\s*(.+)$|^.*(Benchmarking failed.*)$", re.MULTILINE)
+STRANGE = re.compile(r"[^A-Za-z0-9._-]")
 UNKNOWN = Machine("android", "unknown device", "unknown system")
 DELTA = "memory is what benchmark_model added to its own start; its percentiles, where it prints any, are p5, p50, p95"
 
@@ -82,8 +83,8 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
         raise MissingPlatform(
             f"{TOOL} is not on the device", "give TensorFlow's build for its processor with --benchmark-model"
         )
-    for item in items:
-        _adb("push", str(item.path), f"{FOLDER}/{item.subject.name}")
+    for item, name in zip(items, _names(items), strict=True):
+        _adb("push", str(item.path), f"{FOLDER}/{name}")
     listener.stage("time")
     texts = [_marks.line(_machine())]
     calls = _calls(items, asked)
@@ -99,9 +100,8 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
 def files(items: Sequence[Item], asked: Asked) -> dict[str, str]:
     """The script: its fixed part, then a line per file to push and per run."""
     pushes = [
-        f'adb push {shlex.quote(f"artifacts/{item.subject.name}")} "$FOLDER/"{shlex.quote(item.subject.name)} '
-        ">&2 </dev/null || exit 3"
-        for item in items
+        f'adb push {shlex.quote(f"artifacts/{item.subject.name}")} "$FOLDER/{name}" >&2 </dev/null || exit 3'
+        for item, name in zip(items, _names(items), strict=True)
     ]
     runs = [
         shlex.join(["timed", name, mark.removeprefix(_marks.WORD).strip(), " ".join(flags)])
@@ -140,19 +140,24 @@ def read(text: str, name: str) -> Found | None:
 
 
 def _calls(items: Sequence[Item], asked: Asked) -> list[tuple[str, str, list[str]]]:
-    """(artifact, mark, flags) of each run; operations are timed in runs of their own, because that takes time."""
+    """(name on the device, mark, flags) of each run; operations are timed in runs of their own, because that takes time."""
     where = asked.where or next(iter(PLACES))
     found = []
     for threads in asked.threads:
-        for item in items:
+        for item, name in zip(items, _names(items), strict=True):
             flags = [f"--num_threads={threads}", f"--num_runs={asked.runs}", f"--warmup_runs={asked.warmup}"]
             flags += ["--report_peak_memory_footprint=true", PLACES[where]]
             mark = {"artifact": item.subject.name, "sha256": item.subject.sha256, "threads": threads, "where": where}
             mark |= {"size_bytes": item.subject.size_bytes}
             for profile in (False, True) if asked.profile else (False,):
                 extra = ["--enable_op_profiling=true"] if profile else []
-                found.append((item.subject.name, _marks.line({**mark, "profile": profile}), flags + extra))
+                found.append((name, _marks.line({**mark, "profile": profile}), flags + extra))
     return found
+
+
+def _names(items: Sequence[Item]) -> list[str]:
+    """Names on the device, of letters that its shell reads as they are."""
+    return [f"{number}-{STRANGE.sub('_', item.subject.name)}" for number, item in enumerate(items)]
 
 
 def _timings(runs: Sequence[tuple[_marks.RunMark, str]]) -> tuple[Timing, ...]:
@@ -196,7 +201,7 @@ def _series(log: str) -> list[dict[str, float]]:
 
     A tool that prints none of its own still has those of its profiler, over the sums of its operations.
     """
-    own, summed = [], []
+    own, summed = list[dict[str, float]](), list[dict[str, float]]()
     for line in log.splitlines():
         found = STATISTICS.match(line)
         if found is None or "Memory (bytes)" in line:

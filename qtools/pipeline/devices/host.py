@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 
@@ -57,10 +58,17 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
         machine,
         tuple(timings),
         tuple(comparisons),
-        tuple(replace(item.subject, inputs=fed.get(item.subject.name, ())) for item in items),
+        tuple(replace(i.subject, runtime=_runtime(i), inputs=fed.get(i.subject.name, ())) for i in items),
         warnings=tuple(warnings),
         notes=(FRESH, TURNS if asked.mode == "interleaved" else STREAM),
+        mode=asked.mode,
     )
+
+
+def _runtime(item: Item) -> str:
+    if item.timer is None:
+        return ""
+    return f"{item.timer.runtime} ({', '.join(f'{name} {version(name)}' for name in item.timer.packages)})"
 
 
 def _load(cores: int, asked: Asked) -> list[str]:
