@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -57,7 +56,7 @@ def _environment() -> dict[str, str]:
 
 
 def _too_late(runtime: str, path: Path) -> InputError:
-    return InputError(f"{runtime} did not open {path.name} within {SECONDS} s", "is it the right file?")
+    return InputError(f"{runtime} was not done with {path.name} within {SECONDS} s", "is it the right file?")
 
 
 def _failed(code: int, errors: str, runtime: str, path: Path) -> InputError:
@@ -80,8 +79,11 @@ class Conversation:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
+            bufsize=0,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._held = b""
 
     def hear(self) -> Any:
         """The next answer.
@@ -89,16 +91,15 @@ class Conversation:
         Raises:
             InputError: If the process ended, or does not answer in time.
         """
-        assert self._process.stdout is not None
-        deadline = threading.Timer(SECONDS, self._process.kill)
-        deadline.start()
-        try:
-            line = self._process.stdout.readline()
-        finally:
-            late = not deadline.is_alive()
-            deadline.cancel()
-        if not line:
-            raise _too_late(self._runtime, self._path) if late else self._ended()
+        while b"\n" not in self._held:
+            ready, _, _ = select.select([self._answers], [], [], SECONDS)
+            if not ready:
+                raise _too_late(self._runtime, self._path)
+            piece = os.read(self._answers.fileno(), 1 << 20)
+            if not piece:
+                raise self._ended()
+            self._held += piece
+        line, _, self._held = self._held.partition(b"\n")
         return json.loads(line)
 
     def say(self, request: Any) -> None:
@@ -107,21 +108,17 @@ class Conversation:
         Raises:
             InputError: If the process ended.
         """
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError as error:
             raise self._ended() from error
 
     def close(self) -> None:
         """Ends the process."""
         self._process.kill()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # what was still to be said to a process that is gone
-                    stream.close()
         self._process.wait()
+        for stream in (self._requests, self._answers, self._errors):
+            stream.close()
 
     def _ended(self) -> InputError:
         code = self._process.wait()

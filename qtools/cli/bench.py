@@ -86,8 +86,18 @@ def bench(
             raise InputError("--parse reads a log and times nothing", "leave the artifacts out, or --parse")
         _finish(pipeline.BenchResult(pipeline.read(parse, command)), out, as_json=json)
         return
-    settings = runs, warmup, starts, _mode(mode), min_duration, min_queries, profile, delegate, benchmark_model
-    asked = Asked(_numbers(threads), *settings)
+    asked = Asked(
+        threads=_numbers(threads),
+        runs=runs,
+        warmup=warmup,
+        starts=starts,
+        mode=_mode(mode),
+        seconds=min_duration,
+        queries=min_queries,
+        profile=profile,
+        where=delegate,
+        tool=benchmark_model,
+    )
     config = pipeline.BenchConfig(tuple(artifacts or ()), asked, device, against, script_dir, command)
     with Bars() as bars:
         result = pipeline.run(config, bars)

@@ -161,9 +161,13 @@ def names(paths: Sequence[Path]) -> list[str]:
     out apart, gets a number.
     """
     short = [f"{_run_name(path)}{path.suffix}" if path.stem == "model" else path.name for path in paths]
-    shared = {name for name, count in Counter(short).items() if count > 1 and len({*paths}) > 1}
-    whole = zip(short, paths, strict=True)
-    found = [f"{path.resolve().parent.name}-{name}" if name in shared else name for name, path in whole]
+    files_of: dict[str, set[Path]] = {}
+    for name, path in zip(short, paths, strict=True):
+        files_of.setdefault(name, set()).add(path.resolve())
+    found = [
+        f"{path.resolve().parent.name}-{name}" if len(files_of[name]) > 1 else name
+        for name, path in zip(short, paths, strict=True)
+    ]
     seen: Counter[str] = Counter()
     for place, name in enumerate(found):
         seen[name] += 1

@@ -49,10 +49,9 @@ def _letter(place: int) -> str:
 
 def _headline(bench: Bench) -> Text:
     machine = bench.machine
-    what = "this host" if machine.kind == "host" else machine.kind
+    what = "This host, not a phone" if machine.kind == "host" else machine.kind
     name = ", ".join(filter(None, (machine.name, machine.chip, machine.system)))
-    line = Text(f"\n{what}: {name}", style="bold")
-    line.append("; not a phone\n" if machine.kind == "host" else "\n", style="default")
+    line = Text(f"\n{what}: {name}\n", style="bold")
     if bench.environment is not None and machine.kind == "host":
         isa = ", ".join(bench.environment.isa) or "no vector extensions that matter here"
         versions = ", ".join(f"{package} {version}" for package, version in bench.environment.packages.items())
@@ -67,7 +66,7 @@ def _legend(bench: Bench, letters: Mapping[str, str]) -> Table:
     table.add_column(overflow="fold")
     for subject in bench.artifacts:
         size = "" if subject.size_bytes is None else words.sized(subject.size_bytes)
-        facts = ", ".join(filter(None, (subject.format, size, subject.made_by and f"by {subject.made_by}")))
+        facts = ", ".join(filter(None, (subject.format, size, subject.made_by and f"by {subject.made_by.rstrip('.')}")))
         fed = "; ".join(f"{' × '.join(map(str, end.shape))} {end.dtype}, {end.values}" for end in subject.inputs)
         notes = dict.fromkeys(t.note for t in bench.timings if t.artifact == subject.name and t.note)
         runs = "; ".join(filter(None, (subject.runtime, *notes)))

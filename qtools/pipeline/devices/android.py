@@ -140,7 +140,7 @@ def read(text: str, name: str) -> Found | None:
 
 
 def _calls(items: Sequence[Item], asked: Asked) -> list[tuple[str, str, list[str]]]:
-    """(name on the device, mark, flags) of each run; operations are timed in runs of their own, because that takes time."""
+    """(name on the device, mark, flags) of each run; operations get runs of their own: timing them takes time."""
     where = asked.where or next(iter(PLACES))
     found = []
     for threads in asked.threads:

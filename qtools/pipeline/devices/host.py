@@ -36,13 +36,16 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
     """Times everything that this machine has a runtime for."""
     seen = environment.describe()
     machine = Machine("host", seen.cpu, seen.system)
-    warnings = list(_load(seen.cores, asked))
+    warnings = list[str]()
     left_out = (_left_out(item, threads) for item in items for threads in asked.threads)
     timings, comparisons = [timing for timing in left_out if timing is not None], list[Comparison]()
     fed: dict[str, tuple[Fed, ...]] = {}
     ready = {item.subject.name: item for item in items if item.timer is not None and not item.unknown}
-    base = against if against in ready else next(iter(ready), "")
-    for threads in asked.threads if ready else ():
+    if not ready:
+        return Found(machine, tuple(timings), mode=asked.mode)
+    warnings += _load(seen.cores, asked)
+    base = against if against in ready else next(iter(ready))
+    for threads in asked.threads:
         listener.stage(f"time, {threads} thread(s)")
         rows, speed = _timed(ready, threads, asked, base, listener)
         timings += [timing for timing, _ in rows]
