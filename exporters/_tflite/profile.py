@@ -122,7 +122,9 @@ class _Profiled:
             wants = library.made(
                 f"LiteRtGetCompiledModel{side}BufferRequirements", self._compiled, c_size_t(0), c_size_t(index)
             )
-            found.append(library.made("LiteRtCreateManagedTensorBufferFromRequirements", environment, kind, wants))
+            buffer = library.made("LiteRtCreateManagedTensorBufferFromRequirements", environment, kind, wants)
+            library.call("LiteRtClearTensorBuffer", buffer)  # what lay there might be no number, which takes longer
+            found.append(buffer)
         return (c_void_p * len(found))(*found)
 
 

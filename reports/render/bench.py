@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from qtools.core.timing import Profile
+from qtools.core.timing import Fed, Profile
 from reports.bench import STREAM_PERCENTILE, Bench, Comparison, Timing, fast_share
 from reports.render import _wording as words
 from reports.render._plain import plain_text
@@ -67,12 +67,18 @@ def _legend(bench: Bench, letters: Mapping[str, str]) -> Table:
     for subject in bench.artifacts:
         size = "" if subject.size_bytes is None else words.sized(subject.size_bytes)
         facts = ", ".join(filter(None, (subject.format, size, subject.made_by and f"by {subject.made_by.rstrip('.')}")))
-        fed = "; ".join(f"{' × '.join(map(str, end.shape))} {end.dtype}, {end.values}" for end in subject.inputs)
+        fed = "; ".join(map(_fed, subject.inputs))
         notes = dict.fromkeys(t.note for t in bench.timings if t.artifact == subject.name and t.note)
         runs = "; ".join(filter(None, (subject.runtime, *notes)))
         lines = ". ".join(filter(None, (facts, runs and f"Run by {runs}", fed and f"On {fed}")))
         table.add_row(Text(letters[subject.name]), Text.assemble((subject.name, "bold"), f"\n{lines}"))
     return table
+
+
+def _fed(end: Fed) -> str:
+    """An input in words; a dimension that was open is said to be."""
+    shape = " × ".join(f"{size} (open)" if axis in end.opened else str(size) for axis, size in enumerate(end.shape))
+    return f"{shape or 'scalar'} {end.dtype}, {end.values}"
 
 
 def _times(bench: Bench, letters: Mapping[str, str]) -> Table:
@@ -114,7 +120,8 @@ def _stream(bench: Bench, letters: Mapping[str, str]) -> list[RenderableType]:
         if spread is not None:
             who = f"{letters[timing.artifact]}, {_threads(timing.threads)}"
             head = f"{who}: {STREAM_PERCENTILE}th percentile {_ms(spread.p90_ms)} ms"
-            rest = f"p50 {_ms(spread.median_ms)}, p97 {_ms(spread.p97_ms)}, p99 {_ms(spread.p99_ms)}"
+            bound = f"with 99 % confidence at most {_ms(spread.p90_bound_ms)}, " if spread.p90_bound_ms else ""
+            rest = f"{bound}p50 {_ms(spread.median_ms)}, p97 {_ms(spread.p97_ms)}, p99 {_ms(spread.p99_ms)}"
             found.append(Text.assemble((head, "bold"), f" ({rest}; {spread.runs:,} queries one behind the other)"))
     return [*found, Text("")]
 

@@ -30,7 +30,7 @@ from qtools.core.protocols import TimedFile
 from reports.bench import parse_bench
 
 TYPES, OPS = schema.TensorType, schema.BuiltinOperator
-WIDE = 512
+WIDE = 256
 FAST, SLOW = 2, 40
 """Layers of the same network: twenty times the work is not lost in any noise."""
 TIMERS = {"tflite": tflite_target.TARGET.timer, "onnx": onnx_target.TARGET.timer}
@@ -170,7 +170,7 @@ def test_the_profile_is_the_files_own_operations(benched: Any) -> None:
 
 
 def test_the_numbers_are_those_of_the_runtime_by_hand(made: Path) -> None:
-    """In turns with the interpreter of this process, so that both have the same weather."""
+    """In turns with the runtimes of this process, so that both have the same weather."""
     with quiet():
         interpreter = Interpreter(str(made / "slow.tflite"), num_threads=1)
         interpreter.allocate_tensors()
@@ -181,16 +181,17 @@ def test_the_numbers_are_those_of_the_runtime_by_hand(made: Path) -> None:
         "tflite": interpreter.invoke, "onnx": lambda: session.run(None, {"v0": noise}),
     }  # fmt: skip
     for kind, call in calls.items():
-        ratios = []
+        by_hand, benched = [], []
         with opened(kind, made / f"slow.{kind}") as file:
             file.warm(5)
-            for _ in range(60):
+            for _ in range(100):
                 call()
                 start = time.perf_counter()
                 call()
-                by_hand = 1e3 * (time.perf_counter() - start)
-                ratios.append(file.turn() / by_hand)
-        assert 0.8 < np.median(ratios) < 1.25, (kind, np.percentile(ratios, (5, 25, 50, 75, 95)))
+                by_hand.append(1e3 * (time.perf_counter() - start))
+                benched.append(file.turn())
+        # the best of each: what else runs on this machine can only add to a time
+        assert 0.8 < min(benched) / min(by_hand) < 1.25, kind
 
 
 def _one_thread() -> onnxruntime.SessionOptions:

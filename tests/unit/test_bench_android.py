@@ -224,6 +224,7 @@ def test_driving_a_phone(phone: Any, items: list[Item], tmp_path: Path) -> None:
     assert ["push", str(items[0].path), f"{android.FOLDER}/0-a__reboot__now_.tflite"] in told
     runs = [words[1] for words in told if "--graph" in " ".join(words)]
     assert len(runs) == 4 and all("--num_runs=7 --warmup_runs=3" in run and "--use_nnapi=true" in run for run in runs)
+    assert told[-1] == ["shell", f"rm -f {android.FOLDER}/0-a__reboot__now_.tflite"]
     assert "reboot '" not in " ".join(runs), "no name of a file reaches the phone's shell as it is"
 
 

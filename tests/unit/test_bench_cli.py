@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,12 +225,3 @@ def test_a_truncated_onnx_ends_in_two(run: Run, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(whole[: len(whole) // 2])
     code, out, err = run("m.onnx")
     assert (code, out) == (2, "") and "m.onnx" in err
-
-
-def test_a_device_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import qtools.pipeline.devices as folder
-    from qtools.core import plugins
-
-    shutil.copy(Path(folder.__path__[0]) / "host.py", tmp_path / "toaster.py")
-    monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
-    assert "toaster" in plugins.names(bench.DEVICES) and bench.find_device("toaster").absent() == ""

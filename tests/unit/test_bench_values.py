@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,23 @@ def test_a_percentile_of_queries_is_the_least_latency_that_so_many_keep(samples:
     found = bench.percentile_rank(np.array(samples), percent)
     keeps = [x for x in samples if 100 * sum(y <= x for y in samples) >= percent * len(samples)]
     assert found == min(keeps)
+
+
+@pytest.mark.parametrize(
+    ("n", "percent", "larger"),
+    [(43, 90, None), (44, 90, 0), (63, 90, 0), (64, 90, 1), (458, 99, None), (459, 99, 0), (661, 99, 0), (662, 99, 1)],
+)
+def test_the_bound_needs_as_many_queries_as_loadgens_early_stopping(n: int, percent: int, larger: int | None) -> None:
+    """459 for no query beyond p99; 64 and 662 for one beyond p90 and p99: what LoadGen's own finder gives."""
+    found = bench.upper_bound(np.arange(1.0, n + 1), percent)
+    assert found == (None if larger is None else n - larger)
+
+
+@pytest.mark.parametrize("n", [100, 1024, 20_000])
+def test_the_bound_holds_as_often_as_it_says(n: int) -> None:
+    t = scipy.stats.binom.ppf(0.01, n, 0.1)
+    t = t if scipy.stats.binom.cdf(t, n, 0.1) <= 0.01 else t - 1
+    assert bench.upper_bound(np.arange(1.0, n + 1), 90) == n - t
 
 
 def test_the_first_can_be_what_others_are_held_against() -> None:
@@ -166,7 +184,7 @@ def test_the_metric_of_a_single_stream_is_named() -> None:
     samples = [1.0] * 89 + [2.0] + [3.0] * 10  # nine tenths take at most 2 ms
     timing = dataclasses.replace(make().timings[0], spread=bench.spread_of(series(samples), by_rank=True))
     text = rendering.render(make(mode="single-stream", timings=(timing,), comparisons=()))
-    assert "A, 1 thread: 90th percentile 2.000 ms" in text and "100 queries" in text
+    assert "A, 1 thread: 90th percentile 2.000 ms (with 99 % confidence at most 3.000" in text and "100 queries" in text
 
 
 def test_a_device_is_never_called_a_host() -> None:

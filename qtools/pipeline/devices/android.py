@@ -33,8 +33,8 @@ PLACES = {
 }
 FORMAT, RUNTIME, FAST_PATH = "TFLite", "TFLite benchmark_model", "delegate"
 SCRIPT = Path(__file__).with_name("android.sh")
-SECONDS = 1800
-"""Longest that one call of adb may take; benchmark_model itself stops after --max_secs."""
+SECONDS, RUN_SECONDS = 120, 1800
+"""Longest that one call of adb may take, and one run; benchmark_model itself stops after its --max_secs, 150."""
 LARGEST_US = 1e12
 STATISTICS = re.compile(r"(?P<lead>.*?)\bcount=(?P<count>\d+)(?P<rest>(?:\s+\w+=[\d.eE+-]+)+)")
 NUMBER = re.compile(r"(\w+)=([\d.eE+-]+)")
@@ -90,8 +90,9 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
     calls = _calls(items, asked)
     for done, (name, mark, flags) in enumerate(calls, 1):
         command = shlex.join([f"{FOLDER}/{TOOL}", f"--graph={FOLDER}/{name}", *flags])
-        texts += [mark, _adb("shell", f"{command} 2>&1", may_fail=True)]
+        texts += [mark, _adb("shell", f"{command} 2>&1", run=True)]
         listener("runs", done, len(calls))
+    _adb("shell", _clean_up(items))
     found = read("\n".join(texts), "the device's output")
     assert found is not None
     return found
@@ -107,7 +108,8 @@ def files(items: Sequence[Item], asked: Asked) -> dict[str, str]:
         shlex.join(["timed", name, mark.removeprefix(_marks.WORD).strip(), " ".join(flags)])
         for name, mark, flags in _calls(items, asked)
     ]
-    return {"run.sh": SCRIPT.read_text() + "\n".join([*pushes, *runs]) + "\n"}
+    end = f"adb shell {shlex.quote(_clean_up(items))} </dev/null"
+    return {"run.sh": SCRIPT.read_text() + "\n".join([*pushes, *runs, end]) + "\n"}
 
 
 def read(text: str, name: str) -> Found | None:
@@ -158,6 +160,11 @@ def _calls(items: Sequence[Item], asked: Asked) -> list[tuple[str, str, list[str
 def _names(items: Sequence[Item]) -> list[str]:
     """Names on the device, of letters that its shell reads as they are."""
     return [f"{number}-{STRANGE.sub('_', item.subject.name)}" for number, item in enumerate(items)]
+
+
+def _clean_up(items: Sequence[Item]) -> str:
+    """The device's command that removes what was pushed; its own program stays."""
+    return f"rm -f {' '.join(f'{FOLDER}/{name}' for name in _names(items))}"
 
 
 def _timings(runs: Sequence[tuple[_marks.RunMark, str]]) -> tuple[Timing, ...]:
@@ -284,16 +291,20 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _adb(*words: str, may_fail: bool = False) -> str:
-    """Output of adb; its own or the device's failure is an error unless the caller reads it from the text."""
+def _adb(*words: str, run: bool = False) -> str:
+    """Output of adb; its own or the device's failure is an error, except of a `run`, whose log says what happened."""
     try:
         done = subprocess.run(
-            ["adb", *words], capture_output=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL
+            ["adb", *words],
+            capture_output=True,
+            timeout=RUN_SECONDS if run else SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"adb {words[0]} did not end: {error}", "is the device still connected?") from error
     text = done.stdout.decode(errors="replace").replace("\r\n", "\n")
-    if done.returncode and not may_fail:
+    if done.returncode and not run:
         said = (done.stderr.decode(errors="replace").strip() or text.strip() or "no reason given").splitlines()[-1]
         raise InputError(f"adb {words[0]} failed: {said}", "several devices? ANDROID_SERIAL says which")
     return text

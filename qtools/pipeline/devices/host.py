@@ -27,7 +27,10 @@ PROFILED_RUNS = 20
 BUSY = 0.5
 """Load average per core, from before the bench began, above which it is said."""
 NO_RUNTIME = "this machine has no runtime for {}"
-TURNS = "each turn is one timed inference directly behind an untimed one; artifacts take turns, A B A B"
+TURNS = (
+    "each turn is one timed inference directly behind an untimed one, on inputs of the artifact's own; artifacts take "
+    "turns, A B A B"
+)
 STREAM = "artifacts ran one after the other, so that no ratios are formed; percentiles are measured latencies"
 FRESH = "init and first inference: each in a process that had opened nothing before, files in the page cache"
 
