@@ -16,6 +16,8 @@ from reports.render._plain import plain_text
 from reports.render.terminal import WIDTH, plain_table
 
 SHOWN_KERNELS = 12
+MEAN = "*"
+"""Behind a mean that stands where medians do."""
 
 
 def render(bench: Bench) -> str:
@@ -32,6 +34,7 @@ def show(bench: Bench, console: Console) -> None:
         _legend(bench, letters),
         *(Text.assemble(("! ", "bold yellow"), (text, "yellow")) for text in bench.warnings),
         _times(bench, letters),
+        *_footnote(bench),
         *_stream(bench, letters),
         *_ratios(bench.comparisons, letters),
         *_left_out(bench, letters),
@@ -87,16 +90,21 @@ def _times(bench: Bench, letters: Mapping[str, str]) -> Table:
     table.columns[0].no_wrap = True
     for timing in bench.timings:
         opening, spread, letter = timing.opening, timing.spread, letters[timing.artifact]
-        cells = [f"{letter} {timing.where}".strip(), str(timing.threads) if timing.threads else words.DASH]
+        cells = [f"{letter}\n{timing.where}".strip(), str(timing.threads) if timing.threads else words.DASH]
         if spread is None:
             cells += [words.NOT_RUN, *[words.DASH] * 6]
         else:
             middle = spread.mean_ms if spread.median_ms is None else spread.median_ms
             times = (opening.init_ms, opening.first_ms, middle, spread.p90_ms, spread.p99_ms, spread.std_ms)
             cells += [*map(_ms, times), _memory(timing)]
-            cells[4] += " (mean)" if spread.median_ms is None else ""
+            cells[4] += MEAN if spread.median_ms is None else ""
         table.add_row(*map(Text, cells), style=None if spread else "yellow")
     return table
+
+
+def _footnote(bench: Bench) -> list[RenderableType]:
+    means = any(timing.spread is not None and timing.spread.median_ms is None for timing in bench.timings)
+    return [Text(f"{MEAN} mean: the tool prints no median\n", style="dim")] if means else []
 
 
 def _ms(value: float | None) -> str:

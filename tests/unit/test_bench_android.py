@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtools.core.errors import InputError, MissingPlatform, QtoolsError
+from qtools.pipeline import bench
 from qtools.pipeline.devices import android
 from qtools.pipeline.devices._device import Asked, Item
 from qtools.pipeline.progress import Silent
 from reports.bench import Subject
+from reports.render._plain import plain_text
+from reports.render.bench import show
 
 LOG = """\
 INFO: STARTING!
@@ -140,6 +143,13 @@ def test_a_log_of_the_command_line_tool() -> None:
     assert timing.memory.added_bytes == round(81.25 * 2**20) and timing.memory.peak_bytes is None
     assert timing.note == "TfLiteXNNPackDelegate: 539 of 548 nodes in 19 parts"
     assert timing.profile is None and timing.profile_note == ""
+
+
+def test_a_mean_is_not_shown_as_a_median(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text('qtools-bench: {"artifact": "a.tflite", "where": "xnnpack"}\n' + LOG)
+    shown = plain_text(lambda console: show(bench.read(tmp_path / "log.txt", ""), console), 80)
+    assert "145.5*" in shown and "* mean: the tool prints no median" in shown and "85.20 MB" in shown
+    assert "xnnpack" in shown and "140.0" not in shown, "nothing is cut in 80 columns"
 
 
 def test_a_log_of_logcat_with_percentiles() -> None:

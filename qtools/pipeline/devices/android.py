@@ -54,6 +54,7 @@ DELEGATED = re.compile(
 FAILED = re.compile(r"^.*?\bERROR:\s*(.+)$|^.*(Benchmarking failed.*)$", re.MULTILINE)
 STRANGE = re.compile(r"[^A-Za-z0-9._-]")
 UNKNOWN = Machine("android", "unknown device", "unknown system")
+ALONE = "each artifact ran alone, so that no ratios are formed"
 DELTA = "memory is what benchmark_model added to its own start; its percentiles, where it prints any, are p5, p50, p95"
 
 
@@ -138,7 +139,7 @@ def read(text: str, name: str) -> Found | None:
         return None
     timings = _timings(runs)
     subjects = {mark.artifact: mark.subject(FORMAT, RUNTIME) for mark, _ in runs}
-    return Found(machine, timings, subjects=tuple(subjects.values()), notes=(DELTA,))
+    return Found(machine, timings, subjects=tuple(subjects.values()), notes=(ALONE, DELTA))
 
 
 def _calls(items: Sequence[Item], asked: Asked) -> list[tuple[str, str, list[str]]]:
