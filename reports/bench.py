@@ -19,7 +19,7 @@ from qtools.core.files import to_json
 from qtools.core.timing import Fed, Profile
 from reports import stored
 from reports.environment import Environment
-from reports.latency import Latency, LatencyRatio, LatencyRow, median_interval
+from reports.latency import Latency, LatencyRatio, LatencyRow, allowed_beyond, median_interval
 
 BENCH_SCHEMA = 1
 """Raised when a field changes its meaning or goes."""
@@ -283,11 +283,8 @@ def upper_bound(samples_ms: NDArray[np.float64], percent: int) -> float | None:
     Source: the sample with t larger ones lies below the percentile q with probability P(Binomial(n, 1 - q) <= t). None
     where there are too few samples for any t.
     """
-    n, above = len(samples_ms), 1 - percent / 100
-    k = np.arange(1, n + 1)
-    log_choose = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])
-    terms = np.exp(log_choose + np.arange(n + 1) * math.log(above) + np.arange(n, -1, -1) * math.log1p(-above))
-    t = int(np.searchsorted(np.cumsum(terms), 1 - BOUND_CONFIDENCE, side="right")) - 1
+    n = len(samples_ms)
+    t = allowed_beyond(n, 1 - percent / 100, 1 - BOUND_CONFIDENCE)
     return float(np.sort(samples_ms)[n - 1 - t]) if t >= 0 else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,6 @@ from time import perf_counter_ns
 
 import numpy as np
 from numpy.typing import NDArray
-
-from reports.accuracy import half_binomial_cdf
 
 NOISY = 1.5
 """p90 / median above which a series is called noisy; a quiet machine stays near 1.05."""
@@ -143,10 +142,21 @@ def median_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> t
     Below six samples no pair reaches 95 % and the extremes are returned.
     """
     ordered = np.sort(samples)
-    n, k = len(ordered), 1
-    while 2 * half_binomial_cdf(k, n) <= 1 - confidence:
-        k += 1
-    return float(ordered[k - 1]), float(ordered[n - k])
+    n = len(ordered)
+    outside = max(0, allowed_beyond(n, 0.5, (1 - confidence) / 2))
+    return float(ordered[outside]), float(ordered[n - 1 - outside])
+
+
+def allowed_beyond(n: int, share: float, risk: float) -> int:
+    """The largest t with P(Binomial(n, share) <= t) <= risk; -1 where there is none.
+
+    So many of n samples may lie beyond an order statistic that is to bound the percentile which `share` exceeds. Summed
+    from the logarithms of the terms, because a series may have hundreds of thousands of samples.
+    """
+    k = np.arange(1, n + 1)
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])
+    terms = np.exp(log_choose + np.arange(n + 1) * math.log(share) + np.arange(n, -1, -1) * math.log1p(-share))
+    return int(np.searchsorted(np.cumsum(terms), risk, side="right")) - 1
 
 
 def row(name: str, ms: NDArray[np.float64]) -> LatencyRow:
