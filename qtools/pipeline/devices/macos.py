@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from qtools.core.errors import MissingPlatform
+from qtools.core.errors import InputError, MissingPlatform
 from qtools.pipeline.devices import _coreml
 from qtools.pipeline.devices._device import Asked, Device, Found, Item
 from qtools.pipeline.progress import Listener
@@ -33,7 +33,7 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
 
     Raises:
         MissingPlatform: If it cannot be built.
-        InputError: If its output is damaged.
+        InputError: If it takes too long, or its output is damaged.
     """
     listener.stage("build and time")
     with tempfile.TemporaryDirectory() as name:
@@ -43,14 +43,20 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
         (folder / "artifacts").mkdir()
         for item in items:
             (folder / "artifacts" / item.subject.name).symlink_to(item.path.resolve())
-        done = subprocess.run(
-            ["sh", "run.sh"], cwd=folder, capture_output=True, timeout=SECONDS, check=False, text=True
-        )
+        done = _ran(folder)
     found = _coreml.read(done.stdout, "the program's output", NAME)
     if found is None:
         last = done.stderr.strip().splitlines()[-1:]
         raise MissingPlatform(f"the Swift program could not be built: {''.join(last) or 'no reason given'}")
     return found
+
+
+def _ran(folder: Path) -> subprocess.CompletedProcess[str]:
+    words = ["sh", "run.sh"]
+    try:
+        return subprocess.run(words, cwd=folder, capture_output=True, timeout=SECONDS, check=False, text=True)
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"the Swift program was not done within {SECONDS} s", "ask for fewer --runs") from error
 
 
 def files(items: Sequence[Item], asked: Asked) -> dict[str, str]:
