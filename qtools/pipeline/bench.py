@@ -70,8 +70,17 @@ def run(config: BenchConfig, listener: Listener) -> BenchResult:
     why = device.absent()
     if why:
         return _elsewhere(config, device, items, why)
-    found = device.measure(items, config.asked, base, listener)
-    bench = _bench(config, found, [item.subject for item in items])
+    fit = [item for item in items if _fits(device, item)]
+    if not fit:
+        return _elsewhere(config, device, items, "")
+    found = device.measure(fit, config.asked, base, listener)
+    others = [item for item in items if item not in fit]
+    found = dataclasses.replace(
+        found,
+        timings=(*found.timings, *_not_run(config, device, others, "")),
+        subjects=(*(found.subjects or (item.subject for item in fit)), *(item.subject for item in others)),
+    )
+    bench = _bench(config, found)
     return BenchResult(bench, how="" if bench.ran else _others(items))
 
 
@@ -93,7 +102,7 @@ def read(path: Path, command: str) -> Bench:
         found = find_device(name).read(text, path.name)
         if found is not None:
             config = BenchConfig((), device=name, command=command)
-            return dataclasses.replace(_bench(config, found, found.subjects), environment=None, settings={})
+            return dataclasses.replace(_bench(config, found), environment=None, settings={})
     raise InputError(
         f"{path.name} is no output of a bench that qtools knows",
         "give what the script of --script-dir or benchmark_model printed, or a file of --out",
@@ -197,7 +206,7 @@ def _base(config: BenchConfig, items: Sequence[Item]) -> str:
     )
 
 
-def _bench(config: BenchConfig, found: Found, subjects: Sequence[Subject]) -> Bench:
+def _bench(config: BenchConfig, found: Found) -> Bench:
     packages = sorted({name for timer in _timers().values() for name in timer.packages} | {"numpy"})
     return Bench(
         tool_version=qtools.__version__,
@@ -206,7 +215,7 @@ def _bench(config: BenchConfig, found: Found, subjects: Sequence[Subject]) -> Be
         machine=found.machine,
         environment=environment.describe(packages),
         settings={key: value for key, value in vars(config.asked).items() if key != "tool"},
-        artifacts=found.subjects or tuple(subjects),
+        artifacts=found.subjects,
         timings=found.timings,
         comparisons=found.comparisons,
         notes=found.notes,
@@ -216,31 +225,41 @@ def _bench(config: BenchConfig, found: Found, subjects: Sequence[Subject]) -> Be
 
 def _elsewhere(config: BenchConfig, device: Device, items: Sequence[Item], why: str) -> BenchResult:
     """Nothing runs here: rows that say so, and a folder to run where the device is."""
-    asked = config.asked
-    fit = [item for item in items if item.path.suffix.lower() in device.suffixes]
-    reasons = {item.subject.name: why for item in fit}
-    timings = tuple(
-        Timing(
-            item.subject.name,
-            threads,
-            "not run",
-            reasons.get(item.subject.name, f"{device.title} does not run {item.path.suffix}"),
-        )
-        for item in items
-        for threads in asked.threads
+    fit = [item for item in items if _fits(device, item)]
+    subjects = tuple(item.subject for item in items)
+    found = Found(
+        Machine(config.device, "none was reached", ""), _not_run(config, device, items, why), subjects=subjects
     )
-    found = Found(Machine(config.device, "none was reached", ""), timings)
-    bench = _bench(config, found, [item.subject for item in items])
+    bench = _bench(config, found)
     if device.files is None or not fit:
         return BenchResult(bench, how=_others(items))
     folder = config.script_dir or Path("runs") / f"bench-{config.device}"
     with files.whole_folder(folder, replace=(folder / MARK).is_file()) as work:
         for item in fit:
             _copy(item.path, work / "artifacts" / item.subject.name)
-        for name, text in device.files(fit, asked).items():
+        for name, text in device.files(fit, config.asked).items():
             files.write_text(work / name, text)
         files.write_text(work / MARK, files.to_json({"device": config.device, "settings": bench.settings}))
     return BenchResult(bench, folder, device.how)
+
+
+def _fits(device: Device, item: Item) -> bool:
+    """Whether the device runs files of this kind; one that names no formats looks at each itself."""
+    return not device.suffixes or item.path.suffix.lower() in device.suffixes
+
+
+def _not_run(config: BenchConfig, device: Device, items: Sequence[Item], why: str) -> tuple[Timing, ...]:
+    """Rows without numbers: for `why`, or because the device does not run such files."""
+    return tuple(
+        Timing(
+            item.subject.name,
+            threads,
+            "not run",
+            why if _fits(device, item) else f"{device.title} does not run {item.path.suffix}",
+        )
+        for item in items
+        for threads in config.asked.threads
+    )
 
 
 def _others(items: Sequence[Item]) -> str:

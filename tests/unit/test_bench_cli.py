@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ from qtools.core.inspection import Inspection, Placement
 from qtools.core.protocols import Timer
 from qtools.core.timing import Fed, Start
 from qtools.pipeline import bench, inspect
+from qtools.pipeline.devices import android
+from qtools.pipeline.devices._device import Found
+from reports.bench import Machine, Timing
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -151,6 +155,26 @@ def test_a_device_that_is_not_here_leaves_a_folder(
     (folder / "qtools-bench.json").unlink()
     code, _, err = run(path, "--device", device)
     assert code == 2 and "exists already" in err, "one of somebody else's is not"
+
+
+def test_a_device_gets_only_what_it_runs(
+    run: Run, model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def measure(items: Any, asked: Any, against: str, listener: Any) -> Found:
+        seen.extend(item.subject.name for item in items)
+        return Found(Machine("android", "Phone", "Android"), tuple(Timing(name, 1, "measured") for name in seen))
+
+    device = dataclasses.replace(android.DEVICE, absent=lambda: "", measure=measure)
+    monkeypatch.setattr(bench, "find_device", lambda name: device)
+    code, out, _ = run(model("a.onnx"), model("b.tflite"), "--device", "android", "--json")
+    found = json.loads(out)
+    assert code == 0 and seen == ["b.tflite"] and len(found["artifacts"]) == 2
+    rows = {timing["artifact"]: timing["reason"] for timing in found["timings"]}
+    assert rows == {"b.tflite": "", "a.onnx": "an Android device does not run .onnx"}
+    code, out, _ = run(model("a.onnx"), "--device", "android")
+    assert code == 3 and "does not run .onnx" in out and seen == ["b.tflite"]
 
 
 def test_run_folders_give_their_names(tmp_path: Path) -> None:

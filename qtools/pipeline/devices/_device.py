@@ -65,7 +65,7 @@ class Found:
         machine: Which one it was.
         timings: One per artifact and number of threads.
         comparisons: Where artifacts took turns.
-        subjects: Artifacts by what the device saw of them; () where they are those that were handed over.
+        subjects: Artifacts by what the device saw of them; () where it adds nothing to what was handed over.
         warnings: Why the numbers may be worth little.
         notes: How they came about.
         mode: How inferences followed each other.
@@ -86,7 +86,7 @@ class Device:
 
     Attributes:
         title: What messages call it.
-        suffixes: Formats it runs.
+        suffixes: Formats it runs; empty where it looks at each artifact itself.
         places: What `Asked.where` may be, its own choice first; () where there is nothing to choose.
         modes: What `Asked.mode` may be.
         absent: Why it cannot be reached from here; "" where it can.

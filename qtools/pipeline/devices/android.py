@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qtools.core.errors import InputError, MissingPlatform
@@ -96,7 +97,7 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
     _adb("shell", _clean_up(items))
     found = read("\n".join(texts), "the device's output")
     assert found is not None
-    return found
+    return replace(found, subjects=tuple(replace(item.subject, runtime=RUNTIME) for item in items))
 
 
 def files(items: Sequence[Item], asked: Asked) -> dict[str, str]:

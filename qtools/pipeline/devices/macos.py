@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def measure(items: Sequence[Item], asked: Asked, against: str, listener: Listene
     if found is None:
         last = done.stderr.strip().splitlines()[-1:]
         raise MissingPlatform(f"the Swift program could not be built: {''.join(last) or 'no reason given'}")
-    return found
+    return replace(found, subjects=tuple(replace(item.subject, runtime=_coreml.RUNTIME) for item in items))
 
 
 def _ran(folder: Path) -> subprocess.CompletedProcess[str]:
