@@ -1,14 +1,20 @@
-"""Opens foreign files in a process of its own: a runtime that crashes on one, or hangs, then takes nothing with it."""
+"""Opens foreign files in a process of its own: a runtime that crashes on one, or hangs, then takes nothing with it.
+
+`ask` is one question and one answer; a `Conversation` keeps the process and asks again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from qtools.core.errors import InputError
 
@@ -18,30 +24,125 @@ MEMORY = 16 << 30
 """Address space of the process. A file may declare tensors of any size, and a runtime would try to fill memory."""
 
 
-def ask(module: str, path: Path, runtime: str) -> Any:
-    """What `python -m module path` prints as JSON; the module calls `answer`.
+def ask(module: str, path: Path, runtime: str, *words: str) -> Any:
+    """What `python -m module path words` prints as JSON; the module calls `answer`.
 
     Args:
         module: Dotted name.
         path: The file it opens.
         runtime: What it opens the file with, for the message.
+        words: Anything else it has to know.
 
     Raises:
         InputError: If the process crashed, took too long or too much memory.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(place or str(Path.cwd()) for place in sys.path)}
-    # -P: without it, a json.py that came along with the file into the working folder would be imported
-    command = [sys.executable, "-P", "-m", module, str(path.resolve())]
+    command = _command(module, path, words)
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=SECONDS, check=False)
+        done = subprocess.run(command, env=_environment(), capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"{runtime} did not open {path.name} within {SECONDS} s", "is it the right file?") from error
-    if done.returncode < 0:
-        raise InputError(f"{runtime} crashed on {path.name} (signal {-done.returncode}); it is corrupt")
+        raise _too_late(runtime, path) from error
     if done.returncode:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise InputError(f"{runtime} cannot open {path.name}: {''.join(last) or 'no reason given'}")
+        raise _failed(done.returncode, done.stderr.decode(errors="replace"), runtime, path)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _command(module: str, path: Path, words: tuple[str, ...]) -> list[str]:
+    # -P: without it, a json.py that came along with the file into the working folder would be imported
+    return [sys.executable, "-P", "-m", module, str(path.resolve()), *words]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(place or str(Path.cwd()) for place in sys.path)}
+
+
+def _too_late(runtime: str, path: Path) -> InputError:
+    return InputError(f"{runtime} was not done with {path.name} within {SECONDS} s", "is it the right file?")
+
+
+def _failed(code: int, errors: str, runtime: str, path: Path) -> InputError:
+    if code < 0:
+        return InputError(f"{runtime} crashed on {path.name} (signal {-code}); it is corrupt")
+    last = errors.strip().splitlines()[-1:]
+    return InputError(f"{runtime} cannot open {path.name}: {''.join(last) or 'no reason given'}")
+
+
+class Conversation:
+    """A process that opened a file and answers line by line, until it is closed."""
+
+    def __init__(self, module: str, path: Path, runtime: str, *words: str) -> None:
+        """Starts `python -m module path words`; the module listens with `requests` and answers with `reply`."""
+        self._path, self._runtime = path, runtime
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process, closed with it
+        self._process = subprocess.Popen(
+            _command(module, path, words),
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            bufsize=0,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        self._held = b""
+
+    def hear(self) -> Any:
+        """The next answer.
+
+        Raises:
+            InputError: If the process ended, or does not answer in time.
+        """
+        while b"\n" not in self._held:
+            ready, _, _ = select.select([self._answers], [], [], SECONDS)
+            if not ready:
+                raise _too_late(self._runtime, self._path)
+            piece = os.read(self._answers.fileno(), 1 << 20)
+            if not piece:
+                raise self._ended()
+            self._held += piece
+        line, _, self._held = self._held.partition(b"\n")
+        return json.loads(line)
+
+    def say(self, request: Any) -> None:
+        """A request; what comes of it is heard.
+
+        Raises:
+            InputError: If the process ended.
+        """
+        try:
+            self._requests.write(json.dumps(request).encode() + b"\n")
+        except BrokenPipeError as error:
+            raise self._ended() from error
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._requests, self._answers, self._errors):
+            stream.close()
+
+    def _ended(self) -> InputError:
+        code = self._process.wait()
+        self._errors.seek(0)
+        return _failed(code, self._errors.read().decode(errors="replace"), self._runtime, self._path)
+
+
+def channel() -> TextIO:
+    """In the process apart: where replies go. From here on whatever else prints ends on stderr."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return replies
+
+
+def reply(replies: TextIO, value: Any) -> None:
+    """In the process apart: one answer of a conversation."""
+    replies.write(json.dumps(value) + "\n")
+    replies.flush()
+
+
+def requests() -> Iterator[Any]:
+    """In the process apart: what is asked, until nobody asks any more."""
+    for line in sys.stdin:
+        yield json.loads(line)
 
 
 def answer(value: Any) -> None:

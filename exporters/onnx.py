@@ -17,8 +17,9 @@ from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
-from qtools.core.protocols import Lowered, Runner, Target
+from qtools.core.protocols import Lowered, Runner, Target, TimedFile, Timer
 from qtools.core.target import TargetSpec
+from qtools.core.timing import Profile
 from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
@@ -148,6 +149,20 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     return tensors.read(path)
 
 
+def open_timed(path: Path, threads: int) -> TimedFile:
+    """Opens an .onnx of any origin in a process of its own, to be timed."""
+    from exporters._onnx import timed
+
+    return timed.open_timed(path, threads)
+
+
+def profile(path: Path, threads: int, runs: int) -> Profile:
+    """Where an .onnx of any origin spends its time."""
+    from exporters._onnx import timed
+
+    return timed.profile(path, threads, runs)
+
+
 def target(spec: TargetSpec) -> Target:
     """What there is to do with a set of rules."""
     return Target(
@@ -164,6 +179,7 @@ def target(spec: TargetSpec) -> Target:
         replay=replay,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
+        timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
     )
 
 

@@ -16,7 +16,8 @@ from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.inspection import Inspection, Tensor
-from qtools.core.protocols import Lowered, Runner, SecondRuntime, Target
+from qtools.core.protocols import Lowered, Runner, SecondRuntime, Target, TimedFile, Timer
+from qtools.core.timing import Profile
 from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
@@ -139,6 +140,20 @@ def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArr
     return run.replay(path, inputs)
 
 
+def open_timed(path: Path, threads: int) -> TimedFile:
+    """Opens a .tflite of any origin in a process of its own, to be timed."""
+    from exporters._tflite import timed
+
+    return timed.open_timed(path, threads)
+
+
+def profile(path: Path, threads: int, runs: int) -> Profile:
+    """Where a .tflite of any origin spends its time."""
+    from exporters._tflite import profile as profiling
+
+    return profiling.profile(path, threads, runs)
+
+
 TARGET = Target(
     SPEC,
     lower,
@@ -152,4 +167,5 @@ TARGET = Target(
     inspectors={SPEC.suffix: inspect_artifact},
     tensors={SPEC.suffix: read_tensors},
     second=SecondRuntime(second.NAME, second.run),
+    timer=Timer("LiteRT with XNNPACK", ("ai-edge-litert",), open_timed, profile),
 )

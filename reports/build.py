@@ -6,19 +6,19 @@ memory counter produced.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.files import to_json
+from reports import stored
 from reports.accuracy import PairedAccuracy
 from reports.audit import Audit
 from reports.environment import Environment
@@ -198,7 +198,7 @@ def report_text(report: Report) -> str:
         checks=tuple(map(_speakable, report.checks)),
         measured=replace(report.measured, checks=tuple(map(_speakable, report.measured.checks))),
     )
-    _refuse_not_finite(safe, "report")
+    stored.refuse_not_finite(safe, "report")
     return to_json(safe)
 
 
@@ -217,20 +217,7 @@ def read_report(path: Path) -> Report:
 
 def parse_report(text: str, name: str = "report") -> Report:
     """`read_report` of text; `name` is what messages call it."""
-    try:
-        version = json.loads(text).get("schema_version")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{name} is not a qtools report", "give the report.json of a run") from error
-    if not isinstance(version, int) or not 1 <= version <= REPORT_SCHEMA:
-        raise InputError(
-            f"{name} has report schema {version}; this qtools reads 1 to {REPORT_SCHEMA}", "read it with a newer qtools"
-        )
-    try:
-        return _adapter().validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{name} is damaged at {where}: {first['msg']}", "run the command again") from error
+    return stored.parse(text, _adapter(), REPORT_SCHEMA, (name, "report", "give the report.json of a run"))
 
 
 def report_schema() -> dict[str, Any]:
@@ -248,18 +235,3 @@ def _speakable(check: Check) -> Check:
         return check
     note = f"value is {check.value}" + (f"; {check.note}" if check.note else "")
     return replace(check, value=None, note=note)
-
-
-def _refuse_not_finite(value: object, where: str) -> None:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}; a report holds finite numbers only")
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _refuse_not_finite(item, f"{where}.{key}")
-    elif isinstance(value, tuple):
-        for i, item in enumerate(value):
-            _refuse_not_finite(item, f"{where}[{i}]")
-    elif is_dataclass(value):
-        for each in fields(value):
-            _refuse_not_finite(getattr(value, each.name), f"{where}.{each.name}")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 
 import numpy as np
 from numpy.typing import NDArray
-
-from reports.accuracy import half_binomial_cdf
 
 NOISY = 1.5
 """p90 / median above which a series is called noisy; a quiet machine stays near 1.05."""
@@ -19,7 +19,10 @@ NOISY = 1.5
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One artifact's times, in milliseconds; `samples_ms` in the order they were taken."""
+    """One artifact's times, in milliseconds; `samples_ms` in the order they were taken.
+
+    `std_ms` is the sample's own standard deviation; None in a report from before it was kept.
+    """
 
     name: str
     median_ms: float
@@ -28,6 +31,7 @@ class LatencyRow:
     min_ms: float
     mean_ms: float
     samples_ms: tuple[float, ...]
+    std_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Latency:
         runs: Timed rounds; every round runs each artifact once, in turn.
         warmup: Untimed rounds before.
         rows: One per artifact, in the order given.
-        ratios: Every other artifact against the last one.
+        ratios: Every other artifact against one of them.
         warnings: Why the numbers may be worth little.
     """
 
@@ -76,25 +80,52 @@ def measure(
         runs: Timed rounds, at least 2.
         warmup: Untimed rounds.
     """
-    if not variants or runs < 2:
-        raise ValueError("latency needs at least one artifact and two rounds")
-    samples = np.empty((len(variants), runs))
     with _collector_paused():
         for call in [*variants.values()] * warmup:
             call()
-        for i in range(runs):
-            for k, call in enumerate(variants.values()):
-                start = perf_counter_ns()
-                call()
-                samples[k, i] = perf_counter_ns() - start
-    return summarize(dict(zip(variants, samples / 1e6, strict=True)), host=host, threads=threads, warmup=warmup)
+        samples = take_turns({name: partial(_timed, call) for name, call in variants.items()}, runs)
+    return summarize(samples, host=host, threads=threads, warmup=warmup)
 
 
-def summarize(samples_ms: Mapping[str, NDArray[np.float64]], *, host: str, threads: int, warmup: int = 0) -> Latency:
-    """Statistics of rounds measured elsewhere. `samples_ms`: name -> shape (runs,), paired by round."""
+def take_turns(
+    turns: Mapping[str, Callable[[], float]], runs: int, told: Callable[[int], None] = lambda _: None
+) -> dict[str, NDArray[np.float64]]:
+    """Rounds in which each variant has one turn, A B A B ...
+
+    Args:
+        turns: Name -> a call that runs one inference and answers with its milliseconds.
+        runs: Rounds, at least 2.
+        told: Hears how many rounds are behind us.
+
+    Returns:
+        Name -> milliseconds, shape (runs,), paired by round.
+    """
+    if not turns or runs < 2:
+        raise ValueError("latency needs at least one artifact and two rounds")
+    samples = np.empty((len(turns), runs))
+    for i in range(runs):
+        for k, turn in enumerate(turns.values()):
+            samples[k, i] = turn()
+        told(i + 1)
+    return dict(zip(turns, samples, strict=True))
+
+
+def summarize(
+    samples_ms: Mapping[str, NDArray[np.float64]], *, host: str, threads: int, warmup: int = 0, against: str = ""
+) -> Latency:
+    """Statistics of rounds measured elsewhere.
+
+    Args:
+        samples_ms: Name -> shape (runs,), paired by round.
+        host: CPU of the machine.
+        threads: Threads of the runtimes.
+        warmup: Untimed rounds before.
+        against: What the others are held against; the last one where nothing is said.
+    """
     names = tuple(samples_ms)
-    rows = tuple(_row(name, samples_ms[name]) for name in names)
-    ratios = tuple(_ratio(name, names[-1], samples_ms) for name in names[:-1])
+    base = against or names[-1]
+    rows = tuple(row(name, samples_ms[name]) for name in names)
+    ratios = tuple(_ratio(name, base, samples_ms) for name in names if name != base)
     warnings = tuple(
         f"Latency of {row.name} is noisy: p90 is {row.p90_ms / row.median_ms:.2f} x the median. "
         "The machine was busy; measure again."
@@ -111,17 +142,36 @@ def median_interval(samples: NDArray[np.float64], confidence: float = 0.95) -> t
     Below six samples no pair reaches 95 % and the extremes are returned.
     """
     ordered = np.sort(samples)
-    n, k = len(ordered), 1
-    while 2 * half_binomial_cdf(k, n) <= 1 - confidence:
-        k += 1
-    return float(ordered[k - 1]), float(ordered[n - k])
+    n = len(ordered)
+    outside = max(0, allowed_beyond(n, 0.5, (1 - confidence) / 2))
+    return float(ordered[outside]), float(ordered[n - 1 - outside])
 
 
-def _row(name: str, ms: NDArray[np.float64]) -> LatencyRow:
+def allowed_beyond(n: int, share: float, risk: float) -> int:
+    """The largest t with P(Binomial(n, share) <= t) <= risk; -1 where there is none.
+
+    So many of n samples may lie beyond an order statistic that is to bound the percentile which `share` exceeds. Summed
+    from the logarithms of the terms, because a series may have hundreds of thousands of samples.
+    """
+    k = np.arange(1, n + 1)
+    log_choose = np.concatenate([[0.0], np.cumsum(np.log((n - k + 1) / k))])
+    terms = np.exp(log_choose + np.arange(n + 1) * math.log(share) + np.arange(n, -1, -1) * math.log1p(-share))
+    return int(np.searchsorted(np.cumsum(terms), risk, side="right")) - 1
+
+
+def row(name: str, ms: NDArray[np.float64]) -> LatencyRow:
+    """Statistics of one series of milliseconds, shape (runs,)."""
     median, p90, p99 = np.percentile(ms, (50, 90, 99))
     # a microsecond is finer than the clock's own jitter, and keeps the JSON short
     samples = tuple(round(float(x), 4) for x in ms)
-    return LatencyRow(name, float(median), float(p90), float(p99), float(ms.min()), float(ms.mean()), samples)
+    spread = float(ms.std(ddof=1)) if len(ms) > 1 else 0.0
+    return LatencyRow(name, float(median), float(p90), float(p99), float(ms.min()), float(ms.mean()), samples, spread)
+
+
+def _timed(call: Callable[[], object]) -> float:
+    start = perf_counter_ns()
+    call()
+    return (perf_counter_ns() - start) / 1e6
 
 
 def _ratio(name: str, against: str, samples_ms: Mapping[str, NDArray[np.float64]]) -> LatencyRatio:

@@ -14,6 +14,7 @@ from exporters import _apart
 from exporters._metadata import ours
 from exporters._onnx import model as files
 from exporters._onnx import storage
+from exporters._onnx.session import computes_on_codes
 from exporters._onnx.storage import dtype_name
 from qtools.core.errors import InputError
 from qtools.core.inspection import Arithmetic, ArtifactOp, End, Grid, Inspection, Placement, stored
@@ -161,7 +162,7 @@ def _arithmetic(node: onnx.NodeProto, types: set[str]) -> Arithmetic:
     kind = node.op_type
     if kind in (*PAIR, "DynamicQuantizeLinear"):
         return "Q/DQ"
-    if kind.startswith(("QLinear", "QGemm", "QAttention")) or kind.endswith("Integer"):
+    if computes_on_codes(kind):
         return "integer"
     if types & FLOATS:
         return "float"

@@ -20,16 +20,27 @@ FATAL = 4
 """onnxruntime's log severity: what it warns about (nodes it removed, files it wrote) is nothing a user can act on."""
 
 
+def computes_on_codes(kind: str) -> bool:
+    """Whether an operator, in the standard or of onnxruntime's own, is an integer kernel."""
+    return kind.startswith(("QLinear", "QGemm", "QAttention")) or kind.endswith("Integer")
+
+
 def start(
-    model: onnx.ModelProto, *, threads: int, optimize: bool, written_to: Path | None = None
+    model: onnx.ModelProto | Path,
+    *,
+    threads: int,
+    optimize: bool,
+    written_to: Path | None = None,
+    profile_to: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Opens a model on the CPU provider.
 
     Args:
-        model: The model, complete in itself.
+        model: The model, complete in itself; or a file, which may keep tensors in others.
         threads: Threads inside one operator.
         optimize: All of onnxruntime's graph rewriting, or none of it.
         written_to: Where the rewritten graph is saved.
+        profile_to: Beginning of the path of a trace of every node that runs; None = no trace.
 
     Raises:
         InputError: If onnxruntime refuses the model.
@@ -42,8 +53,11 @@ def start(
     options.graph_optimization_level = LEVELS.ORT_ENABLE_ALL if optimize else LEVELS.ORT_DISABLE_ALL
     if written_to is not None:
         options.optimized_model_filepath = str(written_to)
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # broad: onnxruntime's exception classes have no common root of their own
         raise InputError(
             f"onnxruntime cannot run this artifact: {str(error).strip()}", "check it with onnx.checker"

@@ -14,6 +14,7 @@ from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.target import TargetSpec
+from qtools.core.timing import Profile, Start
 from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TensorStats
 
 
@@ -113,6 +114,50 @@ class SecondRuntime:
     run: Callable[[Path, NDArray[Any]], NDArray[Any]]
 
 
+class TimedFile(Protocol):
+    """A file of any origin, opened in a process of its own that measures and is told when."""
+
+    start: Start
+
+    def warm(self, runs: int) -> None:
+        """Untimed inferences."""
+        ...
+
+    def turn(self) -> float:
+        """Milliseconds of one inference, directly behind an untimed one."""
+        ...
+
+    def stream(self, seconds: float, queries: int, progress: Progress) -> Sequence[float]:
+        """Milliseconds of inferences one behind the other, for at least so long and so many."""
+        ...
+
+    def peak_bytes(self) -> int | None:
+        """Largest resident memory since just before the file was opened; None where unknown."""
+        ...
+
+    def close(self) -> None:
+        """Ends the process."""
+        ...
+
+
+@dataclass(frozen=True)
+class Timer:
+    """How files of a format are timed on this machine.
+
+    Attributes:
+        runtime: What a report calls the runtime, without its version.
+        packages: Whose versions decide the time.
+        open: (path of any origin, threads) -> TimedFile; raises InputError where the runtime refuses the file.
+        profile: (path of any origin, threads, inferences) -> Profile; raises MissingPlatform where the runtime has no
+            profiler.
+    """
+
+    runtime: str
+    packages: tuple[str, ...]
+    open: Callable[[Path, int], TimedFile]
+    profile: Callable[[Path, int, int], Profile]
+
+
 @dataclass(frozen=True)
 class Target:
     """What a file in exporters/ exposes as TARGET.
@@ -134,6 +179,7 @@ class Target:
         tensors: File suffix -> what reads the tensors of such a file, of any origin, by name.
         replay: (path of any origin, input name -> array) -> output name -> array, in the kernels that ship.
         second: Another runtime of the format, where there is one.
+        timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
     """
 
     spec: TargetSpec
@@ -151,6 +197,7 @@ class Target:
     inspectors: Mapping[str, Callable[[Path], Inspection]] = field(default_factory=dict)
     tensors: Mapping[str, Callable[[Path], Mapping[str, Tensor]]] = field(default_factory=dict)
     second: SecondRuntime | None = None
+    timer: Timer | None = None
 
     def configured(self, options: Mapping[str, str]) -> Target:
         """This target with the user's choices.

@@ -17,6 +17,7 @@ from reports.build import Report, read_report
 FLOAT_LIMIT = 1e-4
 """Largest |now - recorded| / max(1, |recorded|) of a float output: another host may add floats in another order.
 Integer outputs must be equal."""
+REPORT = "report.json"
 TARGETS_NEXT = "give the artifact of a run folder, or qtools inspect for a file from elsewhere"
 
 
@@ -53,14 +54,12 @@ def run(path: Path) -> Verification:
     """
     if not path.exists():
         raise InputError(f"{path} does not exist", "check the path")
-    folder = path if (path / "report.json").is_file() else path.parent
-    if not (folder / "report.json").is_file():
-        raise InputError(f"there is no report.json beside {path.name}: nothing says what it should be", TARGETS_NEXT)
-    report = read_report(folder / "report.json")
-    target: Target = plugins.find("exporters", report.subject.target, "TARGET")
-    artifact = folder / f"model{target.spec.suffix}" if path == folder else path
-    if not artifact.exists():
-        raise InputError(f"{folder} has no {artifact.name}", "run qtools quantize again")
+    artifact = artifact_of(path)
+    folder = artifact.parent
+    if not (folder / REPORT).is_file():
+        raise InputError(f"there is no {REPORT} beside {path.name}: nothing says what it should be", TARGETS_NEXT)
+    report = read_report(folder / REPORT)
+    target = _target(report)
     checks = [
         _same("artifact is the one reported", files.digest(artifact), report.digests.get("artifact")),
         _same("plan is the one reported", _digest(folder / "plan.json"), report.digests.get("plan")),
@@ -70,6 +69,25 @@ def run(path: Path) -> Verification:
         _verdict(report),
     ]
     return Verification(artifact.name, report.subject.model, report.subject.target, tuple(checks))
+
+
+def artifact_of(path: Path) -> Path:
+    """The artifact of a run folder; any other path is one itself.
+
+    Raises:
+        InputError: If a run folder has lost its artifact, or its report cannot be read.
+    """
+    if not (path / REPORT).is_file():
+        return path
+    artifact = path / f"model{_target(read_report(path / REPORT)).spec.suffix}"
+    if not artifact.exists():
+        raise InputError(f"{path} has no {artifact.name}", "run qtools quantize again")
+    return artifact
+
+
+def _target(report: Report) -> Target:
+    target: Target = plugins.find("exporters", report.subject.target, "TARGET")
+    return target
 
 
 def _digest(path: Path) -> str:

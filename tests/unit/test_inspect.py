@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,31 @@ def test_a_runtime_that_crashes_takes_nothing_with_it(
     monkeypatch.setattr(_apart, "SECONDS", 2)
     with pytest.raises(InputError, match=said):
         _apart.ask(module(body), Path("a.bin"), "the runtime")
+    talk = _apart.Conversation(module(body), Path("a.bin"), "the runtime")
+    with contextlib.closing(talk), pytest.raises(InputError, match=said):
+        talk.hear()
+
+
+def test_a_conversation_goes_on_whatever_else_is_printed(module: Any) -> None:
+    body = """
+import os
+from exporters import _apart
+replies = _apart.channel()
+for number in _apart.requests():
+    print("chatter")
+    os.system("echo chatter of a library")
+    _apart.reply(replies, number * 100_000 * [number])
+    if number == 2:
+        raise RuntimeError("enough")
+"""
+    with contextlib.closing(_apart.Conversation(module(body), Path("a.bin"), "the runtime")) as talk:
+        for number in (1, 2):
+            talk.say(number)
+            assert talk.hear() == number * 100_000 * [number], "longer than any pipe holds at once"
+        with pytest.raises(InputError, match="cannot open a.bin: RuntimeError: enough"):
+            talk.hear()
+        with pytest.raises(InputError, match="RuntimeError: enough"):
+            talk.say(3)
 
 
 def test_nothing_is_imported_from_the_folder_of_the_file(module: Any, tmp_path: Path, monkeypatch: Any) -> None:

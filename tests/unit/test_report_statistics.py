@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import platform
+import time
+from fractions import Fraction
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -253,6 +256,25 @@ def test_median_interval_covers() -> None:
         lo <= math.log(2) <= hi for lo, hi in (latency.median_interval(rng.exponential(1, 50)) for _ in range(4000))
     ]
     assert 0.945 <= np.mean(held) <= 0.98
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+def test_order_statistics_are_those_of_exact_sums(share: float) -> None:
+    """Against integers: share = a / b, P(X <= t) = sum of C(n, k) a^k (b - a)^(n - k) over b^n."""
+    a, b = Fraction(share).limit_denominator(100).as_integer_ratio()
+    for n in (1, 5, 6, 7, 50, 200, 1000):
+        sums = accumulate(math.comb(n, k) * a**k * (b - a) ** (n - k) for k in range(n + 1))
+        exact = sum(40 * total <= b**n for total in sums) - 1
+        assert latency.allowed_beyond(n, share, 0.025) == exact
+
+
+def test_the_interval_of_a_long_series_is_quick() -> None:
+    samples = np.arange(200_000.0)
+    start = time.perf_counter()
+    lo, hi = latency.median_interval(samples)
+    assert time.perf_counter() - start < 5, "exact integers of this size take minutes"
+    half = scipy.stats.norm.ppf(0.975) * math.sqrt(len(samples)) / 2
+    assert (lo, hi) == pytest.approx((99_999.5 - half, 99_999.5 + half), abs=2)
 
 
 def test_environment_names_the_cpu_and_nobody() -> None:
