@@ -118,10 +118,12 @@ class Cause:
     Attributes:
         title: Name of the cause in reports.
         find: Looks at a case and names suspects, the most likely first.
+        symptom: Whether it is what other causes do as well: it counts only for what they leave.
     """
 
     title: str
     find: Callable[[Case], Iterable[Suspect]]
+    symptom: bool = False
 
 
 def power(stats: TensorStats) -> float:

@@ -46,4 +46,4 @@ def _shift(case: Case, other: Constants) -> tuple[float, str, int]:
     return worst, where, moved
 
 
-CAUSE = Cause("bias shift", find)
+CAUSE = Cause("bias shift", find, symptom=True)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from qtools.causes._case import Case, Cause, Fix, Suspect
 from qtools.core.types import InputSpec, TensorStats
 
-OFF = 0.5
+OFF = 0.3
 """Largest distance of the statistics, in spans of the audit's pixels, from which they are of other pixels."""
-FITS = 0.25
+FITS = 0.15
 """Largest distance, in spans of the pixels it makes, that a mistake may leave to be named."""
 
 Vector = NDArray[np.float64]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
-from calibration.histogram import quantile
 from qtools.causes._case import Case, Cause, Fix, Suspect, noise_ratio
 from qtools.core.types import QuantParams, TensorStats
 
 WORSE = 3.0
 """Times the squared error of the best grid on what the audit saw."""
-RARE = 2e-3
+RARE = 0.1
 """Share of the calibrated elements beyond what the audit saw, at most: more is another kind of images, not a few."""
 BEYOND = 1.5
 """Times the reach of the audit's elements that calibration saw."""
@@ -51,9 +48,9 @@ def _reach(calibrated: TensorStats, seen: TensorStats) -> float:
 
 def _share_beyond(calibrated: TensorStats, seen: TensorStats) -> float:
     """Share of the calibrated elements outside what the audit saw."""
-    shares = np.linspace(0.0, RARE, 5)[1:]
-    inside = [s for s in shares if quantile(calibrated, 1 - s) <= seen.hi and quantile(calibrated, s) >= seen.lo]
-    return float(inside[0]) if inside else 1.0
+    middles = (calibrated.edges[:-1] + calibrated.edges[1:]) / 2
+    outside = (middles < seen.lo) | (middles > seen.hi)
+    return float(calibrated.counts[outside].sum() / calibrated.counts.sum())
 
 
 CAUSE = Cause("outlier sample", find)

@@ -28,7 +28,7 @@ from calibration.widths import Widths
 from exporters.tflite import TARGET
 from qtools import models, reference
 from qtools.core.protocols import Lowered
-from qtools.core.target import TargetSpec
+from qtools.core.target import OpRule, TargetSpec
 from qtools.core.types import OpKind, QuantPlan, TensorStats
 from qtools.fuse.apply import fuse
 from qtools.graph import execute
@@ -139,49 +139,73 @@ def mobilevit() -> Good:
 
 @pytest.fixture(scope="module")
 def vit() -> Good:
-    """Two blocks of a ViT, its LayerNorms far from one and zero as training leaves them."""
+    return transformer(64, TARGET.spec)
+
+
+def transformer(size: int, spec: TargetSpec, *, fused: bool = True) -> Good:
+    """Two blocks of a ViT, its LayerNorms far from one and zero as training leaves them.
+
+    `fused`: whether attention is one operation of the graph.
+    """
     torch.manual_seed(0)
-    network = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=16).eval()
+    network = timm.create_model("vit_tiny_patch16_224", img_size=size, depth=2, num_classes=16).eval()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):
                 module.weight.copy_(0.5 + torch.rand_like(module.weight))
                 module.bias.copy_(0.2 * torch.randn_like(module.bias))
+            elif hasattr(module, "fused_attn"):
+                module.fused_attn = fused
         network.head.weight.copy_(0.3 * torch.randn_like(network.head.weight))
-    return good(models.wrap_module(network, input_size=64), 64)
+    return good(models.wrap_module(network, input_size=size), size, spec)
 
 
-@pytest.fixture(scope="module", params=["repvit", "mobilevit", "vit"])
+NETWORKS = ("repvit", "mobilevit", "vit")
+
+
+@pytest.fixture
 def network(request: pytest.FixtureRequest) -> Good:
     found: Good = request.getfixturevalue(request.param)
     return found
 
 
-@pytest.mark.parametrize("name", ["mse", "percentile"])
+def on(*usual: str, never: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+    """A test on all networks; a plain run takes some of them, `make test ARGS='-m bench -k causes'` the others.
+
+    Args:
+        usual: Those of a plain run.
+        never: Those that cannot have the fault.
+    """
+    marks = {name: () if name in usual else (pytest.mark.bench,) for name in NETWORKS if name not in never}
+    return pytest.mark.parametrize("network", [pytest.param(n, marks=marks[n]) for n in marks], indirect=True)
+
+
+@on(*NETWORKS)
+@pytest.mark.parametrize("name", ["mse", pytest.param("percentile", marks=pytest.mark.bench)])
 def test_nothing_is_named_in_a_good_network(network: Good, name: str) -> None:
     assert network.causes(network.planned(name)) == []
 
 
+@on("mobilevit", never=("vit",))
 def test_an_outlier_channel(network: Good) -> None:
     """Written forty times as large, read by a fortieth: the same numbers come out in float."""
+    planted = network.over(wider_channel(network))
+    same_in_float(network, planted)
+    assert planted.causes(planted.planned("minmax"))[0] == "outlier channel"
+
+
+def wider_channel(network: Good) -> dict[str, torch.Tensor]:
+    """Constants with one channel of the longest linear path forty times as wide."""
     view, old = network.program.view, network.program.constants
-    paths = linear_paths(view)
-    path = max(paths, key=lambda path: len(path.values))
-    new: dict[str, torch.Tensor] = {}
-    for op in path.writers:
-        for name in op.inputs[1:]:
-            new[name] = old[name].clone()
-            new[name][0] *= 40
+    path = max(linear_paths(view), key=lambda path: len(path.values))
+    new = {name: old[name].clone() for op in path.writers for name in op.inputs[1:]}
+    for name in new:
+        new[name][0] *= 40
     for op in path.readers:
         name = op.inputs[1]
         new[name] = new.get(name, old[name]).clone()
-        if op.kind is OpKind.DEPTHWISE_CONV:
-            new[name][0] /= 40
-        else:
-            new[name][:, 0] /= 40
-    planted = network.over(new)
-    same_in_float(network, planted)
-    assert planted.causes(planted.planned("minmax"))[0] == "outlier channel"
+        new[name].select(0 if op.kind is OpKind.DEPTHWISE_CONV else 1, 0).div_(40)
+    return new
 
 
 def same_in_float(one: Good, other: Good) -> None:
@@ -191,6 +215,7 @@ def same_in_float(one: Good, other: Good) -> None:
     assert float((after - before).abs().max()) <= 1e-3 * float(before.abs().max())
 
 
+@on("repvit")
 def test_an_outlier_sample(network: Good) -> None:
     """One image of noise among those that calibrate, read as if its bytes were sixteen bits."""
     signs = np.random.default_rng(0).choice([-20.0, 20.0], (3, *network.loaded.spec.input.size)).astype(np.float32)
@@ -206,18 +231,21 @@ def test_an_outlier_sample(network: Good) -> None:
     assert "outlier sample" in planted.causes(planted.planned("minmax"))
 
 
+@on("vit")
 def test_clipping(network: Good) -> None:
     stats, through = network.prepared.stats, read_through(network.program.view)
     short = {n: (0.25 * s.lo, 0.25 * s.hi) for n, s in stats.items() if n not in through}
     assert network.causes(network.planned(ranges=short))[0] == "clipping"
 
 
+@on("mobilevit")
 def test_a_function_tail(network: Good) -> None:
     stats, through = network.prepared.stats, read_through(network.program.view)
     long = {n: (-400.0, stats[n].hi) for n in through}
     assert network.causes(network.planned(ranges=long))[0] == "function tail"
 
 
+@on("repvit", never=("vit",))
 def test_a_residual_scale_mismatch(network: Good) -> None:
     stats = network.prepared.stats
     sums = [op.outputs[0] for op in network.program.view.ops if op.kind is OpKind.ADD]
@@ -225,6 +253,7 @@ def test_a_residual_scale_mismatch(network: Good) -> None:
     assert network.causes(network.planned(ranges=long))[0] == "residual scale mismatch"
 
 
+@on("vit")
 def test_a_bias_shift(network: Good) -> None:
     decision, view = network.planned(), network.program.view
     moved = {}
@@ -241,6 +270,7 @@ def test_weights_that_one_tap_outweighs(repvit: Good) -> None:
     assert "range inflated by fusion" in repvit.causes(repvit.planned(bits=4), 4)
 
 
+@on("repvit", never=("vit",))
 @pytest.mark.parametrize(
     ("word", "spoil"),
     [
@@ -259,3 +289,29 @@ def test_calibration_images_prepared_otherwise(
     found = examine(planted.prepared, planted.planned(), TARGET, 8).findings
     assert [finding.cause for finding in found] == ["calibration images prepared otherwise"]
     assert word in found[0].evidence
+
+
+def test_channels_far_from_zero(repvit: Good) -> None:
+    """All channels between two layers moved up, and the reader's bias down: the same numbers come out in float."""
+    view, old = repvit.program.view, repvit.program.constants
+    writer = next(op for op in view.ops if op.module == "stages.2.downsample.spatial_downsample")
+    (reader,) = view.consumers[writer.outputs[0]]
+    up = 60 * max(-repvit.prepared.stats[writer.outputs[0]].lo, repvit.prepared.stats[writer.outputs[0]].hi)
+    weight = old[reader.inputs[1]].double()
+    planted = repvit.over(
+        {
+            writer.inputs[2]: old[writer.inputs[2]] + up,
+            reader.inputs[2]: (old[reader.inputs[2]].double() - up * weight.sum((1, 2, 3))).float(),
+        }
+    )
+    same_in_float(repvit, planted)
+    assert planted.causes(planted.planned())[0] == "zero point far outside the grid"
+
+
+def test_softmax_on_a_fixed_grid() -> None:
+    """Attention over 256 tokens on a target whose kernel gives probabilities in steps of 1/256, as LiteRT's does."""
+    rules = {**TARGET.spec.rules, OpKind.SOFTMAX: OpRule("planted", fixed_output=(1 / 256, -128))}
+    network = transformer(256, replace(TARGET.spec, rules=rules), fused=False)
+    target = replace(TARGET, spec=network.spec, simulator="coreml")  # XNNPACK has no such kernel to simulate
+    found = examine(network.prepared, network.planned(), target, 8).findings
+    assert [finding.cause for finding in found] == ["softmax on a fixed grid"]

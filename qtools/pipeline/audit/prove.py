@@ -79,7 +79,7 @@ def findings(
     """Every cause that can be proven, the one that explains most first, each behind those before it.
 
     What a change takes away beside the ones before it is what counts, so that a fault that shows in several ways is
-    reported once.
+    reported once. Symptoms come last.
 
     Args:
         case: The network under audit.
@@ -89,22 +89,23 @@ def findings(
     Returns:
         The findings, and the distance from float that they explain.
     """
-    known = causes if causes is not None else every_cause()
-    open_cases = [(cause, suspect) for cause in known.values() for suspect in cause.find(case)]
+    known = (causes if causes is not None else every_cause()).values()
     made: list[Fix] = []
     found: list[Finding] = []
     before = prover.distance()
     first = float(before.mean())
-    while open_cases:
-        tried = [_Proof(cause, each, prover.distance(*made, each.fix)) for cause, each in open_cases]
-        proven = [proof for proof in tried if is_proven(before, proof.behind, first)]
-        if not proven:
-            break
-        best = min(proven, key=lambda proof: float(proof.behind.mean()))
-        found.append(_finding(case, best, before))
-        made.append(best.suspect.fix)
-        open_cases = [(proof.cause, proof.suspect) for proof in proven if proof is not best]
-        before = best.behind
+    for symptoms in (False, True):
+        suspects = [(cause, each) for cause in known if cause.symptom == symptoms for each in cause.find(case)]
+        while suspects:
+            tried = [_Proof(cause, each, prover.distance(*made, each.fix)) for cause, each in suspects]
+            proven = [proof for proof in tried if is_proven(before, proof.behind, first)]
+            if not proven:
+                break
+            best = min(proven, key=lambda proof: float(proof.behind.mean()))
+            found.append(_finding(case, best, before))
+            made.append(best.suspect.fix)
+            suspects = [(proof.cause, proof.suspect) for proof in proven if proof is not best]
+            before = best.behind
     return tuple(found), first
 
 
