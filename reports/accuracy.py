@@ -115,7 +115,12 @@ def mean_root_kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -
     For small errors the root grows as the errors of the logits do, so that no handful of images that the reference is
     unsure of outweighs all others, as in the mean of KL: of two plans it finds the better one on fewer images.
     """
-    return float(np.sqrt(np.maximum(_kl(reference, other), 0.0)).mean())
+    return float(root_kl(reference, other).mean())
+
+
+def root_kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Square root of KL(softmax reference || softmax other) of each image, shape (n,)."""
+    return np.asarray(np.sqrt(np.maximum(_kl(reference, other), 0.0)))
 
 
 def _kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
