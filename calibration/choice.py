@@ -11,6 +11,8 @@ from scipy.special import stdtrit
 
 SURE = 0.95
 """Confidence of everything said about the held-out images together."""
+COUNTED = 1e-6
+"""A share of images times their number is whole but for float rounding."""
 Logits = NDArray[np.floating]
 
 
@@ -109,9 +111,8 @@ def flips(exact: Logits, other: Logits) -> float:
 def bearable(exact: Logits, other: Logits, share: float) -> float:
     """By what factor (0..1) errors have to shrink for `flips` to be at most `share`; 1.0 where it is already."""
     margins, losses = _margins(exact, other)
-    pairs = margins[:, None] / np.maximum(losses[None, :], np.finfo(np.float64).tiny)
-    factors = np.sort(pairs[:, losses > 0], axis=None)  # a pair flips where its factor is below that of the errors
-    allowed = int(np.floor(share * pairs.size))
+    factors = np.sort(margins[:, None] / losses[losses > 0], axis=None)  # beyond its factor a pair flips
+    allowed = int(np.floor(share * len(exact) ** 2 + COUNTED))
     return 1.0 if allowed >= len(factors) else float(min(1.0, factors[allowed]))
 
 
