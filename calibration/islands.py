@@ -181,7 +181,5 @@ def explained(plan: QuantPlan, chosen: Sequence[tuple[Candidate, str]]) -> Quant
 
 def bytes_added(chosen: Sequence[Candidate], view: GraphView) -> int:
     """Bytes that weights take more in float than in 8 bits: three each."""
-    names = {
-        op.inputs[1] for each in chosen for op in view.ops if op.id in each.floats and op.kind in WEIGHTED
-    }
+    names = {op.inputs[1] for each in chosen for op in view.ops if op.id in each.floats and op.kind in WEIGHTED}
     return 3 * _elements((name for name in names if view.values[name].const), view)

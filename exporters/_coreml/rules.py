@@ -42,7 +42,9 @@ SPEC = TargetSpec(
     scale_dtype="float16",
     float_results=True,
     islands=(
-        Island("float", "float16", mac=2.0, element=0.0, source="twice the bits per operand; no Neural Engine was timed"),
+        Island(
+            "float", "float16", mac=2.0, element=0.0, source="twice the bits per operand; no Neural Engine was timed"
+        ),
     ),
 )
 PALETTES = ("per_channel", "per_tensor")

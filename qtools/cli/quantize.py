@@ -44,8 +44,8 @@ Clamp = Annotated[
 MaxDrop = Annotated[
     float | None,
     Option(
-        help="Points of top-1 that may be lost (of agreement with float, without labels): raises the fewest values that "
-        "meet it on calibration images, and fails where the artifact loses more."
+        help="Points of top-1 that may be lost (of agreement with float, without labels): raises the precision of the "
+        "fewest values that meet it on calibration images, and fails where the artifact loses more."
     ),
 ]
 MaxIslands = Annotated[int | None, Option(help="Hold up to so many values more precisely, where that pays.")]

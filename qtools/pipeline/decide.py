@@ -71,9 +71,7 @@ def recipe_of(
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
-def _corrected(
-    first: Decision, recipe: planning.Recipe, trials: Trials, *, rounding: bool
-) -> Trial:
+def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, rounding: bool) -> Trial:
     """The plan with corrected biases and, where that brings the logits nearer to float, rounded weights.
 
     What loses on calibration images that the step has not seen is taken back.

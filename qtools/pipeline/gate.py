@@ -35,7 +35,9 @@ def drop_check(apart: Apart, scores: PairedAccuracy, islands: Islands | None, sp
         lo, hi = (100 - end for end in reversed(scores.agreement_interval))
         what = "no labels: share of images whose class is not that of float, which no drop exceeds,"
     status: Status = "passed" if value <= limit else "failed"
-    note = f"{what} on {scores.n} evaluation images, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
+    note = (
+        f"{what} on {scores.n} evaluation images, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
+    )
     if islands is not None:
         note += f"; {len(islands.candidates)} island(s)"
     if status == "failed":

@@ -34,6 +34,8 @@ EVIDENCE_IMAGES = 16
 OUTSTANDING = 3.0
 """Times the average value's share of the squared distance from float that an island has to take off, where no limit
 asks for more: what costs as much as others cost is no island, raising it would only begin to raise everything."""
+NEGLIGIBLE = 1e-3
+"""Share of the squared distance below which a value cannot help to meet any limit."""
 NEARLY = 0.8
 """Share of a value's noise that its sums alone take in, from which no other way is considered."""
 
@@ -74,10 +76,14 @@ class _Search:
     def run(self) -> None:
         """Tries larger and larger choices until the limit is met; without one, the most promising choice."""
         left = self._offers()
-        for _ in range(TRIES):
-            room = len(left) if self._apart.max_islands is None else self._apart.max_islands - len(self._kept)
-            order = fewest([offer for offer, _ in left], self._need())[:room]
-            more = [left[i] for i in order]
+        for last in reversed(range(TRIES)):
+            offers, need = [offer for offer, _ in left], self._need()
+            order = fewest(offers, need)
+            if self._apart.max_drop is not None and sum(offers[i].gain for i in order) < need:
+                # not all can be known from roundings alone, such as what float weights bring: in doubling steps
+                order = order[: math.ceil(len(order) / 2**last)]
+            room = len(order) if self._apart.max_islands is None else self._apart.max_islands - len(self._kept)
+            more = [left[i] for i in order[:room]]
             if able := [each for each in more if self._as_meant(each[1])]:
                 if not self._try(able) or self._apart.max_drop is None or self.is_met():
                     return
@@ -112,9 +118,9 @@ class _Search:
         return [(Offer(each.value, gain, each.price), each) for each, gain in found]
 
     def _floor(self) -> float:
-        """Least gain of an island: none where a limit has to be met."""
+        """Least gain of an island."""
         if self._apart.max_drop is not None:
-            return 0.0
+            return NEGLIGIBLE * self._start.off**2
         plan = self._start.decision.plan
         values = sum(plan.params(name) is not None for name in self._view.activations)
         return OUTSTANDING / max(1, values) * self._start.off**2
@@ -135,8 +141,8 @@ class _Search:
             tried = self._trials.corrected(recipe, plan, rounding=before.rounded)
         else:
             tried = self._trials.plain(recipe, plan)
-        roots = (root_kl(self._held.exact, trial.answers) for trial in (before, tried))
-        lower = surely_lower(*roots, TRIES)
+        exact = self._held.exact
+        lower = surely_lower(root_kl(exact, before.answers), root_kl(exact, tried.answers), TRIES)
         expected = math.sqrt(max(0.0, before.off**2 - sum(offer.gain for offer, _ in more)))
         names = ", ".join(candidate.name for _, candidate in more)
         verdict = "" if lower or tried.off >= before.off else "; lower, but by less than chance could do"
@@ -163,14 +169,16 @@ class _Search:
 
     def _reason(self, candidate: Candidate, spared: float, alone: QuantPlan) -> str:
         """Why a value was raised, and at what price."""
-        spec, fast = self._trials.target.spec, []
-        for plan in (self._start.decision.plan, alone):
-            fast.append(sum(not place.fast for place in predict(self._view, plan, spec).places))
+        spec = self._trials.target.spec
+        before, after = (
+            sum(not place.fast for place in predict(self._view, plan, spec).places)
+            for plan in (self._start.decision.plan, alone)
+        )
         path = spec.fast_path.name if spec.fast_path else "the fast path"
         return (
             f"its rounding to 8 bits alone costs a mean root KL of {spared:.3g}; with all islands that of the network "
             f"falls {self._start.off:.3g} -> {self._now.off:.3g} on {self._held.count} held-out calibration images; "
-            f"predicted time +{candidate.price:.1%}, {fast[1] - fast[0]:+d} operation(s) off {path}"
+            f"predicted time +{candidate.price:.1%}, {after - before:+d} operation(s) off {path}"
         )
 
     def _summary(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import qtools
 from calibration.method import method
 from calibration.placement import predict
+from calibration.plan import ISLAND
 from qtools.core import files, metrics
 from qtools.core.artifact import Artifact
 from qtools.core.checks import Check, Status
@@ -54,9 +55,11 @@ def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec, config: RunC
     if prepared.certificate.leftover:
         names = prepared.certificate.leftover
         found.append(f"{len(names)} BatchNorm layer(s) could not be folded, the first at {names[0]}")
-    if plan.float_ops:
-        first = next(iter(plan.float_ops.values()))
-        found.append(f"{len(plan.float_ops)} operation(s) stay in float, the first because {first}")
+    left = [reason for reason in plan.float_ops.values() if not reason.startswith(ISLAND)]
+    if left:
+        found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")
+    if raised := len(plan.float_ops) - len(left):
+        found.append(f"{raised} operation(s) are held in float as precision islands, because that was asked for")
     wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
     if wide and config.int16:
         found.append(f"--int16: {len(wide)} value(s) held at 16 bits: {_named(wide)}")

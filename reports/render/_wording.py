@@ -22,7 +22,6 @@ T = TypeVar("T")
 PLACE_TITLE = "Where each operation runs"
 PLACE_HEADS = ("Operation", ">n", "where", "why, and what to do")
 ISLAND_TITLE = "Precision islands"
-ISLAND_HEADS = ("Value", "held in", ">its rounding alone, mean √KL", ">time")
 STEP_HEADS = ("Step on the weights", "", "mean √KL on other images", "note")
 
 NOT_RUN = "not run"
@@ -124,6 +123,12 @@ def step_cells(step: Step) -> tuple[str, str, str, str]:
     )
 
 
+def island_heads(report: Report) -> tuple[str, ...]:
+    """Times were measured for all islands or for none."""
+    time = "time on this host" if report.measured.islands else "time, predicted"
+    return "Value", "held in", ">√KL of its rounding", f">{time}"
+
+
 def island_rows(report: Report) -> tuple[tuple[str, ...], ...]:
     """A line for each island, and one for all together where there are several."""
     if report.islands is None:
@@ -138,10 +143,10 @@ def island_rows(report: Report) -> tuple[tuple[str, ...], ...]:
 
 
 def _price(report: Report, name: str, predicted: IslandRow | Islands) -> str:
-    """Time with an island over that without: measured where it was, else predicted, and which of the two."""
+    """Time with an island over that without: measured where it was, else predicted."""
     if (ratio := timed(report.measured.islands, name)) is not None:
-        return f"{number(ratio.median, 3)} × {interval((ratio.lo, ratio.hi), 3)}, this host"
-    return f"{number(1 + predicted.price, 3)} ×, predicted"
+        return f"{number(ratio.median, 3)} × {interval((ratio.lo, ratio.hi), 3)}"
+    return f"{number(1 + predicted.price, 3)} ×"
 
 
 def place_cells(places: Places, row: PlaceRow) -> tuple[str, str, str, str]:

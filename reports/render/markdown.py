@@ -30,7 +30,7 @@ def render(report: Report) -> str:
         parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
     if islands := report.islands:
         parts += [f"## {words.ISLAND_TITLE}", plain(f"{islands.told}.")]
-        parts += [_table(words.ISLAND_HEADS, words.island_rows(report))] if islands.rows else []
+        parts += [_table(words.island_heads(report), words.island_rows(report))] if islands.rows else []
     if places := report.places:
         table = _table(words.PLACE_HEADS, (words.place_cells(places, row) for row in places.rows))
         parts += [f"## {words.PLACE_TITLE}", plain(f"{places.summary}."), table]

@@ -105,7 +105,7 @@ def _steps(report: Report) -> Table:
 
 
 def _islands(report: Report, islands: Islands) -> list[RenderableType]:
-    table = _table(words.ISLAND_TITLE, *words.ISLAND_HEADS)
+    table = _table(words.ISLAND_TITLE, *words.island_heads(report))
     for row in words.island_rows(report):
         table.add_row(*map(Text, row))
     return [*([table] if islands.rows else []), Text(f"{words.ISLAND_TITLE}: {islands.told}.\n")]
