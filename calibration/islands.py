@@ -16,7 +16,7 @@ from calibration.plan import ISLAND, PAIRWISE, Recipe
 from calibration.ties import tied_groups
 from qtools.core.macs import macs
 from qtools.core.target import Island, TargetSpec
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan, ValuePlan
+from qtools.core.types import GraphView, Op, OpKind, QuantPlan, ValuePlan
 
 SUMS_ONLY = "for its sums and products only"
 ELEMENT = 4.0
@@ -177,9 +177,3 @@ def explained(plan: QuantPlan, chosen: Sequence[tuple[Candidate, str]]) -> Quant
             reason = text if entry.params is None else f"{entry.reason}; {text}"
             values[name] = ValuePlan(entry.params, entry.origin, reason, entry.made, entry.reads)
     return replace(plan, values=values, float_ops=float_ops)
-
-
-def bytes_added(chosen: Sequence[Candidate], view: GraphView) -> int:
-    """Bytes that weights take more in float than in 8 bits: three each."""
-    names = {op.inputs[1] for each in chosen for op in view.ops if op.id in each.floats and op.kind in WEIGHTED}
-    return 3 * _elements((name for name in names if view.values[name].const), view)

@@ -55,9 +55,9 @@ WIDE = "hold fewer values at 16 bits: these kernels are LiteRT's plain ones"
 
 TIMED = "tests/bench/test_islands.py, on an x86 host with VNNI"
 ISLANDS = (
-    Island("float", "float", mac=3.0, element=60.0, source=TIMED),
-    Island("dynamic", "float activations over int8 weights", mac=1.5, element=90.0, source=TIMED),
-    Island("wide", "16 bits", mac=70.0, element=800.0, source=TIMED),
+    Island("float", "float", mac=3.0, element=20.0, source=TIMED),
+    Island("dynamic", "float activations over int8 weights", mac=1.5, element=60.0, source=TIMED),
+    Island("wide", "16 bits", mac=50.0, element=900.0, source=TIMED),
 )
 """A float operation costs its conversions; on 16 bits the kernels are LiteRT's plain ones."""
 

@@ -75,22 +75,30 @@ class _Search:
 
     def run(self) -> None:
         """Tries larger and larger choices until the limit is met; without one, the most promising choice."""
-        left = self._offers()
+        left, lost = self._offers(), list[Candidate]()
         for last in reversed(range(TRIES)):
-            offers, need = [offer for offer, _ in left], self._need()
-            order = fewest(offers, need)
-            if self._apart.max_drop is not None and sum(offers[i].gain for i in order) < need:
-                # not all can be known from roundings alone, such as what float weights bring: in doubling steps
-                order = order[: math.ceil(len(order) / 2**last)]
-            room = len(order) if self._apart.max_islands is None else self._apart.max_islands - len(self._kept)
-            more = [left[i] for i in order[:room]]
-            if able := [each for each in more if self._as_meant(each[1])]:
-                if not self._try(able) or self._apart.max_drop is None or self.is_met():
-                    return
-            elif not more:
+            more = [left[i] for i in self._order([offer for offer, _ in left], last)]
+            able = [each for each in more if self._as_meant(each[1])]
+            left = [each for each in left if each in able or each not in more]
+            chosen = [candidate for _, candidate in able]
+            if not more or (able and chosen == lost):
                 return
-            done = {candidate.value for _, candidate in able}
-            left = [each for each in left if each not in more and each[1].value not in done]
+            if able and self._try(able):
+                taken = {candidate.value for candidate in chosen}
+                left = [each for each in left if each[1].value not in taken]
+            elif able:
+                lost = chosen
+            if able and (self._apart.max_drop is None or self.is_met()):
+                return
+
+    def _order(self, offers: Sequence[Offer], last: int) -> tuple[int, ...]:
+        """Which offers to try next; `last` counts the tries that remain after this one."""
+        need = self._need()
+        order = fewest(offers, need)
+        if self._apart.max_drop is not None and sum(offers[i].gain for i in order) < need:
+            # not all can be known from roundings alone, such as what float weights bring: in doubling steps
+            order = order[: math.ceil(len(order) / 2**last)]
+        return order if self._apart.max_islands is None else order[: self._apart.max_islands - len(self._kept)]
 
     def concluded(self) -> Trial:
         """The decision with its reasons and all that was told."""

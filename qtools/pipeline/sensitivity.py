@@ -1,9 +1,8 @@
 """Cheap evidence of what each value's rounding to 8 bits costs: all of them from a few runs backwards.
 
-For small errors e of a value the logits move by J e, and the KL divergence of the softmax is (J e)' F (J e) / 2 with
-F = diag(p) - p p', the Fisher information of the logits (S. Amari, Information Geometry, 2016, section 1.4: the second
-order of a divergence). For random u of covariance F the mean of (u' J e)^2 is twice that, and one run backwards from u
-gives u' J for every value at once, split by who reads it.
+For small errors e of a value the logits move by J e, and to second order the KL divergence of the softmax is
+(J e)' F (J e) / 2 with F = diag(p) - p p', the Fisher information of the logits. For random u of covariance F the mean
+of (u' J e)^2 is twice that, and one run backwards from u gives u' J for every value at once, split by who reads it.
 """
 
 from __future__ import annotations
