@@ -20,11 +20,28 @@ class Apart:
         int16: Patterns, as of file names, of values to hold at 16 bits.
         dynamic: Patterns of operations to run on float activations over int8 weights.
         clamp: Whether activations below the target's width are cut where their grid ends.
+        max_islands: Most values to raise by measured benefit; None for no number.
+        max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
+        float_ends: Whether the artifact gives floats, so that what makes its output may be raised too.
     """
 
     int16: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     clamp: bool = False
+    max_islands: int | None = None
+    max_drop: float | None = None
+    float_ends: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_islands is not None and self.max_islands < 1:
+            raise InputError(f"--max-islands {self.max_islands} raises nothing", "give 1 or more, or leave it out")
+        if self.max_drop is not None and not 0 <= self.max_drop < 100:
+            raise InputError(f"--max-drop {self.max_drop:g} is no number of points", "give 0 to 100, e.g. 0.5")
+
+    @property
+    def raises(self) -> bool:
+        """Whether values are to be raised by measured benefit."""
+        return self.max_islands is not None or self.max_drop is not None
 
     def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
         """Refuses what a target cannot have.
@@ -43,6 +60,8 @@ class Apart:
         if self.dynamic and not spec.dynamic:
             able = ", ".join(other.name for other in others() if other.dynamic)
             raise InputError(f"the {spec.name} target has no kernels of dynamic range", f"--dynamic is for: {able}")
+        if self.raises:
+            self._check_islands(spec, widths, others)
         if not self.clamp:
             return
         if not spec.clamps:
@@ -53,8 +72,22 @@ class Apart:
                 f"activations of {widths.activations} bits end where their codes end, there is nothing to cut",
                 "give --bits or --act-bits below 8 with --clamp",
             )
-        if self.int16:
-            raise InputError("--clamp and --int16 do not go together yet", "leave one of them out")
+        if self.int16 or self.raises:
+            option = "--int16" if self.int16 else "--max-islands or --max-drop"
+            raise InputError(f"--clamp and {option} do not go together yet", "leave one of them out")
+
+    def _check_islands(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
+        if not spec.islands:
+            able = ", ".join(other.name for other in others() if other.islands)
+            raise InputError(
+                f"the {spec.name} target takes whole graphs of codes: no value can be raised by itself",
+                f"--max-islands and --max-drop are for: {able}",
+            )
+        if widths.activations > spec.activation.bits:
+            raise InputError(
+                f"activations have {widths.activations} bits already: there is nothing to raise",
+                "leave out --act-bits, or --max-islands and --max-drop",
+            )
 
 
 def matching(view: GraphView, patterns: Sequence[str], option: str) -> frozenset[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
-from calibration.plan import BETWEEN_FLOATS
+from calibration.plan import BETWEEN_FLOATS, ISLAND
 from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
 from qtools.core.target import FastPath, OpRule, TargetSpec
@@ -27,6 +27,7 @@ ADVICE: Mapping[OpKind, str] = {
     OpKind.RELU: "put it directly behind a convolution, a linear layer, an addition or a multiplication",
 }
 """What can be done about a kind in float; these hold for every runtime."""
+CHOSEN = "chosen by measured benefit, see there"
 OPERAND = "fold the constant into the weights before or behind it"
 REPLACE = "replace it by operations with integer kernels, or accept a conversion on each side"
 
@@ -95,6 +96,8 @@ def _has_no_operation(op: Op, plan: QuantPlan) -> bool:
 def _place(op: Op, view: GraphView, plan: QuantPlan, spec: TargetSpec, path: FastPath) -> Place:
     if op.id in plan.float_ops:
         reason = plan.float_ops[op.id]
+        if reason.startswith(ISLAND):
+            return Place(op.id, op.kind, op.module, False, _takes_in_float(path, op), ISLAND, CHOSEN)
         return Place(op.id, op.kind, op.module, False, _takes_in_float(path, op), reason, _advice(op, reason, path))
     data = [name for name in op.inputs if not view.values[name].const]
     if any(plan.params(name) is None for name in data):

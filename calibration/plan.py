@@ -38,6 +38,7 @@ WIDE = 16
 DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "all that read it run in float"
+ISLAND = "precision island"
 BIAS_LIMIT = 2.0**30
 """Largest bias code: the accumulator keeps as much room again for the products."""
 
@@ -61,6 +62,7 @@ class Recipe:
         clamp: Whether a grid narrower than the target's is cut where its codes end, by a QUANTIZE behind each kernel.
         dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
+        floats: Operations to leave in float, weights and all.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
     """
 
@@ -74,6 +76,7 @@ class Recipe:
     clamp: bool = False
     dynamic: Set[str] = frozenset()
     wide: Set[str] = frozenset()
+    floats: Set[str] = frozenset()
     through: Mapping[str, Function] = field(default_factory=dict)
 
     def range_of(self, name: str, stats: TensorStats, scheme: QuantScheme) -> tuple[float, float]:
@@ -111,7 +114,8 @@ def plan(
         CheckFailed: If two kernels insist on different parameters for the same codes.
     """
     raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
-    kernels = Kernels(spec, raised, wide.together(view, spec, recipe.dynamic))
+    apart = (wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats))
+    kernels = Kernels(spec, raised, *apart)
     float_ops = _float_ops(view, kernels, unbound)
     integer_ops = [op for op in view.ops if op.id not in float_ops]
     swallowed = taken_in(view, spec, integer_ops)
@@ -189,6 +193,8 @@ def _between_floats(view: GraphView, float_ops: Mapping[str, str], swallowed: Ma
 def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     """Why an operation has to run in float; empty where an integer kernel takes it."""
     rule, target = kernels.get(op), kernels.spec.name
+    if op.id in kernels.floats:
+        return ISLAND
     if op.id in kernels.dynamic:
         return f"dynamic range: {DYNAMIC if op.kind in kernels.spec.dynamic else BETWEEN}"
     if rule is None:

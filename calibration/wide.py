@@ -24,11 +24,13 @@ class Kernels:
         spec: The target.
         wide: Values that are made at 16 bits.
         dynamic: Operations between which activations stay in float, over int8 weights where there are such kernels.
+        floats: Operations in float, weights and all.
     """
 
     spec: TargetSpec
     wide: frozenset[str] = frozenset()
     dynamic: frozenset[str] = frozenset()
+    floats: frozenset[str] = frozenset()
 
     def is_wide(self, op: Op) -> bool:
         """Whether an operation runs in a 16-bit kernel, or would if there were one."""

@@ -23,6 +23,7 @@ from reports.accuracy import PairedAccuracy
 from reports.audit import Audit
 from reports.environment import Environment
 from reports.fidelity import Difference, Fidelity
+from reports.islands import Islands
 from reports.latency import Latency
 from reports.places import Places
 from reports.ranges import RangeRow
@@ -128,12 +129,14 @@ class Measured:
         timings_s: Stage -> wall seconds.
         peak_memory_bytes: Largest resident memory of the run, None where unknown.
         checks: Checks that judge any of these.
+        islands: Artifacts with single precision islands, timed against the one without; None where there are none.
     """
 
     latency: Latency | None = None
     timings_s: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     checks: tuple[Check, ...] = ()
+    islands: Latency | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ class Report:
         digests: What -> sha256 ("artifact", "plan", "weights", "data", ...).
         warnings: Said by the pipeline; `notices` adds those that follow from the fields.
         steps: What calibration did to the weights.
+        islands: Values held more precisely than in 8 bits; None where none were asked for.
         places: Where the target's runtime runs each operation, as predicted from the plan.
         audit: What an audit found; None in the report of a run.
         measured: What differs from run to run.
@@ -175,6 +179,7 @@ class Report:
     digests: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
+    islands: Islands | None = None
     places: Places | None = None
     audit: Audit | None = None
     measured: Measured = Measured()

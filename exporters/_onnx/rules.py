@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtools.core.target import FastPath, OpRule, TargetSpec
+from qtools.core.target import FastPath, Island, OpRule, TargetSpec
 from qtools.core.types import OpKind, QuantScheme
 
 SOURCE_TREE = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime"
@@ -59,6 +59,7 @@ SPEC = TargetSpec(
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".onnx",
     fast_path=KERNELS,
+    islands=(Island("float", "float", mac=3.0, element=20.0, source="as LiteRT on the same host; not timed apart"),),
 )
 
 QNN_PAGE = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
@@ -68,6 +69,7 @@ QNN = replace(
     SPEC,
     name="onnx_qnn",
     version="qdq-uint8-1",
+    islands=(),
     fast_path=FastPath(QNN_PAGE, "HTP, as documented", "CPU"),
     rules={
         **{kind: replace(rule, source=QNN_PAGE) for kind, rule in SPEC.rules.items()},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtools.core.target import FastPath, OpRule, TargetSpec
+from qtools.core.target import FastPath, Island, OpRule, TargetSpec
 from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 SPEC_PAGE = "https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec"
@@ -53,6 +53,14 @@ _WIDE: dict[OpKind, tuple[str, dict[str, Any]]] = {
 """Kinds with a kernel on 16-bit activations: LiteRT's own, XNNPACK has none."""
 WIDE = "hold fewer values at 16 bits: these kernels are LiteRT's plain ones"
 
+TIMED = "tests/bench/test_islands.py, on an x86 host with VNNI"
+ISLANDS = (
+    Island("float", "float", mac=3.0, element=20.0, source=TIMED),
+    Island("dynamic", "float activations over int8 weights", mac=1.5, element=60.0, source=TIMED),
+    Island("wide", "16 bits", mac=50.0, element=900.0, source=TIMED),
+)
+"""A float operation costs its conversions; on 16 bits the kernels are LiteRT's plain ones."""
+
 SPEC = TargetSpec(
     name="tflite",
     version="int8-1",
@@ -85,5 +93,6 @@ SPEC = TargetSpec(
     dynamic=frozenset(WEIGHTED),
     clamps=True,
     wide=QuantScheme.activation(16, symmetric=True),
+    islands=ISLANDS,
     wide_rules={kind: OpRule(source, delegated=False, advice=WIDE, **fixed) for kind, (source, fixed) in _WIDE.items()},
 )

@@ -42,7 +42,7 @@ def find(case: Case) -> Iterable[Suspect]:
             f"value(s) have such a channel",
             Fix(
                 found,
-                done="these channels on grids of their own, or the value at full width where it is split by heads",
+                done="these channels on grids of their own; inside attention, these values at full width",
             ),
             "level the channels: qtools quantize ... --method auto",
         )

@@ -41,6 +41,14 @@ Clamp = Annotated[
     bool,
     Option("--clamp", help="TFLite, below 8 bits: cut activations where their grid ends, as papers do; costs time."),
 ]
+MaxDrop = Annotated[
+    float | None,
+    Option(
+        help="Points of top-1 that may be lost (of agreement with float, without labels): raises the precision of the "
+        "fewest values that meet it on calibration images, and fails where the artifact loses more."
+    ),
+]
+MaxIslands = Annotated[int | None, Option(help="Hold up to so many values more precisely, where that pays.")]
 TargetName = Annotated[str, Option(help="tflite, onnx, onnx_qnn, coreml; all: TFLite, ONNX and Core ML at once.")]
 Weights = Annotated[
     str,
@@ -94,6 +102,8 @@ def quantize(
     int16: Int16 = None,
     dynamic: Dynamic = None,
     clamp: Clamp = False,
+    max_drop: MaxDrop = None,
+    max_islands: MaxIslands = None,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -130,6 +140,8 @@ def quantize(
         int16=int16 or (),
         dynamic=dynamic or (),
         clamp=clamp,
+        max_drop=max_drop,
+        max_islands=max_islands,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from qtools.core.types import OpKind, QuantScheme
 
@@ -67,6 +68,25 @@ class FastPath:
 
 
 @dataclass(frozen=True)
+class Island:
+    """A way to compute a few operations more precisely than in the target's 8-bit kernels.
+
+    Attributes:
+        kind: What the planner makes of them: 16-bit codes, float activations over int8 weights, or float.
+        words: What a report calls it.
+        mac: Time of a multiply-accumulate over that of one in 8 bits.
+        element: Further time per element that such an operation reads or writes, in 8-bit multiply-accumulates.
+        source: Where the two numbers were seen.
+    """
+
+    kind: Literal["wide", "dynamic", "float"]
+    words: str
+    mac: float
+    element: float
+    source: str
+
+
+@dataclass(frozen=True)
 class TargetSpec:
     """A runtime as data. A kind without a rule has no integer kernel and stays in float.
 
@@ -84,6 +104,7 @@ class TargetSpec:
         clamps: True where a QUANTIZE can cut codes at the ends of a grid narrower than its container.
         wide: Grid of 16-bit activations; None where no kernel takes them.
         wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
+        islands: How single values can be held more precisely; none where the runtime wants whole graphs of codes.
     """
 
     name: str
@@ -100,6 +121,7 @@ class TargetSpec:
     clamps: bool = False
     wide: QuantScheme | None = None
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
+    islands: tuple[Island, ...] = ()
 
     def rule(self, kind: OpKind, *, wide: bool) -> OpRule | None:
         """The rule of a kind's kernel of either width; None where there is no such kernel."""

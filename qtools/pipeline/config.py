@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from calibration.apart import Apart
 from calibration.method import AUTO
 from calibration.method import method as calibration_method
 from qtools.core import plugins
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_METHOD = AUTO
-PIXELS = "pixels"
-IO = ("int8", "float32", PIXELS)
+INT8, PIXELS = "int8", "pixels"
+IO = (INT8, "float32", PIXELS)
 ALL = "all"
 ALL_TARGETS = ("tflite", "onnx", "coreml")
 """What `--target all` makes: one artifact per runtime."""
@@ -42,6 +43,8 @@ class Options(TypedDict, total=False):
     int16: Sequence[str]
     dynamic: Sequence[str]
     clamp: bool
+    max_drop: float
+    max_islands: int
     force: bool
     input_size: int
     target_options: Mapping[str, str]
@@ -86,6 +89,9 @@ class RunConfig:
         int16: Patterns of values to hold at 16 bits, over value ids and module paths.
         dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
+        max_drop: Points of top-1 that may be lost (of agreement with float, without labels): the fewest values that
+            meet it on held-out calibration images are held more precisely, and the artifact is checked against it.
+        max_islands: Most values to hold more precisely where that pays.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
@@ -107,6 +113,8 @@ class RunConfig:
     int16: Sequence[str] = ()
     dynamic: Sequence[str] = ()
     clamp: bool = False
+    max_drop: float | None = None
+    max_islands: int | None = None
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"
@@ -117,7 +125,18 @@ class RunConfig:
     command: str = ""
     target_options: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def apart(self) -> Apart:
+        """What is to be planned apart from the scheme.
+
+        Raises:
+            InputError: If no target could have it.
+        """
+        patterns = tuple(self.int16), tuple(self.dynamic)
+        return Apart(*patterns, self.clamp, self.max_islands, self.max_drop, float_ends=self.io != INT8)
+
     def __post_init__(self) -> None:
+        _ = self.apart
         if self.target != ALL:
             plugins.check("exporters", self.target, "target")
         elif self.target_options:

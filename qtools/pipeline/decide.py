@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 
-import qtools
 from calibration import plan as planning
 from calibration.apart import Apart, matching
-from calibration.check import check_plan
 from calibration.method import Method
 from calibration.read_through import read_through
-from calibration.weights.correct import correct, nearest
+from calibration.weights.correct import nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
-from qtools.core.types import GraphView, QuantPlan
+from qtools.core.types import GraphView
 from qtools.graph import execute
-from qtools.graph.capture import Program
 from qtools.graph.pixels import LEVELS
 from qtools.pipeline.data import RunImages
-from qtools.pipeline.held_out import HeldOut
+from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
-from qtools.simulate.run import Executor, open_simulator
+from qtools.pipeline.trial import Decision, Trial, Trials
+from qtools.simulate.run import open_simulator
 from reports.steps import Step
 
 WORTH_ROUNDING = 0.1
@@ -31,39 +29,26 @@ TINY = 1e-9
 """Distance from float below which nothing is left to share."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """Everything an exporter translates.
-
-    Attributes:
-        plan: Every grid.
-        program: The captured graph over the weights that are exported.
-        simulator: Executes `program` under `plan`.
-        steps: What was tried on the weights, and what it brought.
-        saturated: Executes the same with codes that end where a grid narrower than its container ends, as papers
-            quote it; None where no grid is.
-    """
-
-    plan: QuantPlan
-    program: Program
-    simulator: Executor
-    steps: tuple[Step, ...]
-    saturated: Executor | None = None
-
-
 def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apart], watch: Stopwatch) -> Decision:
-    """Makes the plan, and corrects the weights under it where the method says so."""
-    program, images, (chosen, widths, _) = prepared.program, prepared.images, config
+    """Makes the plan, corrects the weights under it where the method says so, and raises precision where asked to."""
+    program, images, (chosen, widths, apart) = prepared.program, prepared.images, config
+    trials = Trials(prepared, target)
     with watch.stage("plan"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
-        plan = _plan(prepared, target, recipe)
+        plan = trials.plan(recipe)
         decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
+    trial = None
     if chosen.correct:
         with watch.stage("correct weights"):
-            recipe, decision = _corrected(decision, recipe, prepared, target, rounding=chosen.rounding)
+            trial = _corrected(decision, recipe, trials, rounding=chosen.rounding)
+    if apart.raises:
+        with watch.stage("raise precision"):
+            trial = raise_values(trial or trials.plain(recipe, plan), (prepared, target), apart, correct=chosen.correct)
+    if trial is not None:
+        recipe, decision = trial.recipe, trial.decision
     if widths.activations >= target.spec.activation.bits:
         return decision
-    narrow = _plan(prepared, target, dataclasses.replace(recipe, saturate=True, clamp=False))
+    narrow = trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
 
@@ -86,52 +71,20 @@ def recipe_of(
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
-def _plan(prepared: Prepared, target: Target, recipe: planning.Recipe) -> QuantPlan:
-    view = prepared.program.view
-    weights = {name: tensor.numpy() for name, tensor in prepared.program.constants.items()}
-    plan = planning.plan(view, target.spec, prepared.stats, weights, recipe, prepared.lowered.unbound)
-    digests = {
-        "weights": prepared.loaded.weights.sha256,
-        "data": prepared.images.calibration.digest,
-        "code": qtools.__version__,
-    }
-    plan = dataclasses.replace(plan, digests=digests)
-    check_plan(view, target.spec, plan)
-    return plan
-
-
-def _corrected(
-    first: Decision, recipe: planning.Recipe, prepared: Prepared, target: Target, *, rounding: bool
-) -> tuple[planning.Recipe, Decision]:
+def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, rounding: bool) -> Trial:
     """The plan with corrected biases and, where that brings the logits nearer to float, rounded weights.
 
     What loses on calibration images that the step has not seen is taken back.
     """
-    steps = _Corrections(first, recipe, prepared, target)
+    steps = _Corrections(first, recipe, trials)
     if not steps.best.changed:
-        return recipe, first  # no layer runs in integers
+        return dataclasses.replace(steps.best, decision=first)  # no layer runs in integers
     steps.judge_ranges()
     before = steps.judge_biases()
     if rounding:
         steps.try_rounding(before)
-    return steps.best.recipe, dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Trial:
-    """A plan with the weights corrected under it.
-
-    Attributes:
-        recipe: What the plan was made by.
-        decision: The plan and the corrected weights.
-        off: How far from float the held-out images say it is.
-        changed: Number of corrected constants.
-    """
-
-    recipe: planning.Recipe
-    decision: Decision
-    off: float
-    changed: int
+    decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
+    return dataclasses.replace(steps.best, decision=decision)
 
 
 class _Corrections:
@@ -142,10 +95,10 @@ class _Corrections:
         told: What each step brought.
     """
 
-    def __init__(self, first: Decision, recipe: planning.Recipe, prepared: Prepared, target: Target) -> None:
-        self._prepared, self._target, self._held = prepared, target, HeldOut(prepared)
+    def __init__(self, first: Decision, recipe: planning.Recipe, trials: Trials) -> None:
+        self._trials, self._held, self._program = trials, trials.held, trials.prepared.program
         self.told = list(first.steps)
-        self.best = self._tried(recipe, first.plan, rounding=False)
+        self.best = trials.corrected(recipe, first.plan, rounding=False)
 
     def judge_ranges(self) -> None:
         """Holds ranges behind functions against plain ones.
@@ -156,19 +109,17 @@ class _Corrections:
         if not ours.recipe.through:
             return
         plain = dataclasses.replace(ours.recipe, through={})
-        plan = _plan(self._prepared, self._target, plain)
+        plan = self._trials.plan(plain)
         if plan.values == ours.decision.plan.values:
             return  # no such value has a grid
-        other = self._tried(plain, plan, rounding=False)
+        other = self._trials.corrected(plain, plan, rounding=False)
         note = f"{len(ours.recipe.through)} values that only a function reads, judged on {self._held.count} images"
         self._take("ranges behind functions", other, ours, note)
 
     def judge_biases(self) -> float:
         """Holds corrected biases against those of the network; returns how far the latter are from float."""
         best, held = self.best, self._held
-        plan, program = best.decision.plan, self._prepared.program
-        simulator = open_simulator(program, plan, self._target.simulator)
-        without = _Trial(best.recipe, Decision(plan, program, simulator, ()), held.off_in_integers(simulator), 0)
+        without = self._trials.plain(best.recipe, best.decision.plan)
         seen = sum(map(len, held.own))
         note = f"{best.changed} constants from {seen} calibration images, judged on {held.count} others"
         self._take("correct biases", without, best, note)
@@ -180,25 +131,17 @@ class _Corrections:
         Args:
             before: How far the results are from float with weights on the nearest codes and biases as they were.
         """
-        name, plan, program = "round weights", self.best.decision.plan, self._prepared.program
+        name, plan, program = "round weights", self.best.decision.plan, self._program
         on_grid = program.with_constants(nearest(program, plan))
         alone = self._held.off(lambda images: execute.run(on_grid, images))
         share = (alone / max(before, TINY)) ** 2  # a root of KL; errors of weights and activations add as squares
         if share < WORTH_ROUNDING:
             self.told.append(Step(name, False, None, None, f"alone they cost {share:.0%} of the KL: not tried"))
             return
-        rounded = self._tried(self.best.recipe, plan, rounding=True)
+        rounded = self._trials.corrected(self.best.recipe, plan, rounding=True)
         self._take(name, self.best, rounded, "and biases corrected behind them")
 
-    def _tried(self, recipe: planning.Recipe, plan: QuantPlan, *, rounding: bool) -> _Trial:
-        program = self._prepared.program
-        simulator = open_simulator(program, plan, self._target.simulator)
-        writable = set(self._prepared.lowered.binding)
-        constants = correct(program, plan, simulator, self._held.own, writable, rounding=rounding)
-        decision = Decision(plan, program.with_constants(constants), simulator, ())
-        return _Trial(recipe, decision, self._held.off_in_integers(simulator), len(constants))
-
-    def _take(self, step: str, without: _Trial, done: _Trial, note: str) -> None:
+    def _take(self, step: str, without: Trial, done: Trial, note: str) -> None:
         """Keeps the better of the two, and says which."""
         kept = done.off < without.off
         self.told.append(Step(step, kept, without.off, done.off, note))

@@ -7,11 +7,12 @@ import dataclasses
 from calibration import plan as planning
 from calibration.method import method
 from calibration.placement import predict
+from qtools.core.errors import InputError
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import recipe_of
 from qtools.pipeline.prepare import Captured, capture_model, fuse_model
 from qtools.pipeline.progress import Listener, Stopwatch
-from qtools.pipeline.quantize import apart_of, load, wanted
+from qtools.pipeline.quantize import load, wanted
 from reports.places import Foreseen, places
 
 IMAGES = 8
@@ -27,7 +28,15 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
 
     Returns:
         One prediction per target.
+
+    Raises:
+        InputError: If precision islands are asked for.
     """
+    if config.apart.raises:
+        raise InputError(
+            "--dry-run measures nothing, and islands are chosen by measured benefit",
+            "leave out --dry-run, or --max-drop and --max-islands",
+        )
     watch = Stopwatch(listener)
     targets = wanted(config)
     few = dataclasses.replace(config.images, calibration=config.images.calibration or IMAGES)
@@ -41,7 +50,7 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
         with watch.stage(f"plan for {target.spec.name}"):
             view = captured.program.view
             weights = {name: tensor.numpy() for name, tensor in captured.program.constants.items()}
-            recipe = recipe_of(loaded.spec.name, view, target.spec, images, (chosen, widths, apart_of(config)))
+            recipe = recipe_of(loaded.spec.name, view, target.spec, images, (chosen, widths, config.apart))
             plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})
             found.append(
                 Foreseen(recipe.model, target.spec.name, plan.scheme, places(predict(view, plan, target.spec)))

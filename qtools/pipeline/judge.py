@@ -9,20 +9,23 @@ from typing import Any, Literal
 import qtools
 from calibration.method import method
 from calibration.placement import predict
+from calibration.plan import ISLAND
 from qtools.core import files, metrics
 from qtools.core.artifact import Artifact
 from qtools.core.checks import Check, Status
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
-from qtools.core.types import OpKind, QuantPlan
+from qtools.core.types import GraphView, OpKind, QuantPlan
 from qtools.pipeline.config import RunConfig
-from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import Logits, float_weights_left
+from qtools.pipeline.gate import drop_check
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.trial import Decision
 from reports import environment
 from reports.accuracy import paired_accuracy, wilson_interval
 from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.fidelity import FidelityTally, differences, equal_images
+from reports.islands import IslandRow, Islands
 from reports.latency import Latency
 from reports.places import places
 from reports.ranges import range_rows
@@ -55,9 +58,11 @@ def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec, config: RunC
     if prepared.certificate.leftover:
         names = prepared.certificate.leftover
         found.append(f"{len(names)} BatchNorm layer(s) could not be folded, the first at {names[0]}")
-    if plan.float_ops:
-        first = next(iter(plan.float_ops.values()))
-        found.append(f"{len(plan.float_ops)} operation(s) stay in float, the first because {first}")
+    left = [reason for reason in plan.float_ops.values() if not reason.startswith(ISLAND)]
+    if left:
+        found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")
+    if raised := len(plan.float_ops) - len(left):
+        found.append(f"{raised} operation(s) are held in float as precision islands, because that was asked for")
     wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
     if wide and config.int16:
         found.append(f"--int16: {len(wide)} value(s) held at 16 bits: {_named(wide)}")
@@ -170,7 +175,8 @@ def report(
         ranges=range_rows(view, plan, prepared.stats, weights, method(config.method).ranges_name),
         size=size,
         steps=decision.steps,
-        checks=_checks(prepared, plan, outputs, target, artifact),
+        islands=_islands(decision, view),
+        checks=(*_checks(prepared, plan, outputs, target, artifact), *_gate(prepared, decision, outputs, what)),
         environment=environment.describe(_packages(artifact)),
         digests={
             "artifact": artifact.sha256,
@@ -183,6 +189,26 @@ def report(
         places=places(predict(view, plan, target.spec)),
         measured=measured,
     )
+
+
+def _gate(
+    prepared: Prepared, decision: Decision, outputs: Outputs, what: tuple[RunConfig, Target, Artifact]
+) -> tuple[Check, ...]:
+    config, target, _ = what
+    scores = paired_accuracy(prepared.images.labels, outputs["float"], outputs[target.kernels[0]])
+    return drop_check(config.apart, scores, decision.islands, target.spec)
+
+
+def _islands(decision: Decision, view: GraphView) -> Islands | None:
+    """The islands for a reader."""
+    found = decision.islands
+    if found is None:
+        return None
+    rows = [
+        IslandRow(each.value, view.producer[each.value].module, each.held, spared, each.price)
+        for each, spared in zip(found.candidates, found.spared, strict=True)
+    ]
+    return Islands(tuple(rows), found.told, sum(row.price for row in rows))
 
 
 def _packages(artifact: Artifact) -> tuple[str, ...]:

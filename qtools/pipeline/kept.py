@@ -17,8 +17,8 @@ from calibration.collect import read_stats, write_stats
 from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.types import InputSpec, TensorStats
-from qtools.pipeline.decide import Decision
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.trial import Decision
 
 FOLDER = "audit"
 WEIGHTS, STATS, RUN = "weights.safetensors", "stats.npz", "run.json"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from qtools.core import files, plugins
 from qtools.core.artifact import Artifact
@@ -16,13 +17,14 @@ from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
 from qtools.pipeline import judge, kept, vectors
 from qtools.pipeline.config import RunConfig
-from qtools.pipeline.decide import Decision
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
+from qtools.pipeline.trial import Decision
 from qtools.pipeline.vectors import Vector
 from reports import environment, latency
 from reports.build import LedgerRow, Measured, Report, Size, report_text
+from reports.islands import WITH_ALL, WITHOUT
 
 LATENCY_THREADS = 1
 
@@ -137,13 +139,14 @@ def conclude(
     with watch.stage("compare inner values"):
         sides = (decision.simulator, leg.runners[first])
         tally = compare_values(prepared.images, prepared.program, sides, decision.plan, watch.listener)
-    speed = None
+    speed = prices = None
     if target.timed:
         with watch.stage("time"):
             speed = _time(leg)
+            prices = _time_islands(leg)
     size = Size(leg.artifact.size_bytes, files.size(prepared.lowered.path))
     files.remove(prepared.lowered.path)
-    measured = Measured(speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed))
+    measured = Measured(speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed), prices)
     vectors.write(folder / vectors.FILE, _vectors(leg))
     facts = kept.RunFacts(config.io, prepared.images.input, config.target_options, prepared.images.classes)
     kept.write(folder, prepared, decision, facts)
@@ -191,6 +194,27 @@ def _time(leg: Leg) -> latency.Latency:
         runs=60,
         warmup=10,
     )
+
+
+def _time_islands(leg: Leg) -> latency.Latency | None:
+    """Artifacts with one island each, and with all of them, against the one without any, interleaved."""
+    islands = leg.decision.islands
+    if islands is None or not islands.candidates:
+        return None
+    target, prepared, kernels = leg.target, leg.prepared, leg.target.kernels[0]
+    image = next(iter(prepared.images.batches(prepared.images.evaluation, 1)))
+    plans = {each.value: plan for each, plan in zip(islands.candidates, islands.alone, strict=True)}
+    plans |= {WITH_ALL: leg.decision.plan, WITHOUT: islands.without}
+    calls = {}
+    with TemporaryDirectory() as folder:
+        for at, (name, plan) in enumerate(plans.items()):
+            path = Path(folder) / f"{at}{target.spec.suffix}"
+            target.apply(prepared.lowered, plan, leg.decision.program, path, {"io": "float32", "metadata": {}})
+            runner = target.open(path, kernels, LATENCY_THREADS, prepared.program, None)
+            runner.codes(image)
+            calls[name] = runner.invoke
+        host = environment.describe().cpu
+        return latency.measure(calls, host=host, threads=LATENCY_THREADS, runs=60, warmup=5)
 
 
 def _peak_memory_bytes() -> int | None:

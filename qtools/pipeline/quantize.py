@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from calibration.apart import Apart
 from calibration.method import method
 from calibration.widths import Widths
 from calibration.widths import choose as choose_widths
@@ -63,7 +62,7 @@ def quantize(
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
         **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
-            act_bits, int16, dynamic, clamp, force, input_size, target_options.
+            act_bits, int16, dynamic, clamp, max_drop, max_islands, force, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -137,7 +136,7 @@ def wanted(config: RunConfig) -> list[tuple[Target, Widths]]:
     targets = [target.configured(config.target_options) for target in found]
     widths = [choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits) for t in targets]
     for target, width in zip(targets, widths, strict=True):
-        apart_of(config).check(target.spec, width, _all_specs)
+        config.apart.check(target.spec, width, _all_specs)
     return list(zip(targets, widths, strict=True))
 
 
@@ -184,7 +183,7 @@ def _legs(
         if not any(own is other for other in captured):
             captured.append(own)
         prepared = lower(fused, own, target, folder, watch)
-        decision = decide(prepared, target, (chosen, widths, apart_of(config)), watch)
+        decision = decide(prepared, target, (chosen, widths, config.apart), watch)
         leg = export(prepared, decision, target, config, (folder, watch))
         legs.append(leg)
     return legs
@@ -205,11 +204,6 @@ def _evaluate(fused: Fused, legs: list[Leg], watch: Stopwatch) -> list[dict[str,
         | {stage: seen[f"{leg.name} {stage}"] for stage in leg.stages()}
         for leg in legs
     ]
-
-
-def apart_of(config: RunConfig) -> Apart:
-    """What the user wants planned apart from the rest."""
-    return Apart(tuple(config.int16), tuple(config.dynamic), config.clamp)
 
 
 def _all_specs() -> list[TargetSpec]:

@@ -11,6 +11,7 @@ from qtools.core.checks import Check
 from reports.accuracy import PairedAccuracy
 from reports.build import LedgerRow, Report
 from reports.fidelity import SQNR_CAP_DB, Fidelity
+from reports.islands import WITH_ALL, IslandRow, Islands, timed
 from reports.latency import Latency
 from reports.places import PlaceRow, Places
 from reports.steps import Step
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 PLACE_TITLE = "Where each operation runs"
 PLACE_HEADS = ("Operation", ">n", "where", "why, and what to do")
+ISLAND_TITLE = "Precision islands"
 STEP_HEADS = ("Step on the weights", "", "mean √KL on other images", "note")
 
 NOT_RUN = "not run"
@@ -126,6 +128,32 @@ def step_cells(step: Step) -> tuple[str, str, str, str]:
         gain,
         step.note,
     )
+
+
+def island_heads(report: Report) -> tuple[str, ...]:
+    """Times were measured for all islands or for none."""
+    time = "time on this host" if report.measured.islands else "time, predicted"
+    return "Value", "held in", ">√KL of its rounding", f">{time}"
+
+
+def island_rows(report: Report) -> tuple[tuple[str, ...], ...]:
+    """A line for each island, and one for all together where there are several."""
+    if report.islands is None:
+        return ()
+    rows = [
+        (": ".join(filter(None, (row.value, row.module))), row.held, short(row.spared), _price(report, row.value, row))
+        for row in report.islands.rows
+    ]
+    if len(rows) > 1:
+        rows.append((WITH_ALL, DASH, DASH, _price(report, WITH_ALL, report.islands)))
+    return tuple(rows)
+
+
+def _price(report: Report, name: str, predicted: IslandRow | Islands) -> str:
+    """Time with an island over that without: measured where it was, else predicted."""
+    if (ratio := timed(report.measured.islands, name)) is not None:
+        return f"{number(ratio.median, 3)} × {interval((ratio.lo, ratio.hi), 3)}"
+    return f"{number(1 + predicted.price, 3)} ×"
 
 
 def place_cells(places: Places, row: PlaceRow) -> tuple[str, str, str, str]:

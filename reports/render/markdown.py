@@ -28,6 +28,9 @@ def render(report: Report) -> str:
     ]
     if report.steps:
         parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
+    if islands := report.islands:
+        parts += [f"## {words.ISLAND_TITLE}", plain(f"{islands.told}.")]
+        parts += [_table(words.island_heads(report), words.island_rows(report))] if islands.rows else []
     if places := report.places:
         table = _table(words.PLACE_HEADS, (words.place_cells(places, row) for row in places.rows))
         parts += [f"## {words.PLACE_TITLE}", plain(f"{places.summary}."), table]

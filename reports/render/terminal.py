@@ -12,6 +12,7 @@ from rich.text import Text
 
 from qtools.core.checks import Check
 from reports.build import LedgerRow, Report
+from reports.islands import Islands
 from reports.places import Places
 from reports.render import _wording as words
 from reports.render._plain import plain_text
@@ -40,6 +41,8 @@ def renderable(report: Report) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), *_warnings(report), _ledger(report), _figures(report)]
     if report.steps:
         parts.append(_steps(report))
+    if report.islands:
+        parts += _islands(report, report.islands)
     if report.places:
         parts += [places_table(report.places), Text(f"{report.places.summary}.\n")]
     if report.fidelity:
@@ -99,6 +102,13 @@ def _steps(report: Report) -> Table:
     for step in report.steps:
         table.add_row(*map(Text, words.step_cells(step)))
     return table
+
+
+def _islands(report: Report, islands: Islands) -> list[RenderableType]:
+    table = plain_table(words.ISLAND_TITLE, *words.island_heads(report))
+    for row in words.island_rows(report):
+        table.add_row(*map(Text, row))
+    return [*([table] if islands.rows else []), Text(f"{words.ISLAND_TITLE}: {islands.told}.\n")]
 
 
 def places_table(places: Places) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +13,14 @@ import torch
 
 
 class Bench(NamedTuple):
-    """What the timings run."""
+    """What the timings run; `raised(**recipe)` opens the network with something planned apart."""
 
     program: Any
     simulator: Any
     quantized: Any
     plain: Any
     images: torch.Tensor
+    raised: Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
@@ -43,13 +46,21 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         {},
     )
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
-    made = plan(program.view, TARGET.spec, stats, weights, Recipe("m1_1", 8, 8, "minmax", RANGE), lowered.unbound)
-    TARGET.apply(lowered, made, program, folder / "int8.tflite", {})
-    quantized = TARGET.open(folder / "int8.tflite", "xnnpack", 1, program)
-    plain = TARGET.open(lowered.path, "xnnpack", 1, program)
-    for runner in (quantized, plain):
+    recipe = Recipe("m1_1", 8, 8, "minmax", RANGE)
+    made = plan(program.view, TARGET.spec, stats, weights, recipe, lowered.unbound)
+
+    def opened(path: Path) -> Any:
+        runner = TARGET.open(path, "xnnpack", 1, program)
         runner.codes(images[:1].numpy())
-    return Bench(program, Simulator(program, made, TARGET.simulator), quantized, plain, images)
+        return runner
+
+    def raised(**wishes: Any) -> Any:
+        apart = plan(program.view, TARGET.spec, stats, weights, replace(recipe, **wishes), lowered.unbound)
+        TARGET.apply(lowered, apart, program, folder / "raised.tflite", {})
+        return opened(folder / "raised.tflite")
+
+    simulator = Simulator(program, made, TARGET.simulator)
+    return Bench(program, simulator, raised(), opened(lowered.path), images, raised)
 
 
 def _network() -> torch.nn.Module:

@@ -31,11 +31,12 @@ from qtools.core.protocols import Target
 from qtools.graph.side_by_side import one_thread
 from qtools.pipeline import data
 from qtools.pipeline.config import Images, RunConfig
-from qtools.pipeline.decide import Decision, decide
+from qtools.pipeline.decide import decide
 from qtools.pipeline.evaluate import Stage, evaluate, of_module, of_runner, of_simulator
 from qtools.pipeline.prepare import Captured, Prepared, capture_model, fuse_model, lower
 from qtools.pipeline.progress import Silent, Stopwatch
 from qtools.pipeline.quantize import load
+from qtools.pipeline.trial import Decision
 from reports.accuracy import PairedAccuracy, paired_accuracy
 
 SCHEMES = (Widths(8, 8), Widths(6, 8), Widths(4, 8), Widths(6, 6))

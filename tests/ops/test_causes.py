@@ -37,8 +37,9 @@ from qtools.graph.execute import observer
 from qtools.pipeline import data
 from qtools.pipeline.audit.examine import examine
 from qtools.pipeline.config import Images
-from qtools.pipeline.decide import Decision, recipe_of
+from qtools.pipeline.decide import recipe_of
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.trial import Decision
 from qtools.simulate.coreml import FakeQuantized
 
 BATCH = 4
@@ -199,8 +200,8 @@ def wider_channel(network: Good) -> dict[str, torch.Tensor]:
     view, old = network.program.view, network.program.constants
     path = max(linear_paths(view), key=lambda path: len(path.values))
     new = {name: old[name].clone() for op in path.writers for name in op.inputs[1:]}
-    for name in new:
-        new[name][0] *= 40
+    for constant in new.values():
+        constant[0] *= 40
     for op in path.readers:
         name = op.inputs[1]
         new[name] = new.get(name, old[name]).clone()

@@ -21,7 +21,7 @@ from qtools.core.protocols import Lowered
 from qtools.fuse.apply import fuse
 from qtools.graph.capture import capture
 from qtools.graph.execute import observer
-from qtools.pipeline import data, decide
+from qtools.pipeline import data, decide, trial
 from qtools.pipeline.config import Images
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Silent, Stopwatch
@@ -56,7 +56,7 @@ def prepared() -> Prepared:
     return Prepared(loaded, images, certificate, program, 4, (), stats, lowered)
 
 
-def _decided(prepared: Prepared, bits: int = 8) -> decide.Decision:
+def _decided(prepared: Prepared, bits: int = 8) -> trial.Decision:
     asked = (method("auto"), Widths(bits, 8), Apart())
     return decide.decide(prepared, TARGET, asked, Stopwatch(Silent()))
 
@@ -84,7 +84,7 @@ def test_ranges_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest
 
 @pytest.mark.parametrize("broken", ["correct biases", "round weights"])
 def test_corrections_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    real = decide.correct
+    real = trial.correct
 
     def wrong(*args: Any, rounding: bool) -> dict[str, torch.Tensor]:
         """Spoils the head's bias where the broken step is at work."""
@@ -95,7 +95,7 @@ def test_corrections_that_lose_are_taken_back(prepared: Prepared, monkeypatch: p
             args[2].refit(op, {op.inputs[2]: found[op.inputs[2]]})
         return found
 
-    monkeypatch.setattr(decide, "correct", wrong)
+    monkeypatch.setattr(trial, "correct", wrong)
     decision = _decided(prepared, bits=4)
     steps = _steps(decision)
     assert not steps[broken].kept

@@ -20,6 +20,7 @@ from reports.accuracy import paired_accuracy
 from reports.build import Data, LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.environment import Environment
 from reports.fidelity import SQNR_CAP_DB, Fidelity, differences
+from reports.islands import WITH_ALL, WITHOUT, IslandRow, Islands
 from reports.latency import summarize
 from reports.places import PlaceRow, Places
 from reports.ranges import RangeRow
@@ -143,6 +144,10 @@ def make_report(*, labelled: bool = True, hostile: str = "", seed: int = 7) -> R
             Step("equalize channels", True, None, None, hostile or "37 paths"),
             Step("correct biases", False, 0.0041, 0.0052, "judged on 64 others"),
         ),
+        islands=Islands((
+            IslandRow("add_1" + hostile, hostile or "stages.3.blocks.0", "float" + hostile, 0.0103, 0.006),
+            IslandRow("mul_8", "", "16 bits", 0.0074, 0.05),
+        ), "2 of 540 ways to raise a value taken" + hostile, 0.056),
         places=Places("XNNPACK", "LiteRT kernel", 26, (
             PlaceRow("gelu", 25, False, False, hostile or "no kernel", hostile or "train with ReLU", hostile or "stem"),
             PlaceRow("conv", 71, True, True, "", "", "stem.conv1"),
@@ -225,6 +230,22 @@ def test_notices_say_what_was_not_seen() -> None:
     assert notices(own) == ()
     again = dataclasses.replace(own, warnings=("twice", "twice"))
     assert notices(again) == ("twice",)
+
+
+def test_islands_are_told_with_their_price_and_whether_it_was_measured() -> None:
+    report = make_report()
+    names = ("add_1", "mul_8", WITH_ALL, WITHOUT)
+    times = summarize(
+        {n: np.full(9, t) for n, t in zip(names, (1.01, 1.2, 1.22, 1.0), strict=True)}, host="", threads=1
+    )
+    timed = dataclasses.replace(report, measured=dataclasses.replace(report.measured, islands=times))
+    for form in ("terminal", "markdown", "html"):
+        render = find("reports.render", form, "RENDER")
+        predicted, measured = render(report), render(timed)
+        assert "Precision islands" in predicted and "add\\_1" in predicted.replace("add_1", "add\\_1")
+        assert "predicted" in predicted and "1.050 ×" in predicted and "1.056 ×" in predicted
+        assert "this host" in measured and "1.220 × [1.220, 1.220]" in measured.replace("\\[", "[").replace("\\]", "]")
+        assert "Precision islands" not in render(dataclasses.replace(report, islands=None))
 
 
 def test_ledger_steps_sum_to_the_total() -> None:

@@ -28,8 +28,9 @@ from qtools.pipeline import data
 from qtools.pipeline.audit import sweep as sweeping
 from qtools.pipeline.audit.sweep import block_of, items, sweep
 from qtools.pipeline.config import Images
-from qtools.pipeline.decide import Decision, recipe_of
+from qtools.pipeline.decide import recipe_of
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.trial import Decision
 from qtools.simulate.coreml import FakeQuantized
 
 

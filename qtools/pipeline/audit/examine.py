@@ -16,8 +16,8 @@ from qtools.core.protocols import Target
 from qtools.core.types import WEIGHTED
 from qtools.graph.execute import observer
 from qtools.pipeline.audit.prove import Prover, findings
-from qtools.pipeline.decide import Decision
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.trial import Decision
 from qtools.simulate.run import open_simulator
 from reports.audit import Audit
 

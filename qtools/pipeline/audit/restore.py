@@ -22,10 +22,10 @@ from qtools.graph.pixels import taking_pixels
 from qtools.pipeline import kept
 from qtools.pipeline.audit.config import AuditConfig
 from qtools.pipeline.data import RunImages
-from qtools.pipeline.decide import Decision
 from qtools.pipeline.leg import Leg
 from qtools.pipeline.prepare import BATCH, Prepared
 from qtools.pipeline.progress import Stopwatch
+from qtools.pipeline.trial import Decision
 from qtools.simulate.run import open_simulator
 from reports.build import Report, read_report
 

@@ -18,8 +18,8 @@ from qtools.core.protocols import Progress
 from qtools.core.types import WEIGHTED, GraphView, QuantPlan, ValuePlan
 from qtools.graph import execute
 from qtools.graph.side_by_side import side_by_side
-from qtools.pipeline.decide import Decision
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.trial import Decision
 from qtools.simulate.coreml import FakeQuantized
 from reports.accuracy import mean_root_kl
 from reports.sensitivity import Part, Sensitivity, Sweep

@@ -1,0 +1,64 @@
+"""The accuracy gate: the drop that a user allows, held against what the evaluation images say of the artifact."""
+
+from __future__ import annotations
+
+from calibration.apart import Apart
+from qtools.core.checks import Check, Status
+from qtools.core.target import TargetSpec
+from qtools.pipeline.trial import Islands
+from reports.accuracy import PairedAccuracy
+
+NAME = "drop within --max-drop"
+ONE_SIDED = "97.5 %"
+"""Confidence of one end of a two-sided 95 % interval."""
+
+
+def drop_check(apart: Apart, scores: PairedAccuracy, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:
+    """Whether the artifact lost at most what it may lose; nothing where no limit was given.
+
+    The check is about the evaluation images, which had no say in the choice of islands. What follows for all images is
+    said with its confidence, and decides nothing: on 512 images even no drop at all cannot prove half a point.
+
+    Args:
+        apart: The limit, in points.
+        scores: The artifact against float on the evaluation images.
+        islands: What the search came to.
+        spec: The target, for what else it could do.
+    """
+    limit = apart.max_drop
+    if limit is None:
+        return ()
+    if scores.drop is not None and scores.drop_interval is not None:
+        value, (lo, hi), what = scores.drop, scores.drop_interval, "top-1 drop"
+    else:
+        value = 100 - scores.agreement
+        lo, hi = (100 - end for end in reversed(scores.agreement_interval))
+        what = "no labels: share of images whose class is not that of float, which no drop exceeds,"
+    status: Status = "passed" if value <= limit else "failed"
+    note = (
+        f"{what} on {scores.n} evaluation images, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
+    )
+    if islands is not None:
+        note += f"; {len(islands.candidates)} island(s)"
+    if status == "failed":
+        note += f"; that is the best that was reached; next: {_next_step(apart, islands, spec)}"
+    return (Check(NAME, status, value, "points", limit, note),)
+
+
+def _for_all(value: float, lo: float, hi: float, limit: float) -> str:
+    """What these images say of all images like them."""
+    if hi <= limit:
+        return f"within the limit for all such images at {ONE_SIDED} confidence"
+    if lo > limit:
+        return f"above the limit for all such images at {ONE_SIDED} confidence"
+    side = "holds" if value <= limit else "fails"
+    return f"the limit {side} on these images; for all such images neither is shown at {ONE_SIDED} confidence"
+
+
+def _next_step(apart: Apart, islands: Islands | None, spec: TargetSpec) -> str:
+    steps = []
+    if islands is not None and apart.max_islands is not None and len(islands.candidates) >= apart.max_islands:
+        steps.append("allow more islands with --max-islands")
+    if spec.wide is not None or spec.float_results:
+        steps.append("give --act-bits 16")
+    return ", ".join([*steps, "calibrate on more of your own images, or raise the limit"])
