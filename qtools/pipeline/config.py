@@ -86,7 +86,7 @@ class RunConfig:
         int16: Patterns of values to hold at 16 bits, over value ids and module paths.
         dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
-        method: "auto", or the name of a file in calibration/ranges/.
+        method: "auto", "fast", or the name of a file in calibration/ranges/ or (what can ship) calibration/baselines/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
         labels: File with the names of the classes, one per line; None takes those of the class folders.
@@ -122,6 +122,6 @@ class RunConfig:
             plugins.check("exporters", self.target, "target")
         elif self.target_options:
             raise InputError("--target all takes no option of one target", "leave it out, or choose that target")
-        calibration_method(self.method)
+        calibration_method(self.method).check_deployable()
         if self.io not in IO:
             raise InputError(f"--io {self.io} is unknown", f"choose one of: {', '.join(IO)}")

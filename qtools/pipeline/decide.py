@@ -18,6 +18,7 @@ from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.graph.pixels import LEVELS
+from qtools.pipeline import peers
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.held_out import HeldOut
 from qtools.pipeline.prepare import Prepared
@@ -56,6 +57,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     program, images, (chosen, widths, _) = prepared.program, prepared.images, config
     with watch.stage("plan"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
+        recipe = dataclasses.replace(recipe, found=peers.search(chosen, program, images, target.spec, widths))
         plan = _plan(prepared, target, recipe)
         decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
     if chosen.correct:
