@@ -42,6 +42,11 @@ class Method:
         found: RangeMethod = plugins.find("calibration.ranges", self.ranges_name, "RANGE")
         return found
 
+    @property
+    def source(self) -> str:
+        """What a plan says of where a range is from."""
+        return self.ranges_name if self.baseline is None else self.name
+
     def check_deployable(self) -> None:
         """Refuses a method that no artifact can be made by.
 

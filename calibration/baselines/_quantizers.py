@@ -101,8 +101,8 @@ class TwinSigned:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Quantizes and dequantizes."""
         count = 2 ** (self.bits - 1)
-        step = torch.where(x < 0, self.negative, self.positive)
-        return (x / step).round().clamp(-count, count - 1) * step
+        below = torch.fake_quantize_per_tensor_affine(x, self.negative, 0, -count, 0)  # zero where x is positive
+        return torch.fake_quantize_per_tensor_affine(x, self.positive, 0, 0, count - 1).add_(below)
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ def together(program: Program, unit: Unit, seen: Sequence[Seen], widths: Widths)
                 here = pushed(program, way, seen, reads)
             judge = Judge(program, op, between(program.view, op, unit.end), here, WeightedSquares, reads)
             tried = families(program, op, here, widths, own=unit.end == op.outputs[0])
-            found = search(judge, tried, 1 if len(unit.ops) > 1 else ROUNDS)
+            start = {place: chosen[op.id, place] for place in tried if (op.id, place) in chosen}
+            found = search(judge, tried, 1 if len(unit.ops) > 1 else ROUNDS, start)
             chosen |= {(op.id, place): choice for place, choice in found.items()}
     return chosen
 

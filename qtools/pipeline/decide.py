@@ -83,7 +83,7 @@ def recipe_of(
         wide = frozenset(view.activations)
     dynamic = {view.producer[n].id for n in matching(view, apart.dynamic, "--dynamic") if n in view.producer}
     known = dict.fromkeys(view.inputs, (0.0, float(LEVELS))) if images.pixels else {}
-    recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges, known)
+    recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.source, chosen.ranges, known)
     through = read_through(view) if chosen.through else {}
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 

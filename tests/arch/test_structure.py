@@ -23,7 +23,14 @@ HEAVY = [
     "torch", "torchvision", "timm", "jax", "matplotlib", "scipy", "PIL", "litert_torch", "ai_edge_litert",
     "ai_edge_quantizer", "onnx", "onnxruntime", "coremltools", "tensorflow",
 ]  # fmt: skip
-EXTENDABLE = ["exporters", "qtools.models", "calibration.ranges", "reports.render", "qtools.cli"]
+EXTENDABLE = [
+    "exporters",
+    "qtools.models",
+    "calibration.ranges",
+    "calibration.baselines",
+    "reports.render",
+    "qtools.cli",
+]
 
 
 def imported(tree: ast.Module) -> set[str]:
