@@ -150,11 +150,9 @@ class Judge:
             nodes = self._nodes(len(seen.exact))
             operands = {p: seen.alive[name] for p, name in enumerate(self.op.inputs)}
             for other, quantizer in held.items():
-                if other != place:
-                    constant = self.op.inputs[other] in self.program.constants
-                    if not constant or other not in fixed:
-                        fixed[other] = quantizer(operands[other])
-                    operands[other] = fixed[other]
+                if self.op.inputs[other] not in self.program.constants or other not in fixed:
+                    fixed[other] = quantizer(operands[other])
+                operands[other] = fixed[other]
             for number, candidate in enumerate(candidates):
                 tried = {**operands, place: candidate(operands[place])}
                 found = self._behind(nodes, tried, seen.alive)
@@ -186,7 +184,7 @@ def search(
 ) -> dict[int, Choice]:
     """Takes the operands in turn, each with the others as they are so far, for family and factors of least cost.
 
-    Ends early where a round changes nothing.
+    An operand whose neighbours are as they were when it was last searched is not searched again.
 
     Args:
         judge: The layer.
@@ -196,13 +194,15 @@ def search(
     """
     first = {place: Choice(tried[0], torch.ones(tried[0].groups), float("inf")) for place, tried in families.items()}
     chosen = dict(start or first)
+    under: dict[int, dict[int, Choice]] = {}
     for _ in range(rounds):
-        before = dict(chosen)
         for place, tried in families.items():
-            held = {p: choice.quantizer for p, choice in chosen.items()}
+            others = {p: choice for p, choice in chosen.items() if p != place}
+            if place in under and all(_same(choice, under[place][p]) for p, choice in others.items()):
+                continue
+            held = {p: choice.quantizer for p, choice in others.items()}
             chosen[place] = min((best_of(judge, place, held, family) for family in tried), key=lambda c: c.cost)
-        if all(_same(chosen[place], before[place]) for place in families):
-            break
+            under[place] = others
     return chosen
 
 

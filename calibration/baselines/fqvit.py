@@ -57,7 +57,11 @@ def simulate(program: Program, batches: Sequence[torch.Tensor], widths: Widths) 
 
 def quantized(view: GraphView) -> list[str]:
     """Values that get a grid: the input and every result of an operation that computes something."""
-    gates = {n for op in view.ops if is_gated(view, op) for n in op.inputs if view.producer[n].kind is OpKind.SIGMOID}
+    gates = {
+        op.outputs[0]
+        for op in view.ops
+        if op.kind is OpKind.SIGMOID and all(is_gated(view, reader) for reader in view.consumers[op.outputs[0]])
+    }
     kept = (*MOVES, OpKind.SLICE, OpKind.SPLIT, OpKind.MAX_POOL)
     computed = {op.outputs[0] for op in view.ops if op.kind not in kept}
     return [n for n in view.activations if (n in computed or n in view.inputs) and n not in gates | view.fixed]

@@ -61,6 +61,7 @@ class Network:
     images: int
 
 
+SHIPS = "everything that the target's kernels take in integers, as the artifact has it"
 CIFAR = ("images/cifar10_train_50000_jpg.tar.gz", "images/cifar10_test_a.tar.gz")
 NETWORKS = (
     Network(
@@ -113,7 +114,7 @@ class Bench:
         if draw == 0:
             stages["artifact"] = self._artifact(prepared, decision)
         steps = [dataclasses.asdict(step) for step in decision.steps]
-        shared = {"steps": steps, "seconds": round(decided, 1), "peak_mb": peak_mb(), "covers": "everything"}
+        shared = {"steps": steps, "seconds": round(decided, 1), "peak_mb": peak_mb()}
         images = self._asked.calibration if chosen.baseline is None else IMAGES
         return {**self._judged(stages, batch), **shared, "images": images}
 
@@ -232,20 +233,21 @@ def table(results: dict[str, Any]) -> str:
         if len(found) == 1:
             drop = "{:.2f} [{:.2f}, {:.2f}]".format(first["drop"], *first["drop_interval"])
         artifact = found[0].get("artifact")
-        covers, why = found[0]["covers"], found[0].get("not_deployable", "")
-        part = covers if covers == "everything" else f"[{kinds.setdefault(covers, len(kinds) + 1)}]"
+        why = found[0].get("not_deployable", "")
+        covers = f"simulated in float: {found[0]['covers']}" if why else SHIPS
+        kinds.setdefault(covers, len(kinds) + 1)
         if why:
             reasons[name] = why
         columns = [
             f"{network} ({first['top1_reference']:.2f})", scheme.upper(), name,
-            f"{found[0]['images']} × {len(found)}", part,
+            f"{found[0]['images']} × {len(found)}", f"[{kinds[covers]}]",
             _mean([cell["top1"] for cell in simulated], 2), drop,
             _mean([cell["agreement"] for cell in simulated], 2), _mean([cell["kl"] for cell in simulated], 4),
             f"{artifact['top1']:.2f}" if artifact else "– (not deployable)" if why else "–",
             f"{found[0]['seconds']:.0f}", found[0]["peak_mb"],
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, columns)) + " |")
-    notes = [f"[{number}] simulated in float: {covers}; all else stays in float" for covers, number in kinds.items()]
+    notes = [f"[{number}] {covers}; all else stays in float" for covers, number in kinds.items()]
     notes += [f"{name} is not deployable: {why}" for name, why in reasons.items()]
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from qtools.graph.capture import capture
 from qtools.graph.execute import observer
 from qtools.pipeline import data, decide, peers
 from qtools.pipeline.config import Images
-from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.prepare import Prepared, fuse_model
 from qtools.pipeline.progress import Silent, Stopwatch
 from reports.steps import Step
 
@@ -127,3 +128,24 @@ def test_easyquants_ranges_and_weights_are_in_the_plan(prepared: Prepared) -> No
     exact = execute.run(prepared.program, images)
     off = decision.simulator.logits(decision.simulator.codes(images)) - exact
     assert float(off.norm() / exact.norm()) < 0.1
+
+
+def test_a_method_that_cannot_ship_is_simulated_on_the_papers_number_of_images(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = method("fqvit")
+    assert chosen.baseline is not None and chosen.baseline.simulate is not None
+    seen = []
+    real = chosen.baseline.simulate
+
+    def noted(program: Any, batches: Any, widths: Widths) -> Any:
+        seen.extend(batches)
+        return real(program, batches, widths)
+
+    chosen = dataclasses.replace(chosen, baseline=dataclasses.replace(chosen.baseline, simulate=noted))
+    fused = fuse_model(prepared.loaded, prepared.images, Stopwatch(Silent()))
+    network = peers.simulate(chosen, fused, prepared.images, TARGET.spec, Widths(8, 8))
+    assert sum(map(len, seen)) == 32 and len({len(batch) for batch in seen}) == 1
+    images = torch.from_numpy(next(iter(prepared.images.batches(prepared.images.evaluation, 4))))
+    exact = execute.run(prepared.program, images)
+    assert 0 < float((network.logits(images) - exact).norm() / exact.norm()) < 0.1
