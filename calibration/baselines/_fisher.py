@@ -1,8 +1,9 @@
 """How much each element of a layer's results weighs: squared gradients of a loss, by autograd through the graph.
 
 The diagonal of the Fisher information stands in for the Hessian of the loss in the results (BRECQ, arXiv 2102.05426,
-and the methods here that build on it). Images do not count alike in it: on a MobileViT-XXS at 64 pixels, one of 32 images
-had gradients a hundred times as large as the others' in front of the last attention stages, and so nearly all weight.
+and the methods here that build on it). Images do not count alike in it: on a MobileViT-XXS at 64 pixels, one of 32
+images had gradients a hundred times as large as most others' in front of the last attention stages, and so nearly all
+the weight.
 """
 
 from __future__ import annotations
