@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from calibration.baseline import Baseline
 from qtools.core import plugins
 from qtools.core.errors import InputError, did_you_mean
 from qtools.core.protocols import RangeMethod
@@ -24,6 +25,7 @@ class Method:
             (`calibration.read_through`).
         correct: Whether biases are corrected under the plan (`calibration.weights.correct`).
         rounding: Whether weights are rounded there as well.
+        baseline: A published method to compare with (calibration/baselines), where this is one.
     """
 
     name: str
@@ -32,12 +34,31 @@ class Method:
     through: bool = False
     correct: bool = False
     rounding: bool = False
+    baseline: Baseline | None = None
 
     @property
     def ranges(self) -> RangeMethod:
         """The range method itself."""
         found: RangeMethod = plugins.find("calibration.ranges", self.ranges_name, "RANGE")
         return found
+
+    @property
+    def source(self) -> str:
+        """What a plan says of where a range is from."""
+        return self.ranges_name if self.baseline is None else self.name
+
+    def check_deployable(self) -> None:
+        """Refuses a method that no artifact can be made by.
+
+        Raises:
+            InputError: With what it needs that kernels have not.
+        """
+        if self.baseline is not None and self.baseline.not_deployable:
+            raise InputError(
+                f"--method {self.name} ({self.baseline.paper}) cannot be exported: it needs "
+                f"{self.baseline.not_deployable}, which no stock int8 kernel has",
+                f"--method {AUTO}; make bench-ptq simulates {self.name} to compare with",
+            )
 
 
 _COMPOSED = {
@@ -47,8 +68,8 @@ _COMPOSED = {
 
 
 def names() -> tuple[str, ...]:
-    """Everything `--method` takes: auto, fast, and each range method with nothing around it."""
-    return (*_COMPOSED, *plugins.names("calibration.ranges"))
+    """Everything `--method` knows: auto, fast, each range method with nothing around it, and published methods."""
+    return (*_COMPOSED, *plugins.names("calibration.ranges"), *plugins.names("calibration.baselines"))
 
 
 def method(name: str) -> Method:
@@ -63,4 +84,6 @@ def method(name: str) -> Method:
         raise InputError(
             f"unknown method '{name}'.{did_you_mean(name, names())}", f"choose one of: {', '.join(names())}"
         )
+    if name in plugins.names("calibration.baselines"):
+        return Method(name, "minmax", baseline=plugins.find("calibration.baselines", name, "BASELINE"))
     return Method(name, name)

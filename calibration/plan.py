@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration import float_results, wide
+from calibration.baseline import Found
 from calibration.gain import GAIN_LIMIT, gain
 from calibration.ranges._through import least_squares_through
 from calibration.read_through import Function
@@ -64,6 +65,7 @@ class Recipe:
         wide: Values to hold at 16 bits, on a target that has such kernels.
         floats: Operations to leave in float, weights and all.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
+        found: Ranges that a search over the layers found already.
     """
 
     model: str
@@ -78,9 +80,12 @@ class Recipe:
     wide: Set[str] = frozenset()
     floats: Set[str] = frozenset()
     through: Mapping[str, Function] = field(default_factory=dict)
+    found: Found = field(default_factory=Found)
 
     def range_of(self, name: str, stats: TensorStats, scheme: QuantScheme) -> tuple[float, float]:
         """The interval to quantize of one value."""
+        if name in self.found.ranges:
+            return self.found.ranges[name]
         if name in self.through:
             return least_squares_through(stats, scheme, self.through[name])
         return self.ranges(stats, scheme)
@@ -113,6 +118,7 @@ def plan(
     Raises:
         CheckFailed: If two kernels insist on different parameters for the same codes.
     """
+    weights = {**weights, **recipe.found.spans}  # only magnitudes of weights are read here
     raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
     apart = (wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats))
     kernels = Kernels(spec, raised, *apart)
@@ -362,7 +368,8 @@ def _weight_and_bias(
     bits = kernels.spec.activation.bits if kept else recipe.weight_bits
     params = numerics.weight_params(weight, QuantScheme.weight(bits, axis=kernels.rule(op).weight_axis))
     found: dict[str, ValuePlan] = {}
-    reason = "largest magnitude of each channel" + (f"; {bits} bits: {kept}" if kept else "")
+    source = f"magnitude {recipe.method} chose" if op.inputs[1] in recipe.found.spans else "largest magnitude"
+    reason = f"{source} of each channel" + (f"; {bits} bits: {kept}" if kept else "")
     if len(op.inputs) > 2:
         bias = weights[op.inputs[2]].astype(np.float64)
         floor = np.abs(bias) / (BIAS_LIMIT * float(input_params.scale[0]))

@@ -64,7 +64,10 @@ Calibration = Annotated[int | None, Option(help="Calibration images; default 256
 Evaluation = Annotated[int | None, Option(help="Evaluation images; default 512, fewer for a small folder.")]
 Method = Annotated[
     str,
-    Option(help="auto; fast (no rounding of weights); or ranges and nothing else: minmax, percentile, mse, entropy."),
+    Option(
+        help="auto; fast (no rounding of weights); or ranges and nothing else: minmax, percentile, mse, entropy, "
+        "easyquant."
+    ),
 ]
 Ends = Annotated[
     str,

@@ -53,7 +53,17 @@ def walk(
     compute: Callable[[fx.Node, Mapping[str, Any]], Any] | None = None,
     enter: Callable[[str, torch.Tensor], Any] | None = None,
 ) -> Iterator[tuple[fx.Node, Any]]:
-    """Steps through the graph at the batch size of `images`.
+    """`steps` without a record for gradients."""
+    yield from steps(program, images, compute, enter)
+
+
+def steps(
+    program: Program,
+    images: torch.Tensor,
+    compute: Callable[[fx.Node, Mapping[str, Any]], Any] | None = None,
+    enter: Callable[[str, torch.Tensor], Any] | None = None,
+) -> Iterator[tuple[fx.Node, Any]]:
+    """Steps through the graph at the batch size of `images`; autograd records where the caller lets it.
 
     Args:
         program: The captured model.

@@ -34,18 +34,33 @@ def _attention_to_one_token(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *
     return v.expand(*v.shape[:-2], q.shape[-2], v.shape[-1])
 
 
+def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, **options: Any) -> Any:
+    """softmax(q k^T / sqrt(width) + mask) v; masks of booleans and causal ones are left to torch."""
+    mask = rest[0] if rest else options.get("attn_mask")
+    one = _attention_to_one_token(q, k, v, *rest, **options)
+    if one is not NotImplemented:
+        return one
+    if len(rest) > 1 or options.keys() - {"scale", "attn_mask"} or (mask is not None and mask.dtype is torch.bool):
+        return NotImplemented
+    scale = options.get("scale") or q.shape[-1] ** -0.5
+    scores = torch.matmul(q, k.transpose(-2, -1)) * scale
+    return torch.matmul(torch.softmax(scores if mask is None else scores + mask, -1), v)
+
+
 _ALWAYS: Mapping[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: _attention_to_one_token}
 
 _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {
     OpKind.SILU: {aten.silu.default: _silu},
     OpKind.AVG_POOL: {aten.adaptive_avg_pool2d.default: _global_average},
+    OpKind.ATTENTION: {aten.scaled_dot_product_attention.default: _attention},
 }
 
 
 def expansions(kinds: frozenset[OpKind]) -> dict[Any, Callable[..., Any]]:
     """Returns the decomposition table that writes out the given kinds, and what is simpler for every target.
 
-    SiLU becomes x * sigmoid(x), global average pooling a mean over height and width; both are the definitions.
+    SiLU becomes x * sigmoid(x), global average pooling a mean over height and width, attention two products around a
+    softmax; these are the definitions.
     """
     chosen = {target: rule for kind in sorted(kinds) for target, rule in _EXPANSIONS.get(kind, {}).items()}
     return {**_ALWAYS, **chosen}

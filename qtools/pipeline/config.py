@@ -92,7 +92,7 @@ class RunConfig:
         max_drop: Points of top-1 that may be lost (of agreement with float, without labels): the fewest values that
             meet it on held-out calibration images are held more precisely, and the artifact is checked against it.
         max_islands: Most values to hold more precisely where that pays.
-        method: "auto", or the name of a file in calibration/ranges/.
+        method: "auto", "fast", or the name of a file in calibration/ranges/ or (what can ship) calibration/baselines/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
         labels: File with the names of the classes, one per line; None takes those of the class folders.
@@ -141,6 +141,6 @@ class RunConfig:
             plugins.check("exporters", self.target, "target")
         elif self.target_options:
             raise InputError("--target all takes no option of one target", "leave it out, or choose that target")
-        calibration_method(self.method)
+        calibration_method(self.method).check_deployable()
         if self.io not in IO:
             raise InputError(f"--io {self.io} is unknown", f"choose one of: {', '.join(IO)}")

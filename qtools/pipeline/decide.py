@@ -15,6 +15,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
+from qtools.pipeline import peers
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -35,6 +36,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     trials = Trials(prepared, target)
     with watch.stage("plan"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
+        recipe = dataclasses.replace(recipe, found=peers.search(chosen, program, images, target.spec, widths))
         plan = trials.plan(recipe)
         decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
     trial = None
@@ -66,7 +68,7 @@ def recipe_of(
         wide = frozenset(view.activations)
     dynamic = {view.producer[n].id for n in matching(view, apart.dynamic, "--dynamic") if n in view.producer}
     known = dict.fromkeys(view.inputs, (0.0, float(LEVELS))) if images.pixels else {}
-    recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges, known)
+    recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.source, chosen.ranges, known)
     through = read_through(view) if chosen.through else {}
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calibration.baseline import Simulated
 from qtools.core.protocols import Progress, Runner
 from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
@@ -79,6 +80,11 @@ def of_module(module: Callable[[torch.Tensor], Any], normalised: Stage = lambda 
 def of_program(program: Program, batch: int) -> Stage:
     """The captured graph as a stage; `batch` is the size it was captured at."""
     return _in_pieces(lambda piece: execute.run(program, piece), batch)
+
+
+def of_network(network: Simulated, batch: int) -> Stage:
+    """A fake-quantized network as a stage; `batch` is the size its graph was captured at."""
+    return _in_pieces(network.logits, batch)
 
 
 def of_simulator(simulator: Executor, batch: int) -> Stage:

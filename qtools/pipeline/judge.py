@@ -172,7 +172,7 @@ def report(
         ledger=_ledger(prepared, outputs, target),
         fidelity=rows,
         differences=differences(rows, reasons),
-        ranges=range_rows(view, plan, prepared.stats, weights, method(config.method).ranges_name),
+        ranges=range_rows(view, plan, prepared.stats, weights, method(config.method).source),
         size=size,
         steps=decision.steps,
         islands=_islands(decision, view),

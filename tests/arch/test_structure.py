@@ -27,6 +27,8 @@ EXTENDABLE = [
     "exporters",
     "qtools.models",
     "calibration.ranges",
+    "calibration.baselines",
+    "qtools.causes",
     "reports.render",
     "qtools.cli",
     "qtools.pipeline.devices",

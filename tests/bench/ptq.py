@@ -3,13 +3,19 @@
 Each cell (network, widths, method, draw of calibration images) is measured once and kept in results.json; the table
 is made from what is there, so a run that was stopped goes on where it was. Draw 0 also runs the real artifact. The
 evaluation images are the same for all draws and never calibrate.
+
+Published methods that no kernel can run are simulated in float as their papers do, on the first 32 images of a draw.
+Most of them leave all but the operands of layers in float, which is an easier problem than whole networks in integers:
+the table says what each one covers.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
+import re
 import resource
 import sys
 import tarfile
@@ -24,16 +30,17 @@ import numpy as np
 from scipy import stats
 
 from calibration.apart import Apart
-from calibration.method import AUTO, method, names
+from calibration.baseline import IMAGES
+from calibration.method import AUTO, Method, method, names
 from calibration.widths import Widths
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
 from qtools.graph.side_by_side import one_thread
-from qtools.pipeline import data
+from qtools.pipeline import data, peers
 from qtools.pipeline.config import Images, RunConfig
 from qtools.pipeline.decide import decide
-from qtools.pipeline.evaluate import Stage, evaluate, of_module, of_runner, of_simulator
-from qtools.pipeline.prepare import Captured, Prepared, capture_model, fuse_model, lower
+from qtools.pipeline.evaluate import Stage, evaluate, of_module, of_network, of_runner, of_simulator
+from qtools.pipeline.prepare import BATCH, Captured, Prepared, capture_model, fuse_model, lower
 from qtools.pipeline.progress import Silent, Stopwatch
 from qtools.pipeline.quantize import load
 from qtools.pipeline.trial import Decision
@@ -55,6 +62,7 @@ class Network:
     images: int
 
 
+SHIPS = "everything that the target's kernels take in integers, as the artifact has it"
 CIFAR = ("images/cifar10_train_50000_jpg.tar.gz", "images/cifar10_test_a.tar.gz")
 NETWORKS = (
     Network(
@@ -72,10 +80,14 @@ NETWORKS = (
 class Bench:
     """One network, captured and converted once for all its cells."""
 
-    def __init__(self, network: Network, target: Target, root: Path, work: Path, images: int) -> None:
+    def __init__(self, network: Network, target: Target, places: tuple[Path, Path], counts: tuple[int, int]) -> None:
         self.network, self.target = network, target
+        root, work = places
         self._asked = Images(
-            _opened(root / network.calibration, work), _opened(root / network.evaluation, work), images, network.images
+            _opened(root / network.calibration, work),
+            _opened(root / network.evaluation, work),
+            counts[0],
+            min(counts[1] or network.images, network.images),
         )
         config = RunConfig(
             network.model, weights=str(root / network.weights), target=target.spec.name, images=self._asked
@@ -90,27 +102,51 @@ class Bench:
 
     def cell(self, widths: Widths, name: str, draw: int) -> dict[str, Any]:
         """Measures one cell."""
+        forget_peak()
         began = time.perf_counter()
+        chosen = method(name)
+        if chosen.baseline is not None and chosen.baseline.simulate is not None:
+            return self._simulated(chosen, widths, draw, began)
         prepared = self._prepare(widths, name, draw)
-        decision = decide(prepared, self.target, (method(name), widths, NOTHING_APART), Stopwatch(Silent()))
+        decision = decide(prepared, self.target, (chosen, widths, NOTHING_APART), Stopwatch(Silent()))
         decided = time.perf_counter() - began
         batch = prepared.batch
         stages = {"simulated": of_simulator(decision.saturated or decision.simulator, batch)}
         if draw == 0:
             stages["artifact"] = self._artifact(prepared, decision)
+        steps = [dataclasses.asdict(step) for step in decision.steps]
+        shared = {"steps": steps, "seconds": round(decided, 1), "peak_mb": peak_mb()}
+        images = self._asked.calibration if chosen.baseline is None else IMAGES
+        return {**self._judged(stages, batch), **shared, "images": images}
+
+    def _simulated(self, chosen: Method, widths: Widths, draw: int, began: float) -> dict[str, Any]:
+        """A cell of a method that has no artifact."""
+        assert chosen.baseline is not None
+        network = peers.simulate(chosen, self._fused, self._drawn(draw), self.target.spec, widths)
+        told = {
+            "steps": [],
+            "seconds": round(time.perf_counter() - began, 1),
+            "peak_mb": peak_mb(),
+            "covers": chosen.baseline.covers,
+            "images": IMAGES,
+            "not_deployable": chosen.baseline.not_deployable,
+        }
+        return {**self._judged({"simulated": of_network(network, BATCH)}, BATCH), **told}
+
+    def _judged(self, stages: dict[str, Stage], batch: int) -> dict[str, Any]:
         found = self._logits(stages, batch)
         labels = self._images.labels
-        judged = {stage: _told(paired_accuracy(labels, self._float["float"], found[stage])) for stage in stages}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        steps = [dataclasses.asdict(step) for step in decision.steps]
-        return {**judged, "steps": steps, "seconds": round(decided, 1), "peak_mb_so_far": round(peak)}
+        return {stage: _told(paired_accuracy(labels, self._float["float"], found[stage])) for stage in stages}
+
+    def _drawn(self, draw: int) -> data.RunImages:
+        drawn = data.choose(self._fused.loaded, dataclasses.replace(self._asked, seed=draw))
+        return dataclasses.replace(self._images, calibration=drawn.calibration)
 
     def _prepare(self, widths: Widths, name: str, draw: int) -> Prepared:
         """What decides: statistics are kept per draw, and per widths where those shape the weights."""
         chosen = method(name)
         key = (draw, chosen.equalize and widths)
-        drawn = data.choose(self._fused.loaded, dataclasses.replace(self._asked, seed=draw))
-        images = dataclasses.replace(self._images, calibration=drawn.calibration)
+        images = self._drawn(draw)
         if key not in self._known:
             self._known = {other: kept for other, kept in self._known.items() if other[0] == draw}
             fused = dataclasses.replace(self._fused, images=images)
@@ -134,6 +170,19 @@ class Bench:
         found = evaluate(self._images, stages, {}, batch, Silent())
         self._float = self._float or {"float": found["float"]}
         return found
+
+
+def forget_peak() -> None:
+    """Begins a new peak of this process's memory, where the system has a way to (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> int:
+    """Largest memory of this process since `forget_peak`, in MB; since its start where that does nothing."""
+    status = Path("/proc/self/status")
+    held = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.exists() else None
+    return round((int(held[1]) if held else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024)
 
 
 def _opened(path: Path, work: Path) -> Path:
@@ -173,24 +222,35 @@ def table(results: dict[str, Any]) -> str:
     for key, cell in results.items():
         network, scheme, name, _ = key.split(" | ")
         rows.setdefault((network, scheme, name), []).append(cell)
-    lines = [
-        "| network (float top-1) | widths | method | draws | top-1 | drop | agreement | KL | artifact | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    names = (
+        "network (float top-1)|widths|method|images × draws|quantized|top-1|drop|agreement|KL|artifact|seconds|peak MB"
+    )
+    lines = [f"| {names.replace('|', ' | ')} |", "|" + "---|" * len(names.split("|"))]
+    kinds: dict[str, int] = {}
+    reasons: dict[str, str] = {}
     for (network, scheme, name), found in rows.items():
         simulated, first = [cell["simulated"] for cell in found], found[0]["simulated"]
         drop = _mean([cell["drop"] for cell in simulated], 2)
         if len(found) == 1:
             drop = "{:.2f} [{:.2f}, {:.2f}]".format(first["drop"], *first["drop_interval"])
         artifact = found[0].get("artifact")
+        why = found[0].get("not_deployable", "")
+        covers = f"simulated in float: {found[0]['covers']}" if why else SHIPS
+        kinds.setdefault(covers, len(kinds) + 1)
+        if why:
+            reasons[name] = why
         columns = [
-            f"{network} ({first['top1_reference']:.2f})", scheme.upper(), name, len(found),
+            f"{network} ({first['top1_reference']:.2f})", scheme.upper(), name,
+            f"{found[0]['images']} × {len(found)}", f"[{kinds[covers]}]",
             _mean([cell["top1"] for cell in simulated], 2), drop,
             _mean([cell["agreement"] for cell in simulated], 2), _mean([cell["kl"] for cell in simulated], 4),
-            f"{artifact['top1']:.2f}" if artifact else "–", f"{found[0]['seconds']:.0f}",
+            f"{artifact['top1']:.2f}" if artifact else "– (not deployable)" if why else "–",
+            f"{found[0]['seconds']:.0f}", found[0]["peak_mb"],
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, columns)) + " |")
-    return "\n".join(lines) + "\n"
+    notes = [f"[{number}] {covers}; all else stays in float" for covers, number in kinds.items()]
+    notes += [f"{name} is not deployable: {why}" for name, why in reasons.items()]
+    return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip() + "\n"
 
 
 def _mean(values: list[float], digits: int) -> str:
@@ -211,22 +271,27 @@ def main() -> None:
     parser.add_argument("--networks", default="", help="part of a network's name; all by default")
     parser.add_argument("--methods", default=",".join(names()), help="by default all: %(default)s")
     parser.add_argument("--calibration", type=int, default=256, help="images of one draw")
+    parser.add_argument(
+        "--evaluation", type=int, default=0, help="images to evaluate on; by default each network's own"
+    )
+    parser.add_argument("--widths", default="", help="e.g. w8a8,w6a6; all by default")
     parser.add_argument("--draws", type=int, default=5)
     asked = parser.parse_args()
     if not (asked.data / "weights").is_dir():
         parser.error(f"'{asked.data}' does not hold weights/ and images/: make bench-ptq DATA=FOLDER")
     asked.out.mkdir(parents=True, exist_ok=True)
-    kept = asked.out / f"results-{asked.target}-{asked.calibration}.json"
+    few = f"-{asked.evaluation}" if asked.evaluation else ""
+    kept = asked.out / f"results-{asked.target}-{asked.calibration}{few}.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
     networks = [network for network in NETWORKS if asked.networks.lower() in network.name.lower()]
     target: Target = plugins.find("exporters", asked.target, "TARGET")
     bench: Bench | None = None
     for network, widths, name, draw in cells(networks, asked.methods.split(","), asked.draws):
         key = " | ".join((network.name, widths.scheme, name, str(draw)))
-        if key in results:
+        if key in results or widths.scheme not in (asked.widths or widths.scheme).split(","):
             continue
         if bench is None or bench.network is not network:
-            bench = Bench(network, target, asked.data, asked.out, asked.calibration)
+            bench = Bench(network, target, (asked.data, asked.out), (asked.calibration, asked.evaluation))
         with one_thread():
             results[key] = bench.cell(widths, name, draw)
         files.write_text(kept, files.to_json(results))

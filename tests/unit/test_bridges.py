@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from calibration.baselines import qhyvit
+from calibration.baselines._network import layers
 from calibration.hybrid import bridges
 from qtools.core.types import WEIGHTED, GraphView
 from qtools.graph.capture import capture
@@ -38,6 +40,14 @@ def test_counts_are_the_papers(name: str) -> None:
     for bridge in found:
         assert {view.producer[name].kind for name in bridge.makers} <= set(WEIGHTED)
         assert all(bridges.is_attention(view.producer[name], view) for name in bridge.attentions)
+    chains = [unit for unit in qhyvit.units(view) if len(unit.ops) > 1]
+    if name.startswith("mobilevit"):  # Q-HyViT's released list has these two layers for each of MobileViT's blocks
+        assert len(chains) == count
+        for unit in chains:
+            assert [op.module.rsplit(".", 3)[-1 - ("kxk" in op.module)] for op in unit.ops] == ["conv_kxk", "conv_1x1"]
+            assert unit.end == unit.ops[1].outputs[0]
+    covered = sorted(op.id for unit in qhyvit.units(view) for op in unit.ops)
+    assert covered == sorted(op.id for op in layers(view)), "every layer once"
 
 
 class Net(nn.Module):

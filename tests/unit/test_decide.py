@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from calibration.method import method
 from calibration.widths import Widths
 from exporters.tflite import TARGET
 from qtools import models
+from qtools.core.numerics import params_from_range
 from qtools.core.protocols import Lowered
+from qtools.core.types import WEIGHTED
 from qtools.fuse.apply import fuse
+from qtools.graph import execute
 from qtools.graph.capture import capture
 from qtools.graph.execute import observer
-from qtools.pipeline import data, decide, trial
+from qtools.pipeline import data, decide, peers, trial
 from qtools.pipeline.config import Images
-from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.prepare import Prepared, fuse_model
 from qtools.pipeline.progress import Silent, Stopwatch
 from reports.steps import Step
 
@@ -102,3 +106,46 @@ def test_corrections_that_lose_are_taken_back(prepared: Prepared, monkeypatch: p
     head = prepared.program.view.ops[-1].inputs[2]
     moved = float((decision.program.constants[head] - prepared.program.constants[head]).abs().max())
     assert moved < 1, "what was spoilt is not in the network that ships"
+
+
+def test_easyquants_ranges_and_weights_are_in_the_plan(prepared: Prepared) -> None:
+    """What its search found on the target's grids is what the plan has, and the simulator runs it."""
+    chosen, widths = method("easyquant"), Widths(6, 8)
+    decision = decide.decide(prepared, TARGET, (chosen, widths, Apart()), Stopwatch(Silent()))
+    found = peers.search(chosen, prepared.program, prepared.images, TARGET.spec, widths)
+    view, plan = prepared.program.view, decision.plan
+    stem, *_, head = (op for op in view.ops if op.kind in WEIGHTED)
+    for op in (stem, head):
+        lo, hi = found.ranges[op.inputs[0]]
+        params = plan.params(op.inputs[0])
+        assert params == params_from_range(min(lo, 0), max(hi, 0), params.scheme)
+        weights = plan.params(op.inputs[1])
+        assert weights.scale == pytest.approx((found.spans[op.inputs[1]] / 31).flatten().tolist(), rel=1e-6)
+        assert "easyquant" in plan.values[op.inputs[1]].reason
+    seen = prepared.stats[stem.inputs[0]]
+    assert found.ranges[stem.inputs[0]] != (seen.lo, seen.hi)
+    images = torch.from_numpy(next(iter(prepared.images.batches(prepared.images.evaluation, 4))))
+    exact = execute.run(prepared.program, images)
+    off = decision.simulator.logits(decision.simulator.codes(images)) - exact
+    assert float(off.norm() / exact.norm()) < 0.1
+
+
+def test_a_method_that_cannot_ship_is_simulated_on_the_papers_number_of_images(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = method("fqvit")
+    assert chosen.baseline is not None and chosen.baseline.simulate is not None
+    seen = []
+    real = chosen.baseline.simulate
+
+    def noted(program: Any, batches: Any, widths: Widths) -> Any:
+        seen.extend(batches)
+        return real(program, batches, widths)
+
+    chosen = dataclasses.replace(chosen, baseline=dataclasses.replace(chosen.baseline, simulate=noted))
+    fused = fuse_model(prepared.loaded, prepared.images, Stopwatch(Silent()))
+    network = peers.simulate(chosen, fused, prepared.images, TARGET.spec, Widths(8, 8))
+    assert sum(map(len, seen)) == 32 and len({len(batch) for batch in seen}) == 1
+    images = torch.from_numpy(next(iter(prepared.images.batches(prepared.images.evaluation, 4))))
+    exact = execute.run(prepared.program, images)
+    assert 0 < float((network.logits(images) - exact).norm() / exact.norm()) < 0.1

@@ -53,6 +53,25 @@ def test_attention_to_one_token_is_that_token(options: dict[str, Any]) -> None:
     torch.testing.assert_close(execute.run(program, x), _attend(1, **options)(x), rtol=0, atol=0)
 
 
+MASK = torch.linspace(-3, 2, 32).reshape(16, 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": 0.3}, {"attn_mask": MASK}])
+def test_attention_written_out_is_two_products_around_a_softmax(options: dict[str, Any]) -> None:
+    compute, x = _attend(2, **options), torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    program = capture(Net(compute).eval(), x, frozenset({OpKind.ATTENTION}))
+    kinds = [op.kind for op in program.view.ops]
+    assert kinds.count(OpKind.MATMUL) == 2 and kinds.count(OpKind.SOFTMAX) == 1 and OpKind.ATTENTION not in kinds
+    torch.testing.assert_close(execute.run(program, x), compute(x))
+
+
+@pytest.mark.parametrize("options", [{"is_causal": True}, {"attn_mask": MASK > 0}])
+def test_attention_with_holes_is_left_to_torch(options: dict[str, Any]) -> None:
+    compute, x = _attend(2, **options), torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    program = capture(Net(compute).eval(), x, frozenset({OpKind.ATTENTION}))
+    assert OpKind.ATTENTION in [op.kind for op in program.view.ops]
+
+
 @pytest.mark.parametrize(("length", "options"), [(2, {}), (1, {"is_causal": True})])
 def test_other_attention_stays(length: int, options: dict[str, Any]) -> None:
     program, x = _captured(_attend(length, **options))
