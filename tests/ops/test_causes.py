@@ -267,8 +267,26 @@ def test_a_bias_shift(network: Good) -> None:
 
 
 def test_weights_that_one_tap_outweighs(repvit: Good) -> None:
-    """RepViT's depthwise kernels hold a folded identity; at 4 bits their other taps fall between two steps."""
-    assert "range inflated by fusion" in repvit.causes(repvit.planned(bits=4), 4)
+    """A dead channel read by taps far larger than all others: nothing changes in float, but the steps of every row."""
+    view, old = repvit.program.view, repvit.program.constants
+    planted: dict[str, torch.Tensor] = {}
+    for reader in view.ops:
+        if not (reader.module.startswith("stages.2") and reader.module.endswith("channel_mixer.conv2")):
+            continue
+        writer = view.producer[view.producer[reader.inputs[0]].inputs[0]]
+        planted |= {name: old[name].clone() for name in (*writer.inputs[1:], reader.inputs[1])}
+        for name in writer.inputs[1:]:
+            planted[name][0] = 0
+        planted[reader.inputs[1]][:, 0] = 0
+    dead = repvit.over(planted)
+    heavy = {name: old[name].abs().max() * 60 for name in planted if planted[name].ndim == 4}
+    readers = {op.inputs[1] for op in view.ops if op.module.endswith("channel_mixer.conv2")}
+    for name in readers & planted.keys():
+        planted[name] = planted[name].clone()
+        planted[name][:, 0] = heavy[name]
+    network = dead.over(planted)
+    same_in_float(dead, network)
+    assert network.causes(network.planned())[0] == "range inflated by fusion"
 
 
 @on("repvit", never=("vit",))
