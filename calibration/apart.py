@@ -20,11 +20,13 @@ class Apart:
         int16: Patterns, as of file names, of values to hold at 16 bits.
         dynamic: Patterns of operations to run on float activations over int8 weights.
         clamp: Whether activations below the target's width are cut where their grid ends.
+        strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
     """
 
     int16: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     clamp: bool = False
+    strict_weights: bool = False
 
     def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
         """Refuses what a target cannot have.

@@ -15,6 +15,7 @@ from calibration.ranges._through import least_squares_through
 from calibration.read_through import Function
 from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
+from calibration.weights import outliers
 from calibration.wide import Kernels
 from calibration.widths import Widths, keeps_its_width
 from qtools.core import numerics
@@ -61,6 +62,7 @@ class Recipe:
         clamp: Whether a grid narrower than the target's is cut where its codes end, by a QUANTIZE behind each kernel.
         dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
+        outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
     """
 
@@ -74,6 +76,7 @@ class Recipe:
     clamp: bool = False
     dynamic: Set[str] = frozenset()
     wide: Set[str] = frozenset()
+    outliers: bool = False
     through: Mapping[str, Function] = field(default_factory=dict)
 
     def range_of(self, name: str, stats: TensorStats, scheme: QuantScheme) -> tuple[float, float]:
@@ -125,7 +128,7 @@ def plan(
         changed = _raise_first(integer_ops, values, swallowed, (spec, groups))
         if not changed:
             break
-    values |= _dynamic_weights(view, kernels, weights, unbound, recipe.weight_bits)
+    values |= _dynamic_weights(view, kernels, weights, unbound, recipe)
     for name, value in view.values.items():
         if value.const and name not in values:
             values[name] = ValuePlan(None, "float", "read by float operations only")
@@ -330,7 +333,7 @@ def _raise_first(
 
 
 def _dynamic_weights(
-    view: GraphView, kernels: Kernels, weights: Weights, unbound: Mapping[str, str], bits: int
+    view: GraphView, kernels: Kernels, weights: Weights, unbound: Mapping[str, str], recipe: Recipe
 ) -> dict[str, ValuePlan]:
     """Grids of the weights that kernels with float activations read."""
     found = {}
@@ -339,9 +342,10 @@ def _dynamic_weights(
             continue
         name = op.inputs[1]
         if view.values[name].const and len(view.consumers[name]) == 1 and name not in unbound:
-            scheme = QuantScheme.weight(bits, axis=kernels.spec.rules[op.kind].weight_axis)
-            params = numerics.weight_params(weights[name], scheme)
-            found[name] = ValuePlan(params, "explicit", "largest magnitude of each channel; activations stay in float")
+            laid = _weight_grid(
+                weights[name], recipe.weight_bits, kernels.spec.rules[op.kind].weight_axis, kernels.spec, recipe
+            )
+            found[name] = replace(laid, reason=laid.reason + "; activations stay in float")
     return found
 
 
@@ -354,9 +358,10 @@ def _weight_and_bias(
     assert input_params is not None  # integer operations read quantized values
     kept = "it reads pixels" if op.inputs[0] in recipe.known else keeps_its_width(op, view, recipe.weight_bits)
     bits = kernels.spec.activation.bits if kept else recipe.weight_bits
-    params = numerics.weight_params(weight, QuantScheme.weight(bits, axis=kernels.rule(op).weight_axis))
+    laid = _weight_grid(weight, bits, kernels.rule(op).weight_axis, kernels.spec, recipe)
+    params, reason = laid.params, laid.reason + (f"; {bits} bits: {kept}" if kept else "")
+    assert params is not None  # a weight's grid has numbers
     found: dict[str, ValuePlan] = {}
-    reason = "largest magnitude of each channel" + (f"; {bits} bits: {kept}" if kept else "")
     if len(op.inputs) > 2:
         bias = weights[op.inputs[2]].astype(np.float64)
         floor = np.abs(bias) / (BIAS_LIMIT * float(input_params.scale[0]))
@@ -366,4 +371,23 @@ def _weight_and_bias(
             params = QuantParams(params.scheme, tuple(map(float, widened)), params.zero_point)
         bias_params = numerics.bias_params(input_params, params)
         found[op.inputs[2]] = ValuePlan(bias_params, "derived", "input scale x weight scale")
-    return found | {op.inputs[1]: ValuePlan(params, "explicit", reason)}
+    return found | {op.inputs[1]: replace(laid, params=params, reason=reason)}
+
+
+def _weight_grid(
+    weight: NDArray[np.float32], bits: int, axis: int | None, spec: TargetSpec, recipe: Recipe
+) -> ValuePlan:
+    """A weight's grid by its largest magnitudes; those of a few outliers do not count where they may be wider."""
+    narrow = QuantScheme.weight(bits, axis=axis)
+    plain = ValuePlan(numerics.weight_params(weight, narrow), "explicit", "largest magnitude of each channel")
+    if not (recipe.outliers and spec.weight_room) or bits >= spec.activation.bits:
+        return plain
+    params = outliers.with_outliers(weight, narrow, QuantScheme.weight(spec.activation.bits, axis=axis))
+    beyond = outliers.beyond(weight, params, narrow)
+    if not beyond:
+        return plain
+    reason = (
+        f"largest magnitude of each channel, but for {beyond} of {weight.size} weights that lie beyond the {bits}-bit "
+        f"grid and keep {spec.activation.bits} bits"
+    )
+    return ValuePlan(params, "explicit", reason, narrow=narrow)

@@ -59,6 +59,7 @@ SPEC = TargetSpec(
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".onnx",
     fast_path=KERNELS,
+    weight_room=True,
 )
 
 QNN_PAGE = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"

@@ -83,6 +83,7 @@ SPEC = TargetSpec(
     suffix=".tflite",
     fast_path=XNNPACK,
     dynamic=frozenset(WEIGHTED),
+    weight_room=True,
     clamps=True,
     wide=QuantScheme.activation(16, symmetric=True),
     wide_rules={kind: OpRule(source, delegated=False, advice=WIDE, **fixed) for kind, (source, fixed) in _WIDE.items()},

@@ -41,6 +41,13 @@ Clamp = Annotated[
     bool,
     Option("--clamp", help="TFLite, below 8 bits: cut activations where their grid ends, as papers do; costs time."),
 ]
+StrictWeights = Annotated[
+    bool,
+    Option(
+        "--strict-weights",
+        help="TFLite and ONNX, weights below 8 bits: no outliers, all keep to their narrow grid; costs accuracy.",
+    ),
+]
 TargetName = Annotated[str, Option(help="tflite, onnx, onnx_qnn, coreml; all: TFLite, ONNX and Core ML at once.")]
 Weights = Annotated[
     str,
@@ -94,6 +101,7 @@ def quantize(
     int16: Int16 = None,
     dynamic: Dynamic = None,
     clamp: Clamp = False,
+    strict_weights: StrictWeights = False,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -130,6 +138,7 @@ def quantize(
         int16=int16 or (),
         dynamic=dynamic or (),
         clamp=clamp,
+        strict_weights=strict_weights,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

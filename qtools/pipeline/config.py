@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     int16: Sequence[str]
     dynamic: Sequence[str]
     clamp: bool
+    strict_weights: bool
     force: bool
     input_size: int
     target_options: Mapping[str, str]
@@ -86,6 +87,7 @@ class RunConfig:
         int16: Patterns of values to hold at 16 bits, over value ids and module paths.
         dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
+        strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
         method: "auto", or the name of a file in calibration/ranges/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
@@ -107,6 +109,7 @@ class RunConfig:
     int16: Sequence[str] = ()
     dynamic: Sequence[str] = ()
     clamp: bool = False
+    strict_weights: bool = False
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"

@@ -83,6 +83,9 @@ def recipe_of(
     known = dict.fromkeys(view.inputs, (0.0, float(LEVELS))) if images.pixels else {}
     recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.ranges_name, chosen.ranges, known)
     through = read_through(view) if chosen.through else {}
+    # codes that end where a narrow grid ends are what papers quote: then weights keep to theirs as well
+    own_width = widths.activations >= spec.activation.bits
+    recipe = dataclasses.replace(recipe, outliers=own_width and not apart.strict_weights)
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 

@@ -63,7 +63,7 @@ def quantize(
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
         **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
-            act_bits, int16, dynamic, clamp, force, input_size, target_options.
+            act_bits, int16, dynamic, clamp, strict_weights, force, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -209,7 +209,7 @@ def _evaluate(fused: Fused, legs: list[Leg], watch: Stopwatch) -> list[dict[str,
 
 def apart_of(config: RunConfig) -> Apart:
     """What the user wants planned apart from the rest."""
-    return Apart(tuple(config.int16), tuple(config.dynamic), config.clamp)
+    return Apart(tuple(config.int16), tuple(config.dynamic), config.clamp, config.strict_weights)
 
 
 def _all_specs() -> list[TargetSpec]:

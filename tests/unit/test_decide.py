@@ -73,6 +73,23 @@ def test_every_step_is_told_and_the_judged_ones_in_numbers(prepared: Prepared) -
         assert step.kept == (step.after < step.before)
 
 
+@pytest.mark.parametrize(
+    ("widths", "apart", "allowed"),
+    [
+        (Widths(4, 8), Apart(), True),
+        (Widths(4, 16), Apart(), True),
+        (Widths(6, 6), Apart(), False),
+        (Widths(6, 6), Apart(clamp=True), False),
+        (Widths(4, 8), Apart(strict_weights=True), False),
+    ],
+)
+def test_weights_keep_to_their_grid_where_activations_do_or_the_user_says(
+    prepared: Prepared, widths: Widths, apart: Apart, allowed: bool
+) -> None:
+    asked = (method("auto"), widths, apart)
+    assert decide.recipe_of("m", prepared.program.view, TARGET.spec, prepared.images, asked).outliers == allowed
+
+
 def test_ranges_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "least_squares_through", lambda stats, scheme, function: (-0.01, 0.01))
     decision = _decided(prepared)
