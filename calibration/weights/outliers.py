@@ -17,7 +17,7 @@ from calibration.widths import WIDEST
 from qtools.core import numerics
 from qtools.core.types import QuantParams, QuantPlan, QuantScheme
 
-SHARE = 0.01
+SHARE = 0.02
 """Most weights of a layer that may be outliers."""
 DEPTH = 8
 """A channel may have this many times its fair share of them."""

@@ -84,7 +84,7 @@ def test_the_artifact_computes_what_is_simulated_and_few_codes_are_wide(
             assert f"but for {(before > 7).sum()} of {before.size} weights" in plan.values[op.inputs[1]].reason
             wide += int((after > narrow.qmax).sum())
     found, size = outliers.counted(plan, {n: t.numpy() for n, t in rounded.program.constants.items()})
-    assert found == wide > 300 and size == 3 * 128 * 128 and found <= size / 100
+    assert found == wide > 300 and size == 3 * 128 * 128 and found <= outliers.SHARE * size
 
 
 def test_the_planted_network_needs_them(tiny: Any, ranges: Any, images: NDArray[np.float32]) -> None:
