@@ -69,7 +69,7 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
         found.append(f"{plan.scheme}: {spec.name} keeps narrow codes in bytes; only a compressed download gets smaller")
     if beyond:
         found.append(
-            f"{beyond} of {size} weights ({beyond / size:.2%}) lie outside their narrow grid and keep "
+            f"{beyond} of {size} weights ({100 * beyond / size:.2f} %) lie outside their narrow grid and keep "
             f"{spec.activation.bits} bits, so that the others get finer steps; --strict-weights keeps all inside"
         )
     return tuple(found)

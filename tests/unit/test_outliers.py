@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -18,6 +19,7 @@ from exporters._coreml.rules import SPEC as COREML
 from exporters._onnx.rules import SPEC as ONNX
 from exporters._tflite.rules import SPEC as TFLITE
 from qtools.core import numerics
+from qtools.core.errors import CheckFailed
 from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan, QuantScheme, TensorStats, Value, ValuePlan
 
@@ -116,15 +118,19 @@ def test_they_are_counted_over_all_narrow_weights() -> None:
     )
 
 
-def planned(spec: TargetSpec, bits: int, *, allowed: bool) -> QuantPlan:
-    """x -> conv -> conv -> conv, with planted weights in each."""
+def graph() -> GraphView:
+    """x -> conv -> conv -> conv"""
     values = {n: Value(n, (1, 128, 4, 4), "float32", channel_axis=1) for n in ("x", "a", "b", "c")}
     values |= {f"w{n}": Value(f"w{n}", (128, 128, 1, 1), "float32", True, 0) for n in "abc"}
     attrs = {"groups": 1, "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1]}
     ends = zip(("x", "a", "b"), "abc", strict=True)
     ops = tuple(Op(n, OpKind.CONV, (source, f"w{n}"), (n,), attrs) for source, n in ends)
-    view = GraphView(values, ops, ("x",), ("c",))
-    none = np.empty(0, np.float32)
+    return GraphView(values, ops, ("x",), ("c",))
+
+
+def planned(spec: TargetSpec, bits: int, *, allowed: bool) -> QuantPlan:
+    """A checked plan of `graph`, with planted weights in each layer."""
+    view, none = graph(), np.empty(0, np.float32)
     seen = dict.fromkeys("xabc", TensorStats(10, -1.0, 1.0, 0.0, none, none, none, np.ones(4, np.int64)))
     weights = {f"w{n}": planted(128).reshape(128, 128, 1, 1) for n in "abc"}
     recipe = Recipe("m", bits, 8, "minmax", lambda stats, scheme: (stats.lo, stats.hi), outliers=allowed)
@@ -142,6 +148,15 @@ def test_narrow_layers_of_a_target_with_room_have_them_and_say_so(spec: TargetSp
     assert made.values["wa"].narrow is made.values["wc"].narrow is None, "the first layer and the head have 8 bits"
     assert planned(spec, 4, allowed=False).values["wb"].narrow is None
     assert planned(spec, 8, allowed=True) == planned(spec, 8, allowed=False)
+
+
+def test_the_checker_finds_outliers_without_room() -> None:
+    view, made = graph(), planned(TFLITE, 4, allowed=True)
+    with pytest.raises(CheckFailed, match="wb may lie beyond its 4-bit grid, and its container ends there"):
+        check_plan(view, dataclasses.replace(TFLITE, weight_room=False), made)
+    wrong = dataclasses.replace(made.values["wb"], narrow=CONTAINER)
+    with pytest.raises(CheckFailed, match="wb has a narrow grid that is not inside its own"):
+        check_plan(view, TFLITE, dataclasses.replace(made, values={**made.values, "wb": wrong}))
 
 
 @pytest.mark.parametrize("bits", [4, 6])
