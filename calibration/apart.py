@@ -20,6 +20,7 @@ class Apart:
         int16: Patterns, as of file names, of values to hold at 16 bits.
         dynamic: Patterns of operations to run on float activations over int8 weights.
         clamp: Whether activations below the target's width are cut where their grid ends.
+        strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
         max_islands: Most values to raise by measured benefit; None for no number.
         max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
         float_ends: Whether the artifact gives floats, so that what makes its output may be raised too.
@@ -28,6 +29,7 @@ class Apart:
     int16: tuple[str, ...] = ()
     dynamic: tuple[str, ...] = ()
     clamp: bool = False
+    strict_weights: bool = False
     max_islands: int | None = None
     max_drop: float | None = None
     float_ends: bool = False

@@ -39,9 +39,9 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
     rule = spec.rule(op.kind, wide=out is not None and out.scheme.wide)
     if rule is None:
         return ["no integer kernel, and the plan does not leave it in float"]
+    found = _outlier_faults(op, spec, plan)
     if spec.float_results:
-        return float_results.faults(op, view, spec, plan)
-    found = []
+        return found + float_results.faults(op, view, spec, plan)
     data = [n for n in op.inputs if not view.values[n].const]
     for name in (*data, *op.outputs):
         entry = plan.values[name]
@@ -74,6 +74,20 @@ def _result_faults(rule: OpRule, leaves: ValuePlan) -> list[str]:
         found.append("its grid must start at zero, that is all there is of it")
     if leaves.made and leaves.params and leaves.made.scale != leaves.params.scale:
         found.append("its codes are cut on a grid with other steps")
+    return found
+
+
+def _outlier_faults(op: Op, spec: TargetSpec, plan: QuantPlan) -> list[str]:
+    """Weights that may lie beyond a narrow grid, where there is nothing beyond it."""
+    found = []
+    for name in op.inputs:
+        params, narrow = plan.params(name), plan.values[name].narrow
+        if narrow is None:
+            continue
+        if not spec.weight_room:
+            found.append(f"{name} may lie beyond its {narrow.bits}-bit grid, and its container ends there")
+        elif params is None or params.scheme.bits <= narrow.bits or params.scheme.axis != narrow.axis:
+            found.append(f"{name} has a narrow grid that is not inside its own")
     return found
 
 

@@ -16,6 +16,7 @@ from calibration.ranges._through import least_squares_through
 from calibration.read_through import Function
 from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
+from calibration.weights import outliers
 from calibration.wide import Kernels
 from calibration.widths import Widths, keeps_its_width
 from qtools.core import numerics
@@ -64,6 +65,7 @@ class Recipe:
         dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
         floats: Operations to leave in float, weights and all.
+        outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
         found: Ranges that a search over the layers found already.
     """
@@ -79,6 +81,7 @@ class Recipe:
     dynamic: Set[str] = frozenset()
     wide: Set[str] = frozenset()
     floats: Set[str] = frozenset()
+    outliers: bool = False
     through: Mapping[str, Function] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
 
@@ -89,6 +92,10 @@ class Recipe:
         if name in self.through:
             return least_squares_through(stats, scheme, self.through[name])
         return self.ranges(stats, scheme)
+
+    def room(self, spec: TargetSpec) -> int | None:
+        """Bits of the container in which a few weights may lie beyond a narrow grid; None where none may."""
+        return spec.activation.bits if self.outliers and spec.weight_room else None
 
     @property
     def scheme(self) -> str:
@@ -135,7 +142,7 @@ def plan(
         changed = _raise_first(integer_ops, values, swallowed, (spec, groups))
         if not changed:
             break
-    values |= _dynamic_weights(view, kernels, weights, unbound, recipe.weight_bits)
+    values |= _dynamic_weights(view, kernels, weights, unbound, recipe)
     for name, value in view.values.items():
         if value.const and name not in values:
             values[name] = ValuePlan(None, "float", "read by float operations only")
@@ -342,7 +349,7 @@ def _raise_first(
 
 
 def _dynamic_weights(
-    view: GraphView, kernels: Kernels, weights: Weights, unbound: Mapping[str, str], bits: int
+    view: GraphView, kernels: Kernels, weights: Weights, unbound: Mapping[str, str], recipe: Recipe
 ) -> dict[str, ValuePlan]:
     """Grids of the weights that kernels with float activations read."""
     found = {}
@@ -351,9 +358,9 @@ def _dynamic_weights(
             continue
         name = op.inputs[1]
         if view.values[name].const and len(view.consumers[name]) == 1 and name not in unbound:
-            scheme = QuantScheme.weight(bits, axis=kernels.spec.rules[op.kind].weight_axis)
-            params = numerics.weight_params(weights[name], scheme)
-            found[name] = ValuePlan(params, "explicit", "largest magnitude of each channel; activations stay in float")
+            axis = kernels.spec.rules[op.kind].weight_axis
+            laid = outliers.laid(weights[name], recipe.weight_bits, axis, recipe.room(kernels.spec))
+            found[name] = replace(laid, reason=laid.reason + "; activations stay in float")
     return found
 
 
@@ -366,10 +373,11 @@ def _weight_and_bias(
     assert input_params is not None  # integer operations read quantized values
     kept = "it reads pixels" if op.inputs[0] in recipe.known else keeps_its_width(op, view, recipe.weight_bits)
     bits = kernels.spec.activation.bits if kept else recipe.weight_bits
-    params = numerics.weight_params(weight, QuantScheme.weight(bits, axis=kernels.rule(op).weight_axis))
+    source = f"magnitude {recipe.method} chose" if op.inputs[1] in recipe.found.spans else outliers.LARGEST
+    laid = outliers.laid(weight, bits, kernels.rule(op).weight_axis, recipe.room(kernels.spec), source)
+    params, reason = laid.params, laid.reason + (f"; {bits} bits: {kept}" if kept else "")
+    assert params is not None  # a weight's grid has numbers
     found: dict[str, ValuePlan] = {}
-    source = f"magnitude {recipe.method} chose" if op.inputs[1] in recipe.found.spans else "largest magnitude"
-    reason = f"{source} of each channel" + (f"; {bits} bits: {kept}" if kept else "")
     if len(op.inputs) > 2:
         bias = weights[op.inputs[2]].astype(np.float64)
         floor = np.abs(bias) / (BIAS_LIMIT * float(input_params.scale[0]))
@@ -379,4 +387,4 @@ def _weight_and_bias(
             params = QuantParams(params.scheme, tuple(map(float, widened)), params.zero_point)
         bias_params = numerics.bias_params(input_params, params)
         found[op.inputs[2]] = ValuePlan(bias_params, "derived", "input scale x weight scale")
-    return found | {op.inputs[1]: ValuePlan(params, "explicit", reason)}
+    return found | {op.inputs[1]: replace(laid, params=params, reason=reason)}

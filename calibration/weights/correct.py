@@ -104,12 +104,15 @@ def _own(op: Op, position: int, view: GraphView, writable: Set[str] | None) -> b
 
 
 def _rounded(op: Op, weight: torch.Tensor, inputs: list[torch.Tensor], plan: QuantPlan) -> torch.Tensor:
-    """A weight on its grid."""
-    params = plan.params(op.inputs[1])
+    """A weight on its grid; outliers alone may have the codes beyond a narrow one."""
+    params, narrow = plan.params(op.inputs[1]), plan.values[op.inputs[1]].narrow
     assert params is not None  # integer operations read quantized weights
+    top = torch.full_like(weight, params.scheme.qmax, dtype=torch.float64)
+    if narrow is not None:
+        top[numerics.quantize(weight, params).abs() <= narrow.qmax] = narrow.qmax
     groups = 1 if op.kind is OpKind.LINEAR else int(op.attrs["groups"])
     laid_out = weight.reshape(groups, len(weight) // groups, -1).double()
     scale = torch.from_numpy(params.scale_array.astype(np.float64))
     scale = scale.expand(len(weight)).reshape(groups, -1)
-    codes = round_weights(laid_out, covariance(op, inputs, weight), scale, params.scheme.qmax)
+    codes = round_weights(laid_out, covariance(op, inputs, weight), scale, top.view_as(laid_out))
     return (codes * scale[..., None]).float().reshape(weight.shape)

@@ -19,14 +19,16 @@ BLOCK = 128
 """Columns that are settled before their errors are carried over to all others: they stay in the cache."""
 
 
-def round_weights(weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: int) -> torch.Tensor:
+def round_weights(
+    weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: torch.Tensor
+) -> torch.Tensor:
     """Codes of least d C d' that the two searches find, or the nearest codes where those are as good.
 
     Args:
         weight: float64, shape (groups, channels, inputs).
         covariance: float64, shape (groups, inputs, inputs), positive semidefinite, with no zero on the diagonal.
         scale: float64 step of each channel, shape (groups, channels).
-        top: Largest code; the smallest is its negative.
+        top: float64, largest code of each weight, in the weights' shape; the smallest is its negative.
 
     Returns:
         Whole numbers in float64, shape (groups, channels, inputs).
@@ -36,7 +38,7 @@ def round_weights(weight: torch.Tensor, covariance: torch.Tensor, scale: torch.T
     damped = covariance + torch.diag_embed((DAMPING * variance.mean(1, keepdim=True)).expand_as(variance))
     damped = damped.gather(1, order[:, :, None].expand_as(damped)).gather(2, order[:, None, :].expand_as(damped))
     columns = order[:, None, :].expand_as(weight)
-    sorted_weight, step = weight.gather(2, columns), scale[..., None]
+    sorted_weight, top, step = weight.gather(2, columns), top.gather(2, columns), scale[..., None]
     nearest = (sorted_weight / step).round().clamp(-top, top)
     carried = _carry_over(sorted_weight.clone(), damped, scale, top)
     found = _descend(carried, sorted_weight, damped, scale, top)
@@ -49,7 +51,7 @@ def _moved(error: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     return ((error @ covariance) * error).sum(2)
 
 
-def _carry_over(weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: int) -> torch.Tensor:
+def _carry_over(weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
     """Codes, column after column; what is left of `weight` takes up the errors behind it."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
     factor = torch.linalg.cholesky(inverse, upper=True)
@@ -58,7 +60,7 @@ def _carry_over(weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Ten
         last = min(weight.shape[2], first + BLOCK)
         errors = torch.empty_like(weight[:, :, first:last])
         for column in range(first, last):
-            code = (weight[:, :, column] / scale).round().clamp(-top, top)
+            code = (weight[:, :, column] / scale).round().clamp(-top[:, :, column], top[:, :, column])
             error = (weight[:, :, column] - code * scale) / factor[:, column, column, None]
             weight[:, :, column:last] -= error[..., None] * factor[:, None, column, column:last]
             codes[:, :, column], errors[:, :, column - first] = code, error
@@ -67,7 +69,7 @@ def _carry_over(weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Ten
 
 
 def _descend(
-    codes: torch.Tensor, weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: int
+    codes: torch.Tensor, weight: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: torch.Tensor
 ) -> torch.Tensor:
     """Moves one code at a time to the best place for the others as they are."""
     gradient = (codes * scale[..., None] - weight) @ covariance
@@ -76,7 +78,7 @@ def _descend(
         for first in range(0, codes.shape[2], BLOCK):
             here = slice(first, min(codes.shape[2], first + BLOCK))
             old = codes[:, :, here].clone()
-            _descend_in(codes[:, :, here], gradient[:, :, here], covariance[:, here, here], scale, top)
+            _descend_in(codes[:, :, here], gradient[:, :, here], covariance[:, here, here], scale, top[:, :, here])
             moves = (codes[:, :, here] - old) * scale[..., None]
             gradient[:, :, : here.start] += moves @ covariance[:, here, : here.start]
             gradient[:, :, here.stop :] += moves @ covariance[:, here, here.stop :]
@@ -86,13 +88,13 @@ def _descend(
 
 
 def _descend_in(
-    codes: torch.Tensor, gradient: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: int
+    codes: torch.Tensor, gradient: torch.Tensor, covariance: torch.Tensor, scale: torch.Tensor, top: torch.Tensor
 ) -> None:
     """One round over a block of columns, in place; `gradient` is kept for the block alone."""
     for column in range(codes.shape[2]):
         curve = covariance[:, column, column, None] * scale
         wanted = codes[:, :, column] - (gradient[:, :, column] / curve).round()
-        step = wanted.clamp(-top, top) - codes[:, :, column]
+        step = wanted.clamp(-top[:, :, column], top[:, :, column]) - codes[:, :, column]
         # half a step either way is a tie: only what truly falls is taken, so that the search ends
         gain = step * (2 * gradient[:, :, column] + step * curve)
         step = torch.where(gain < 0, step, torch.zeros_like(step))

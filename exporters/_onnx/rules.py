@@ -60,6 +60,7 @@ SPEC = TargetSpec(
     suffix=".onnx",
     fast_path=KERNELS,
     islands=(Island("float", "float", mac=3.0, element=20.0, source="as LiteRT on the same host; not timed apart"),),
+    weight_room=True,
 )
 
 QNN_PAGE = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"

@@ -91,6 +91,7 @@ SPEC = TargetSpec(
     suffix=".tflite",
     fast_path=XNNPACK,
     dynamic=frozenset(WEIGHTED),
+    weight_room=True,
     clamps=True,
     wide=QuantScheme.activation(16, symmetric=True),
     islands=ISLANDS,

@@ -41,6 +41,13 @@ Clamp = Annotated[
     bool,
     Option("--clamp", help="TFLite, below 8 bits: cut activations where their grid ends, as papers do; costs time."),
 ]
+StrictWeights = Annotated[
+    bool,
+    Option(
+        "--strict-weights",
+        help="TFLite and ONNX, weights below 8 bits: no outliers, all keep to their narrow grid; costs accuracy.",
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     Option(
@@ -105,6 +112,7 @@ def quantize(
     int16: Int16 = None,
     dynamic: Dynamic = None,
     clamp: Clamp = False,
+    strict_weights: StrictWeights = False,
     max_drop: MaxDrop = None,
     max_islands: MaxIslands = None,
     target: TargetName = "tflite",
@@ -143,6 +151,7 @@ def quantize(
         int16=int16 or (),
         dynamic=dynamic or (),
         clamp=clamp,
+        strict_weights=strict_weights,
         max_drop=max_drop,
         max_islands=max_islands,
         method=method,

@@ -101,6 +101,7 @@ class TargetSpec:
         fast_path: Where an operation should run; None where nobody has looked.
         scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
         dynamic: Kinds with a kernel on int8 weights that takes and gives floats, and quantizes them at run time.
+        weight_room: True where narrow weights lie in containers of the activations' width, with room for wider codes.
         clamps: True where a QUANTIZE can cut codes at the ends of a grid narrower than its container.
         wide: Grid of 16-bit activations; None where no kernel takes them.
         wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
@@ -118,6 +119,7 @@ class TargetSpec:
     scale_dtype: str = "float32"
     float_results: bool = False
     dynamic: frozenset[OpKind] = frozenset()
+    weight_room: bool = False
     clamps: bool = False
     wide: QuantScheme | None = None
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)

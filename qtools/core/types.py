@@ -296,6 +296,7 @@ class ValuePlan:
         reason: Why, in words. Never empty where params is None.
         made: The grid its kernel writes, where a QUANTIZE behind it brings the codes onto `params` and so cuts them.
         reads: Id of an operation -> the grid it reads the value on, where that is another: a QUANTIZE lies between.
+        narrow: Of a weight, the grid that its codes lie on, all but the few outliers that need those of `params`.
     """
 
     params: QuantParams | None
@@ -303,6 +304,7 @@ class ValuePlan:
     reason: str
     made: QuantParams | None = None
     reads: Mapping[str, QuantParams] = field(default_factory=dict)
+    narrow: QuantScheme | None = None
 
     def __post_init__(self) -> None:
         if self.params is None and not self.reason:

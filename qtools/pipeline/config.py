@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     int16: Sequence[str]
     dynamic: Sequence[str]
     clamp: bool
+    strict_weights: bool
     max_drop: float
     max_islands: int
     force: bool
@@ -89,6 +90,7 @@ class RunConfig:
         int16: Patterns of values to hold at 16 bits, over value ids and module paths.
         dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
+        strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
         max_drop: Points of top-1 that may be lost (of agreement with float, without labels): the fewest values that
             meet it on held-out calibration images are held more precisely, and the artifact is checked against it.
         max_islands: Most values to hold more precisely where that pays.
@@ -113,6 +115,7 @@ class RunConfig:
     int16: Sequence[str] = ()
     dynamic: Sequence[str] = ()
     clamp: bool = False
+    strict_weights: bool = False
     max_drop: float | None = None
     max_islands: int | None = None
     method: str = DEFAULT_METHOD
@@ -133,7 +136,14 @@ class RunConfig:
             InputError: If no target could have it.
         """
         patterns = tuple(self.int16), tuple(self.dynamic)
-        return Apart(*patterns, self.clamp, self.max_islands, self.max_drop, float_ends=self.io != INT8)
+        return Apart(
+            *patterns,
+            self.clamp,
+            self.strict_weights,
+            max_islands=self.max_islands,
+            max_drop=self.max_drop,
+            float_ends=self.io != INT8,
+        )
 
     def __post_init__(self) -> None:
         _ = self.apart

@@ -70,6 +70,9 @@ def recipe_of(
     known = dict.fromkeys(view.inputs, (0.0, float(LEVELS))) if images.pixels else {}
     recipe = planning.Recipe(name, widths.weights, widths.activations, chosen.source, chosen.ranges, known)
     through = read_through(view) if chosen.through else {}
+    # codes that end where a narrow grid ends are what papers quote: then weights keep to theirs as well
+    strict = apart.strict_weights or widths.activations < spec.activation.bits or chosen.baseline is not None
+    recipe = dataclasses.replace(recipe, outliers=not strict)
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 

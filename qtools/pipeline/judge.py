@@ -10,6 +10,7 @@ import qtools
 from calibration.method import method
 from calibration.placement import predict
 from calibration.plan import ISLAND
+from calibration.weights import outliers
 from qtools.core import files, metrics
 from qtools.core.artifact import Artifact
 from qtools.core.checks import Check, Status
@@ -52,8 +53,9 @@ STAGES = {
 }
 
 
-def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec, config: RunConfig) -> tuple[str, ...]:
+def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: RunConfig) -> tuple[str, ...]:
     """What happened that the user did not ask for; `reports.verdict.notices` adds what the report's fields say."""
+    plan = decision.plan
     found = list(prepared.loaded.weights.notes)
     if prepared.certificate.leftover:
         names = prepared.certificate.leftover
@@ -69,8 +71,15 @@ def warnings(prepared: Prepared, plan: QuantPlan, spec: TargetSpec, config: RunC
     if config.dynamic:
         kept = [op.id for op in prepared.program.view.ops if op.id in plan.float_ops and op.kind in spec.dynamic]
         found.append(f"--dynamic: {len(kept)} layer(s) on float activations over int8 weights: {_named(kept)}")
-    if not spec.float_results and any(p and p.scheme.bits < 8 for p in map(plan.params, prepared.program.constants)):
+    narrow = {n: tensor.numpy() for n, tensor in decision.program.constants.items() if plan.params(n)}
+    beyond, size = outliers.counted(plan, narrow)
+    if size and not spec.float_results:
         found.append(f"{plan.scheme}: {spec.name} keeps narrow codes in bytes; only a compressed download gets smaller")
+    if beyond:
+        found.append(
+            f"{beyond} of {size} weights ({100 * beyond / size:.2f} %) lie outside their narrow grid and keep "
+            f"{spec.activation.bits} bits, so that the others get finer steps; --strict-weights keeps all inside"
+        )
     return tuple(found)
 
 

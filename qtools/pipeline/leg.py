@@ -112,7 +112,7 @@ def export(
     """Writes the artifact into a folder and opens it."""
     folder, watch = where
     plan, program, lowered = decision.plan, prepared.program, prepared.lowered
-    notices = judge.warnings(prepared, plan, target.spec, config)
+    notices = judge.warnings(prepared, decision, target.spec, config)
     path = folder / f"model{target.spec.suffix}"
     with watch.stage("export"):
         options = judge.apply_options(prepared, plan, config, notices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from qtools.fuse.apply import fuse
 from qtools.graph import execute
 from qtools.graph.capture import capture
 from qtools.graph.execute import observer
-from qtools.pipeline import data, decide, peers, trial
-from qtools.pipeline.config import Images
+from qtools.pipeline import data, decide, judge, peers, trial
+from qtools.pipeline.config import Images, RunConfig
 from qtools.pipeline.prepare import Prepared, fuse_model
 from qtools.pipeline.progress import Silent, Stopwatch
 from reports.steps import Step
@@ -75,6 +76,33 @@ def test_every_step_is_told_and_the_judged_ones_in_numbers(prepared: Prepared) -
     for step in decision.steps:
         assert step.before is not None and step.after is not None
         assert step.kept == (step.after < step.before)
+
+
+@pytest.mark.parametrize(
+    ("widths", "apart", "allowed"),
+    [
+        (Widths(4, 8), Apart(), True),
+        (Widths(4, 16), Apart(), True),
+        (Widths(6, 6), Apart(), False),
+        (Widths(6, 6), Apart(clamp=True), False),
+        (Widths(4, 8), Apart(strict_weights=True), False),
+    ],
+)
+def test_weights_keep_to_their_grid_where_activations_do_or_the_user_says(
+    prepared: Prepared, widths: Widths, apart: Apart, allowed: bool
+) -> None:
+    asked = (method("auto"), widths, apart)
+    assert decide.recipe_of("m", prepared.program.view, TARGET.spec, prepared.images, asked).outliers == allowed
+
+
+def test_outliers_are_counted_in_the_notices_and_named_in_the_plan(prepared: Prepared) -> None:
+    decision, config = _decided(prepared, bits=4), RunConfig("m1_1", bits=4)
+    wide = prepared.program.view.ops[2].inputs[1]
+    notices = judge.warnings(prepared, decision, TARGET.spec, config)
+    counts = re.search(r"(\d+) of 384 weights \((.*) %\) lie outside their narrow grid and keep 8 bits", str(notices))
+    assert counts is not None and 0 < int(counts[1]) <= 0.02 * 384
+    assert float(counts[2]) == round(100 * int(counts[1]) / 384, 2)
+    assert "of 384 weights that lie beyond the 4-bit grid" in decision.plan.values[wide].reason
 
 
 def test_ranges_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,11 @@ TOP = 3
 """Codes of three bits: few enough to try all of them on four inputs."""
 
 
+def rounded(weight: torch.Tensor, matrix: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Codes up to TOP everywhere."""
+    return round_weights(weight, matrix, scale, torch.full_like(weight, TOP))
+
+
 def layer(seed: int, inputs: int, channels: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weights, the covariance of inputs that vary together, and steps that put the largest weight on the last code."""
     generator = torch.Generator().manual_seed(seed)
@@ -37,7 +42,7 @@ def moved(codes: torch.Tensor, weight: torch.Tensor, matrix: torch.Tensor, scale
 @given(st.integers(0, 10_000))
 def test_never_worse_than_nearest_and_never_better_than_all_codes(seed: int) -> None:
     weight, matrix, scale = layer(seed, 4)
-    found = moved(round_weights(weight, matrix, scale, TOP), weight, matrix, scale)
+    found = moved(rounded(weight, matrix, scale), weight, matrix, scale)
     damped = matrix + 0.01 * matrix[0].diagonal().mean() * torch.eye(4, dtype=torch.float64)
     plain = moved((weight / scale[..., None]).round(), weight, damped, scale)
     grid = torch.tensor(list(itertools.product(range(-TOP, TOP + 1), repeat=4)), dtype=torch.float64)
@@ -52,7 +57,7 @@ def test_gains_most_of_what_the_best_of_all_codes_would() -> None:
     grid = torch.tensor(list(itertools.product(range(-TOP, TOP + 1), repeat=4)), dtype=torch.float64)
     for seed in range(60):
         weight, matrix, scale = layer(seed, 4)
-        found = moved(round_weights(weight, matrix, scale, TOP), weight, matrix, scale)
+        found = moved(rounded(weight, matrix, scale), weight, matrix, scale)
         plain = moved((weight / scale[..., None]).round(), weight, matrix, scale)
         every = grid * scale[0, :, None, None] - weight[0, :, None]
         least = ((every @ matrix[0]) * every).sum(2).amin(1)
@@ -63,7 +68,7 @@ def test_gains_most_of_what_the_best_of_all_codes_would() -> None:
 
 def test_halves_the_error_of_a_wide_layer() -> None:
     weight, matrix, scale = layer(1, 200, channels=40)  # more columns than one block
-    found = moved(round_weights(weight, matrix, scale, TOP), weight, matrix, scale)
+    found = moved(rounded(weight, matrix, scale), weight, matrix, scale)
     plain = moved((weight / scale[..., None]).round(), weight, matrix, scale)
     assert found.sum() < 0.5 * plain.sum()
 
@@ -71,20 +76,35 @@ def test_halves_the_error_of_a_wide_layer() -> None:
 def test_inputs_that_vary_alone_get_the_nearest_codes() -> None:
     weight, matrix, scale = layer(2, 9)
     alone = torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))
-    assert torch.equal(round_weights(weight, alone, scale, TOP), (weight / scale[..., None]).round())
+    assert torch.equal(rounded(weight, alone, scale), (weight / scale[..., None]).round())
 
 
 def test_groups_are_rounded_apart() -> None:
     parts = [layer(seed, 5) for seed in (3, 4)]
     weight, matrix, scale = (torch.cat([part[i] for part in parts]) for i in range(3))
-    together = round_weights(weight, matrix, scale, TOP)
-    assert torch.equal(together, torch.cat([round_weights(*part, TOP) for part in parts]))
+    together = rounded(weight, matrix, scale)
+    assert torch.equal(together, torch.cat([rounded(*part) for part in parts]))
 
 
 def test_codes_stay_inside_their_grid_where_the_scale_is_too_small() -> None:
     weight, matrix, scale = layer(5, 6)
-    codes = round_weights(weight, matrix, scale / 2, TOP)
+    codes = rounded(weight, matrix, scale / 2)
     assert codes.abs().max() == TOP and torch.equal(codes, codes.round())
+
+
+def test_each_weight_has_its_own_largest_code() -> None:
+    weight, matrix, scale = layer(6, 6)
+    top = torch.full_like(weight, TOP)
+    top[0, 1, 2] = 9
+    weight[0, 1, 2] = 8.3 * scale[0, 1]
+    codes = round_weights(weight, matrix, scale, top)
+    assert TOP < codes[0, 1, 2] <= 9 and (codes.abs() <= top).all()
+    grid = torch.tensor(list(itertools.product(range(-TOP, TOP + 1), repeat=6)), dtype=torch.float64)
+    grid[:, 2] += 6  # the wide one among its nine possible codes near 6
+    every = grid * scale[0, 1] - weight[0, 1]
+    least = ((every @ matrix[0]) * every).sum(1).min().item()
+    clipped = moved(rounded(weight, matrix, scale), weight, matrix, scale)[1]
+    assert least - 1e-9 <= moved(codes, weight, matrix, scale)[1] < clipped
 
 
 @pytest.mark.parametrize(("groups", "stride", "padding"), [(1, 1, 1), (2, 2, 0), (4, 1, 1)])
