@@ -164,10 +164,7 @@ def quantize(
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},
     )
-    if dry_run:
-        _foresee(config, as_json=json)
-    else:
-        _export(config, as_json=json)
+    (_foresee if dry_run else _export)(config, as_json=json)
 
 
 def _export(config: RunConfig, *, as_json: bool) -> None:
