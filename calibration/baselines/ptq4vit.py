@@ -7,6 +7,8 @@ activations have one scale per head, as in the published code.
 Where this differs, and why:
 - The published code takes dL/dO of the divergence of the float network from itself, which is zero but for rounding.
   Here it is the true Fisher diagonal at the float network (`_fisher.sampled_labels`).
+- Every image's weights are divided by their sum: on a MobileViT-XXS one image in 32 otherwise decides alone (`_fisher`),
+  and at W6A6 the KL of 1000 images was 0.150 instead of 0.018.
 - Every weight has one scale per output channel, as in all baselines here; the published code gives a linear layer one.
 - The negative side behind SiLU ends at its minimum as that behind GELU does; the paper knows GELU only.
 - The paper leaves the first convolution's input in float; here it has its grid like the others.
@@ -16,6 +18,7 @@ Where this differs, and why:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -42,13 +45,22 @@ def simulate(program: Program, batches: Sequence[torch.Tensor], widths: Widths) 
 
     def work(unit: Unit, seen: Sequence[Seen]) -> Chosen:
         (op,) = unit.ops
-        judge = Judge(program, op, (), seen, WeightedSquares)
+        rows = program.view.values[op.outputs[0]].shape[0]
+        even = [replace(each, weight=_alike(each.weight, rows)) for each in seen if each.weight is not None]
+        judge = Judge(program, op, (), even, WeightedSquares)
         found = search(judge, families(program, op, seen, widths), ROUNDS)
         return {(op.id, place): choice for place, choice in found.items()}
 
     weigh = (sampled_labels(program, batches), None)
     chosen = decide(program, batches, alone(layers(program.view)), work, weigh)
     return FakeQuantized(program, {read: choice.quantizer for read, choice in chosen.items()})
+
+
+def _alike(weight: torch.Tensor, rows: int) -> torch.Tensor:
+    """Weights with the same sum for every image, an image being `rows` rows of the value."""
+    images = weight.reshape(len(weight) // rows, -1)
+    sums = images.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    return (images * (images.shape[1] / sums)).reshape(weight.shape)
 
 
 def families(program: Program, op: Op, seen: Sequence[Seen], widths: Widths) -> dict[int, list[Family]]:

@@ -14,7 +14,8 @@ inside the module that takes the maps apart, up to that reshape.
 The paper is followed, not its released code, in which the granularity is a rule (layer for dense layers, channel for
 depthwise ones), the scheme is always symmetric, and bridges are lists of module numbers. The gradients are not
 degenerate here, since the paper takes them where the network is quantized; they measure the slope of the divergence at
-that one point, which is what the paper calls the diagonal Fisher matrix. An asymmetric range is not widened to contain
+that one point, which is what the paper calls the diagonal Fisher matrix: images that the default grids hurt most carry
+most of the weight. An asymmetric range is not widened to contain
 zero: a channel that is all positive then pushes its zero point out of the grid (the paper's second challenge), and the
 choice of the scheme is what has to notice. Weights are symmetric with a scale per output channel; inside a bridge all
 channels of a weight take one factor, because what happens behind it mixes them.

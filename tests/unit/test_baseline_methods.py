@@ -118,6 +118,15 @@ def test_ptq4vit_lays_twins_behind_softmax_and_functions(program: Program) -> No
     assert kinds[_op(program, "qkv"), 0] is Uniform
 
 
+def test_ptq4vit_lets_no_image_decide_alone() -> None:
+    """Three images of two rows each, one with weights ten thousand times the others'."""
+    weight = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
+    weight[2:4] *= 1e4
+    even = ptq4vit._alike(weight, 2)
+    assert even.reshape(3, 8).sum(1).tolist() == pytest.approx([8.0] * 3, rel=1e-5)
+    assert torch.allclose(even[2:4] / even[2, 0], weight[2:4] / weight[2, 0], rtol=1e-5)
+
+
 def test_fqvit_quantizes_every_result_that_is_computed(program: Program) -> None:
     view = program.view
     network = fqvit.simulate(program, [_images(8, 1)], Widths(8, 8))
