@@ -1,0 +1,161 @@
+"""Other ways to feed a network: where one is right clearly more often than the present way, the app feeds it wrongly.
+
+Each alternative changes one thing. It is run on the first labelled images and held against the present way by
+McNemar's exact test, corrected for all alternatives (`reports.classes.adjust`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtools.core.protocols import ImageSource
+from qtools.pipeline.audit.pieces import Labels, Logits
+from qtools.pipeline.audit.sections import right_answers
+from qtools.pipeline.feeding import IMAGENET, Reading, is_integer, params_of
+from qtools.pipeline.progress import Listener
+from reports.accuracy import drop_interval
+from reports.audit import WRONG, Alternative, Finding
+from reports.classes import adjust
+
+IMAGES = 96
+"""Images that alternatives are tried on."""
+CHANCE = 0.01
+"""Largest corrected probability, over all alternatives, that the better one is better by luck."""
+KEPT = 0.875
+"""Share of the short side that most ImageNet networks keep."""
+FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
+Ask = Callable[[NDArray[np.generic]], NDArray[np.floating]]
+"""What the input takes, for one image -> logits, shape (classes,)."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing done otherwise.
+
+    Attributes:
+        name: What it is, in words.
+        entry: The same in a contract file.
+        reading: How pictures go in.
+        shift: Added to the labels.
+    """
+
+    name: str
+    entry: str
+    reading: Reading
+    shift: int = 0
+
+
+def variants(present: Reading) -> Iterator[Variant]:
+    """Every other way that is worth a try."""
+    spec = present.spec
+    other: Literal["RGB", "BGR"] = "RGB" if present.colours == "BGR" else "BGR"
+    swapped = replace(spec, mean=spec.mean[::-1], std=spec.std[::-1])
+    # the numbers stay with their places in the tensor: what is swapped is the picture
+    yield Variant("red and blue exchanged", f'"colours": "{other}"', replace(present, colours=other))
+    if spec.mean[0] != spec.mean[2] or spec.std[0] != spec.std[2]:
+        entry = f'"mean": {list(swapped.mean)}, "std": {list(swapped.std)}'
+        yield Variant("red's numbers on blue", entry, replace(present, spec=swapped))
+    yield from _scalings(present)
+    for name in FILTERS:
+        if name != spec.interpolation:
+            yield Variant(f"resized by {name}", f'"resize": "{name}"', _with(present, interpolation=name))
+    if spec.crop_mode == "squash":
+        yield Variant("middle cut out", '"crop": "center"', _with(present, crop_mode="center"))
+        entry = f'"crop": "center", "keep": {KEPT}'
+        yield Variant(f"{KEPT:.1%} of the middle", entry, _with(present, crop_mode="center", crop_pct=KEPT))
+    else:
+        yield Variant("squashed", '"crop": "squash", "keep": 1.0', _with(present, crop_mode="squash", crop_pct=1.0))
+    for shift in (1, -1):
+        entry = f'"labels_offset": {present.offset + shift}'
+        yield Variant(f"labels moved by {shift:+d}", entry, present, shift)
+
+
+def _with(present: Reading, **changes: object) -> Reading:
+    return replace(present, spec=replace(present.spec, **changes))  # type: ignore[arg-type]
+
+
+def _scalings(present: Reading) -> Iterator[Variant]:
+    """Other numbers in the tensor; an integer tensor has them only where its grid says what its codes mean."""
+    if is_integer(present.end) and params_of(present.end) is None:
+        return
+    for name, mean, std in (
+        ("scaled to 0..1 and not normalised", (0.0,) * 3, (1.0,) * 3),
+        ("scaled to -1..1", (0.5,) * 3, (0.5,) * 3),
+        ("normalised by ImageNet's mean and deviation", *IMAGENET),
+    ):
+        if present.pixels or not np.allclose((present.spec.mean, present.spec.std), (mean, std), atol=1e-3):
+            entry = f'"mean": {list(mean)}, "std": {list(std)}'
+            yield Variant(name, entry, replace(_with(present, mean=mean, std=std), pixels=False))
+    if present.pixels:
+        return
+    yield Variant("pixels 0..255 as they are", "no mean, std or range", replace(present, pixels=True))
+    yield Variant("normalised twice", "the numbers twice: the graph may hold them already", replace(present, times=2))
+
+
+def try_all(
+    ask: Ask, present: tuple[Reading, Logits], seen: tuple[ImageSource, Labels], listener: Listener
+) -> tuple[tuple[Alternative, ...], tuple[Variant, ...]]:
+    """Runs every alternative, each image decoded once.
+
+    Args:
+        ask: Runs the network on one tensor.
+        present: How pictures go in now, and the logits of the first images.
+        seen: The images, and the output that stands for each one's class.
+        listener: Told after each image.
+
+    Returns:
+        What each came to, and the same number of variants.
+    """
+    (reading, logits), (source, labels) = present, seen
+    count = min(IMAGES, len(logits))
+    labels = labels[:count]
+    tried = tuple(variants(reading))
+    right = right_answers(logits[:count], labels)
+    hits = np.empty((len(tried), count), bool)
+    for index in range(count):
+        picture, _ = source[index]
+        for place, each in enumerate(tried):
+            row = logits[index] if each.shift else ask(each.reading.tensor(picture))
+            hits[place, index] = right_answers(row[None], labels[index : index + 1] + each.shift)[0]
+        listener("alternatives", index + 1, count)
+    pairs = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in hits]
+    rows = [
+        Alternative(each.name, count, 100 * float(right.mean()), 100 * float(other.mean()), *pair, p)
+        for each, other, pair, p in zip(tried, hits, pairs, adjust(pairs), strict=True)
+    ]
+    return tuple(rows), tried
+
+
+def finding(rows: tuple[Alternative, ...], tried: tuple[Variant, ...], remedy: str) -> Finding | None:
+    """The alternative that is better beyond doubt, the best where there are several; None where there is none.
+
+    Args:
+        rows: What each came to.
+        tried: The alternatives.
+        remedy: What to do; "{}" stands for the entry of a contract.
+    """
+    better = [i for i, row in enumerate(rows) if row.gained > row.lost and row.p_adjusted <= CHANCE]
+    if not better:
+        return None
+    best = max(better, key=lambda i: (rows[i].gained - rows[i].lost, -i))
+    row, also = rows[best], len(better) - 1
+    others = f"; {also} other alternative(s) are better than the present one too" if also else ""
+    return Finding(
+        cause=f"preprocessing: {row.name}",
+        values=(),
+        module=tried[best].reading.end.name,
+        evidence=f"top-1 {row.top1_present:.1f} % as pictures are fed now, {row.top1:.1f} % with {row.name}: "
+        f"{row.gained} gained and {row.lost} lost, McNemar p {row.p_adjusted:.1g}, corrected for {len(rows)} alternatives{others}",
+        proof=f"pictures fed with {row.name}, nothing else changed",
+        before=100 - row.top1_present,
+        after=100 - row.top1,
+        gain_interval=drop_interval(row.gained, row.lost, row.n),
+        images=row.n,
+        remedy=remedy.replace("{}", tried[best].entry),
+        measure=WRONG,
+    )
