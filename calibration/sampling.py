@@ -62,8 +62,8 @@ def labels_of(source: ImageSource) -> NDArray[np.int64] | None:
 
 def name_of(source: ImageSource, index: int) -> str:
     """The file of an image below its folder; its number where it has none."""
-    while isinstance(source, Subset):
-        source, index = source.source, source.indices[index]
+    if isinstance(source, Subset):
+        return name_of(source.source, source.indices[index])
     names = getattr(source, "names", None)
     return str(names[index]) if names is not None else f"image {index}"
 

@@ -161,14 +161,15 @@ def read(entry: bytes, file: bytes) -> Picture | None:
     content = picture["content"]
     if content is None or content["kind"] != _IMAGE:
         return None
-    mean, std = (), ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     for step in picture["steps"]:
         if step["kind"] == _NORMALIZATION and step["normalization"] is not None:
             mean, std = (tuple(map(float, step["normalization"][name])) for name in ("mean", "std"))
-    usable = len(mean) == len(std) and len(mean) in (1, 3) and np.isfinite([*mean, *std]).all() and all(std)
-    named = [name for end in graph["outputs"] for each in end["files"] if each["kind"] == _AXIS_LABELS
-             for name in (each["name"],)]  # fmt: skip
-    return Picture(*((mean, std) if usable else ((), ())), labels=_labels(file, named[0]) if named else ())
+    usable = len(mean) == len(std) and len(mean) in (1, 3) and bool(np.isfinite([*mean, *std]).all()) and all(std)
+    names = [each["name"] for end in graph["outputs"] for each in end["files"] if each["kind"] == _AXIS_LABELS]
+    labels = _labels(file, names[0]) if names else ()
+    return Picture(mean, std, labels) if usable else Picture(labels=labels)
 
 
 def _labels(file: bytes, name: str) -> tuple[str, ...]:

@@ -44,7 +44,6 @@ class Reading:
         labels: Names of the outputs; () where nothing names them.
         source: Who says so, in words.
         assumed: Whether nobody does.
-        times: How often it is normalised; 2 is a mistake that is looked for.
     """
 
     end: End
@@ -56,15 +55,13 @@ class Reading:
     labels: tuple[str, ...] = ()
     source: str = ""
     assumed: bool = False
-    times: int = 1
 
     def tensor(self, picture: Raw) -> NDArray[Any]:
         """A picture, RGB of shape (height, width, 3), as what the input takes."""
         laid: NDArray[Any] = fitted(picture, self.spec)
         laid = laid[::-1] if self.colours == "BGR" else laid
         if not self.pixels:
-            for _ in range(self.times):
-                laid = normalise(laid * LEVELS if laid.dtype != np.uint8 else laid, self.spec)
+            laid = normalise(laid, self.spec)
         laid = np.ascontiguousarray((laid.transpose(1, 2, 0) if self.channels_last else laid)[None])
         if not is_integer(self.end):
             return laid.astype(np.float32)
@@ -93,6 +90,16 @@ def reading(inspection: Inspection, given: Contract | None = None) -> Reading:
         found = _as_usual(inspection, end)
     _check_size(inspection.file, found)
     return found
+
+
+def contract_of(found: Reading) -> Contract:
+    """The contract that says the same."""
+    spec = found.spec
+    scaling = (None, None) if found.pixels else (spec.mean, spec.std)
+    return TypeAdapter(Contract).validate_python(
+        {"size": spec.size, "colours": found.colours, "resize": spec.interpolation, "crop": spec.crop_mode}
+        | {"keep": spec.crop_pct, "mean": scaling[0], "std": scaling[1], "labels_offset": found.offset}
+    )
 
 
 def _as_given(inspection: Inspection, end: End, given: Contract) -> Reading:

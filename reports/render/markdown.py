@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from reports.audit import Audit
 from reports.build import Report
+from reports.render import _audit
 from reports.render import _wording as words
-from reports.verdict import notices, verdict
+from reports.verdict import changes, notices, verdict
 
 WORST = 10
 
@@ -19,12 +21,14 @@ def render(report: Report) -> str:
     parts = [
         f"# {plain(words.title(report))}",
         f"**{result.word.upper()}.** {plain(result.sentence)}",
+        *((f"**{plain(_audit.headline(report))}**",) if report.audit else ()),
         *(f"> **Note:** {plain(text)}" for text in notices(report)),
         _bullets((tile.label, f"{tile.value} ({tile.detail})") for tile in words.tiles(report)),
         "## Accuracy",
         _ledger(report),
+        *(_sections(report, report.audit) if report.audit else ()),
         "## Checks",
-        _checks(report),
+        _checks(report) if report.all_checks else "Nothing was checked.",
     ]
     if report.steps:
         parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
@@ -42,6 +46,33 @@ def render(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _sections(report: Report, audit: Audit) -> Iterable[str]:
+    """What an audit adds."""
+    yield f"## {_audit.TITLES['causes']}"
+    if reason := _audit.no_cause(audit):
+        yield plain(reason)
+    if audit.findings:
+        yield _table(_audit.FINDING_HEADS, map(_audit.finding_cells, audit.findings))
+    if lines := _audit.remarks(report):
+        yield "\n".join(f"- {plain(line)}" for line in lines)
+    if audit.changes:
+        weakest = audit.calibration is not None
+        rows = _audit.weak_rows(audit) if weakest else _audit.class_rows(audit)
+        yield f"## {_audit.TITLES['weakest' if weakest else 'classes']}"
+        yield _table(_audit.WEAK_HEADS if weakest else _audit.CLASS_HEADS, rows)
+        yield plain(_audit.class_note(audit))
+    if audit.drift or audit.calibration:
+        yield f"## {_audit.TITLES['confidence']}"
+        yield _table(_audit.CONFIDENCE_HEADS, _audit.confidence_rows(audit))
+    if audit.flips:
+        yield f"## {_audit.TITLES['flips']}: {audit.flipped}"
+        yield _table(_audit.FLIP_HEADS, _audit.flip_rows(audit))
+    if audit.alternatives:
+        yield f"## {_audit.TITLES['otherwise']}"
+        yield _table(_audit.OTHERWISE_HEADS, _audit.otherwise_rows(audit))
+        yield plain(_audit.otherwise_note(audit))
+
+
 def plain(text: str) -> str:
     """Text without meaning in Markdown or HTML."""
     escaped = re.sub(r"([\\`*_{}\[\]#|!~&@])", r"\\\1", text)
@@ -51,15 +82,17 @@ def plain(text: str) -> str:
 
 def _ledger(report: Report) -> str:
     rows = []
-    for row in report.ledger:
-        scores = row.accuracy
+    extra = [_audit.step_head(report)] if report.audit else []
+    for row, change in zip(report.ledger, changes(report.ledger), strict=True):
+        scores, step = row.accuracy, [_audit.step_text(change)] * len(extra)
         if scores is None:
-            rows.append((row.stage, words.DASH, words.NOT_RUN, row.note, *[words.DASH] * 3))
+            rows.append((row.stage, words.DASH, words.NOT_RUN, row.note, *[words.DASH] * 3, *step))
             continue
-        top1, changes = words.number(scores.top1), (words.drop_text(row), words.flips_text(row))
-        rows.append((row.stage, str(scores.n), top1, *changes, words.agreement_text(row), words.kl_text(row)))
+        top1, moved = words.number(scores.top1), (words.drop_text(row), words.flips_text(row))
+        cells = row.stage, str(scores.n), top1, *moved, words.agreement_text(row), words.kl_text(row)
+        rows.append((*cells, *step))
     head = ("Stage", ">n", ">top-1", ">drop [95 %], points", ">lost / gained", ">agreement", ">KL, nats")
-    return _table(head, rows)
+    return _table((*head, *extra), rows)
 
 
 def _checks(report: Report) -> str:

@@ -6,8 +6,9 @@ McNemar's exact test, corrected for all alternatives (`reports.classes.adjust`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from qtools.core.protocols import ImageSource
 from qtools.pipeline.audit.pieces import Labels, Logits
 from qtools.pipeline.audit.sections import right_answers
-from qtools.pipeline.feeding import IMAGENET, Reading, is_integer, params_of
+from qtools.pipeline.feeding import IMAGENET, Reading, contract_of, is_integer, params_of
 from qtools.pipeline.progress import Listener
 from reports.accuracy import drop_interval
 from reports.audit import WRONG, Alternative, Finding
@@ -39,40 +40,38 @@ class Variant:
 
     Attributes:
         name: What it is, in words.
-        entry: The same in a contract file.
         reading: How pictures go in.
         shift: Added to the labels.
     """
 
     name: str
-    entry: str
     reading: Reading
     shift: int = 0
+
+    @property
+    def contract(self) -> str:
+        """How pictures go in, as a contract file says it."""
+        said = contract_of(replace(self.reading, offset=self.reading.offset + self.shift))
+        return json.dumps({f.name: v for f in fields(said) if (v := getattr(said, f.name)) is not None})
 
 
 def variants(present: Reading) -> Iterator[Variant]:
     """Every other way that is worth a try."""
     spec = present.spec
     other: Literal["RGB", "BGR"] = "RGB" if present.colours == "BGR" else "BGR"
-    swapped = replace(spec, mean=spec.mean[::-1], std=spec.std[::-1])
-    # the numbers stay with their places in the tensor: what is swapped is the picture
-    yield Variant("red and blue exchanged", f'"colours": "{other}"', replace(present, colours=other))
-    if spec.mean[0] != spec.mean[2] or spec.std[0] != spec.std[2]:
-        entry = f'"mean": {list(swapped.mean)}, "std": {list(swapped.std)}'
-        yield Variant("red's numbers on blue", entry, replace(present, spec=swapped))
+    # the numbers stay with their places in the tensor: what is exchanged is the picture
+    yield Variant("red and blue exchanged", replace(present, colours=other))
     yield from _scalings(present)
     for name in FILTERS:
         if name != spec.interpolation:
-            yield Variant(f"resized by {name}", f'"resize": "{name}"', _with(present, interpolation=name))
+            yield Variant(f"resized by {name}", _with(present, interpolation=name))
     if spec.crop_mode == "squash":
-        yield Variant("middle cut out", '"crop": "center"', _with(present, crop_mode="center"))
-        entry = f'"crop": "center", "keep": {KEPT}'
-        yield Variant(f"{KEPT:.1%} of the middle", entry, _with(present, crop_mode="center", crop_pct=KEPT))
+        yield Variant("middle cut out", _with(present, crop_mode="center"))
+        yield Variant(f"{KEPT:.1%} of the middle", _with(present, crop_mode="center", crop_pct=KEPT))
     else:
-        yield Variant("squashed", '"crop": "squash", "keep": 1.0', _with(present, crop_mode="squash", crop_pct=1.0))
+        yield Variant("squashed", _with(present, crop_mode="squash", crop_pct=1.0))
     for shift in (1, -1):
-        entry = f'"labels_offset": {present.offset + shift}'
-        yield Variant(f"labels moved by {shift:+d}", entry, present, shift)
+        yield Variant(f"labels moved by {shift:+d}", present, shift)
 
 
 def _with(present: Reading, **changes: object) -> Reading:
@@ -89,12 +88,13 @@ def _scalings(present: Reading) -> Iterator[Variant]:
         ("normalised by ImageNet's mean and deviation", *IMAGENET),
     ):
         if present.pixels or not np.allclose((present.spec.mean, present.spec.std), (mean, std), atol=1e-3):
-            entry = f'"mean": {list(mean)}, "std": {list(std)}'
-            yield Variant(name, entry, replace(_with(present, mean=mean, std=std), pixels=False))
+            yield Variant(name, replace(_with(present, mean=mean, std=std), pixels=False))
     if present.pixels:
         return
-    yield Variant("pixels 0..255 as they are", "no mean, std or range", replace(present, pixels=True))
-    yield Variant("normalised twice", "the numbers twice: the graph may hold them already", replace(present, times=2))
+    yield Variant("pixels 0..255 as they are", replace(present, pixels=True))
+    mean, std = np.asarray(present.spec.mean), np.asarray(present.spec.std)
+    twice = _with(present, mean=tuple((mean + mean * std).tolist()), std=tuple((std**2).tolist()))
+    yield Variant("normalised twice", twice)
 
 
 def try_all(
@@ -104,7 +104,7 @@ def try_all(
 
     Args:
         ask: Runs the network on one tensor.
-        present: How pictures go in now, and the logits of the first images.
+        present: How pictures go in now, and the logits of the first images, as far as there are any.
         seen: The images, and the output that stands for each one's class.
         listener: Told after each image.
 
@@ -112,16 +112,17 @@ def try_all(
         What each came to, and the same number of variants.
     """
     (reading, logits), (source, labels) = present, seen
-    count = min(IMAGES, len(logits))
-    labels = labels[:count]
+    count = min(IMAGES, len(source))
     tried = tuple(variants(reading))
-    right = right_answers(logits[:count], labels)
+    right = np.empty(count, bool)
     hits = np.empty((len(tried), count), bool)
     for index in range(count):
-        picture, _ = source[index]
+        picture, label = source[index][0], labels[index : index + 1]
+        now = logits[index] if index < len(logits) else ask(reading.tensor(picture))
+        right[index] = right_answers(now[None], label)[0]
         for place, each in enumerate(tried):
-            row = logits[index] if each.shift else ask(each.reading.tensor(picture))
-            hits[place, index] = right_answers(row[None], labels[index : index + 1] + each.shift)[0]
+            row = now if each.shift else ask(each.reading.tensor(picture))
+            hits[place, index] = right_answers(row[None], label + each.shift)[0]
         listener("alternatives", index + 1, count)
     pairs = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in hits]
     rows = [
@@ -137,7 +138,7 @@ def finding(rows: tuple[Alternative, ...], tried: tuple[Variant, ...], remedy: s
     Args:
         rows: What each came to.
         tried: The alternatives.
-        remedy: What to do; "{}" stands for the entry of a contract.
+        remedy: What to do; "{}" stands for the contract that says it.
     """
     better = [i for i, row in enumerate(rows) if row.gained > row.lost and row.p_adjusted <= CHANCE]
     if not better:
@@ -150,12 +151,13 @@ def finding(rows: tuple[Alternative, ...], tried: tuple[Variant, ...], remedy: s
         values=(),
         module=tried[best].reading.end.name,
         evidence=f"top-1 {row.top1_present:.1f} % as pictures are fed now, {row.top1:.1f} % with {row.name}: "
-        f"{row.gained} gained and {row.lost} lost, McNemar p {row.p_adjusted:.1g}, corrected for {len(rows)} alternatives{others}",
+        f"{row.gained} gained and {row.lost} lost, McNemar p {row.p_adjusted:.1g}, corrected for {len(rows)} "
+        f"alternatives{others}",
         proof=f"pictures fed with {row.name}, nothing else changed",
         before=100 - row.top1_present,
         after=100 - row.top1,
         gain_interval=drop_interval(row.gained, row.lost, row.n),
         images=row.n,
-        remedy=remedy.replace("{}", tried[best].entry),
+        remedy=remedy.replace("{}", tried[best].contract),
         measure=WRONG,
     )

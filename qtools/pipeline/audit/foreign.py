@@ -31,7 +31,7 @@ from reports.audit import Audit
 from reports.build import Data, LedgerRow, Measured, Report, Size, Subject, Weights
 
 ORIGIN = "an artifact of other origin: its grids can be judged only with the network it was made from (qtools quantize)"
-REMEDY = "feed it so: put {} into a JSON file, and run qtools audit again with --contract FILE"
+REMEDY = "feed it so in the app; to measure it: echo '{}' > contract.json; qtools audit ... --contract contract.json"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
     with watch.stage("evaluate"):
         outputs, stopped = evaluated(run, len(source), (first, last), (chosen, labels), watch.listener)
     seen = _seen(artifact, against, (source, labels), (outputs, first, last))
-    section = with_statistics(_tried(config, artifact, seen, watch), seen, stopped)
+    section = with_statistics(_tried(config, artifact, (outputs[last], source, labels), watch), seen, stopped)
     ledger = _ledger(outputs, seen, (first, last), artifact)
     drop = next((row.accuracy.drop for row in ledger if row.role == "step" and row.accuracy), None)
     report = _report(config, (artifact, against), (seen, labelling), ledger, watch)
@@ -171,14 +171,16 @@ def _seen(
     return Seen(Subset(source, range(count)), seen, exact, outputs[last], names, reading.offset)
 
 
-def _tried(config: AuditConfig, side: Side, seen: Seen, watch: Stopwatch) -> Audit:
+def _tried(
+    config: AuditConfig, side: Side, known: tuple[Logits, ImageSource, Labels | None], watch: Stopwatch
+) -> Audit:
     """Other ways to feed the artifact, where labels say which is right."""
     found = Audit((), None, 0, note=ORIGIN if config.causes else NO_CAUSES)
-    if seen.labels is None or not config.causes:
+    answer, source, labels = known
+    if labels is None or not config.causes:
         return found
     with watch.stage("try other preprocessing"):
-        present = side.reading, seen.answer
-        rows, tried = alternatives.try_all(side.logits, present, (seen.source, seen.labels), watch.listener)
+        rows, tried = alternatives.try_all(side.logits, (side.reading, answer), (source, labels), watch.listener)
     wrong = alternatives.finding(rows, tried, REMEDY)
     return replace(found, findings=(wrong,) if wrong else (), alternatives=rows)
 
@@ -188,6 +190,7 @@ def _ledger(outputs: Outputs, seen: Seen, names: tuple[str, str], artifact: Side
     reference = outputs[first]
     rows = []
     for name, logits in outputs.items():
+        stage = name if seen.exact is not None or name == first else f"{name}, held against {first}"
         n = len(logits)
         labels = None if seen.labels is None else seen.labels[:n]
         accuracy = paired_accuracy(labels, reference[:n], logits)
@@ -195,8 +198,8 @@ def _ledger(outputs: Outputs, seen: Seen, names: tuple[str, str], artifact: Side
         role = "reference" if name == first else role
         note = artifact.inspection.placement.runtime if name == last else ""
         if role == "side":
-            note = f"first {n} images" + ("" if seen.exact is not None else f", held against {last}")
-        rows.append(LedgerRow(name, role, accuracy, note))
+            note = f"first {n} images"
+        rows.append(LedgerRow(stage, role, accuracy, note))
     return tuple(rows)
 
 

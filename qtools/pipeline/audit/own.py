@@ -35,7 +35,7 @@ from reports.latency import Latency
 FLOAT = "float"
 CARRIED = "The latency was measured when the run was made, not by this audit."
 REMEDY = (
-    "give the network the preprocessing it was trained with (as a contract would say: {}), then quantize again: "
+    "give the network the preprocessing it was trained with, {} in the words of a contract, and quantize again: "
     "qtools quantize ..."
 )
 
@@ -65,7 +65,7 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
             sides = (leg.decision.simulator, leg.runners[first])
             tally = compare_values(seen, leg.prepared.program, sides, run.plan, watch.listener)
         size = Size(files.size(run.artifact), files.size(leg.prepared.lowered.path))
-    section = _causes(config, run, leg, (seen, outputs[FLOAT]), watch)
+    section = _causes(config, run, leg, outputs[FLOAT], watch)
     section = with_statistics(
         section, Seen(seen.evaluation, seen.labels, outputs[FLOAT], outputs[first], images.classes), stopped
     )
@@ -158,13 +158,13 @@ def _pieces(images: RunImages, leg: Leg, stages: dict[str, Stage], listener: Lis
     return run
 
 
-def _causes(config: AuditConfig, run: restore.Run, leg: Leg, seen: tuple[RunImages, Logits], watch: Stopwatch) -> Audit:
+def _causes(config: AuditConfig, run: restore.Run, leg: Leg, exact: Logits, watch: Stopwatch) -> Audit:
     """Proven causes: a wrong preprocessing, where images are labelled, before those of the grids."""
     if not config.causes:
         return Audit((), None, 0, note=NO_CAUSES)
     with watch.stage("find causes"):
         found = examine(leg.prepared, leg.decision, leg.target, run.bits)
-    images, exact = seen
+    images = leg.prepared.images
     if images.labels is None:
         return found
     with watch.stage("try other preprocessing"):
