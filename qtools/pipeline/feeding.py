@@ -223,10 +223,17 @@ def answers(session: Session, ends: Iterable[End], inputs: Iterable[Mapping[str,
 
 
 def as_logits(rows: Answers, end: End) -> Answers:
-    """Answers as logits: probabilities become their logarithms, none below half a step of their grid."""
+    """Probabilities, shape (n, classes), as their logarithms, whose softmax gives them back.
+
+    On a grid most of a thousand classes read zero. What the others leave of 1 is theirs together, between half a step
+    for all of them and half a step for each: a whole half step each would outweigh the rest.
+    """
     params = params_of(end)
-    floor = params.scale[0] / 2 if params is not None else 1e-9
-    return np.log(np.maximum(rows, floor))
+    half = params.scale[0] / 2 if params is not None else 1e-9
+    none = rows <= 0
+    share = (1 - rows.sum(1, keepdims=True)) / np.maximum(none.sum(1, keepdims=True), 1)
+    found: Answers = np.log(np.where(none, np.clip(share, half / rows.shape[1], half), rows))
+    return found
 
 
 def are_probabilities(rows: Answers) -> bool:

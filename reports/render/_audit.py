@@ -144,7 +144,7 @@ def weak_rows(audit: Audit) -> Iterator[tuple[str, ...]]:
 def class_note(audit: Audit) -> str:
     """How the rows above are to be read."""
     if audit.drift is None and audit.calibration is not None:
-        return f"Of {audit.class_count} classes with images, those with five or more."
+        return f"Of {audit.class_count} classes with images, those with five images or more and a wrong answer."
     named = sum(row.p_adjusted < NAMED for row in audit.changes)
     text = f"{audit.class_count} classes have images; corrected for all of them (Holm, exact), "
     return text + (f"{named} may be named (*)." if named else "none may be named: chance explains these.")
@@ -194,7 +194,9 @@ def _moves(row: ClassChange | Flips | Alternative) -> str:
 def remarks(report: Report) -> tuple[str, ...]:
     """What this sample can say, in sentences."""
     audit, row = report.audit, final_row(report)
-    found = []
+    found: list[str] = []
+    if audit is not None and alone(report):
+        return ("Rows of other kernels are held against the artifact itself.",) if len(report.ledger) > 1 else ()
     if audit is None or row is None or row.accuracy is None:
         return ()
     scores = row.accuracy

@@ -92,8 +92,9 @@ def _scalings(present: Reading) -> Iterator[Variant]:
     if present.pixels:
         return
     yield Variant("pixels 0..255 as they are", replace(present, pixels=True))
-    mean, std = np.asarray(present.spec.mean), np.asarray(present.spec.std)
-    twice = _with(present, mean=tuple((mean + mean * std).tolist()), std=tuple((std**2).tolist()))
+    centre, spread = np.asarray(present.spec.mean), np.asarray(present.spec.std)
+    # ((x - m) / s - m) / s = (x - (m + m s)) / s^2
+    twice = _with(present, mean=tuple((centre + centre * spread).tolist()), std=tuple((spread**2).tolist()))
     yield Variant("normalised twice", twice)
 
 

@@ -30,7 +30,9 @@ from reports.accuracy import paired_accuracy
 from reports.audit import Audit
 from reports.build import Data, LedgerRow, Measured, Report, Size, Subject, Weights
 
-ORIGIN = "an artifact of other origin: its grids can be judged only with the network it was made from (qtools quantize)"
+ORIGIN = (
+    "the grids of an artifact of other origin can be judged only with the network it was made from (qtools quantize)"
+)
 REMEDY = "feed it so in the app; to measure it: echo '{}' > contract.json; qtools audit ... --contract contract.json"
 
 
@@ -190,7 +192,6 @@ def _ledger(outputs: Outputs, seen: Seen, names: tuple[str, str], artifact: Side
     reference = outputs[first]
     rows = []
     for name, logits in outputs.items():
-        stage = name if seen.exact is not None or name == first else f"{name}, held against {first}"
         n = len(logits)
         labels = None if seen.labels is None else seen.labels[:n]
         accuracy = paired_accuracy(labels, reference[:n], logits)
@@ -199,7 +200,7 @@ def _ledger(outputs: Outputs, seen: Seen, names: tuple[str, str], artifact: Side
         note = artifact.inspection.placement.runtime if name == last else ""
         if role == "side":
             note = f"first {n} images"
-        rows.append(LedgerRow(stage, role, accuracy, note))
+        rows.append(LedgerRow(name, role, accuracy, note))
     return tuple(rows)
 
 

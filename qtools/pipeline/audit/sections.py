@@ -91,7 +91,9 @@ def _alone(audit: Audit, seen: Seen) -> Audit:
 
 
 def _weakest(rows: tuple[ClassChange, ...]) -> tuple[ClassChange, ...]:
-    return tuple(sorted((row for row in rows if row.n >= FEW), key=lambda row: (row.top1, -row.n, row.index)))
+    return tuple(
+        sorted((row for row in rows if row.n >= FEW and row.top1 < 100), key=lambda row: (row.top1, -row.n, row.index))
+    )
 
 
 def pictures(seen: Seen) -> tuple[FlippedImage, ...]:
