@@ -9,7 +9,7 @@ from reports.audit import DISTANCE, Alternative, Audit, Finding
 from reports.build import Report
 from reports.classes import ClassChange, Flips
 from reports.render import _wording as words
-from reports.verdict import Change, alone, final_row, measured_accuracy
+from reports.verdict import Change, alone, changes, final_row, measured_accuracy
 
 FINDING_HEADS = ("Cause", "where", "evidence", "changed to prove it", ">before → after", "what to do")
 CLASS_HEADS = ("Class", ">n", ">top-1 before", ">after", ">lost / gained", ">p, corrected")
@@ -89,7 +89,9 @@ def no_cause(audit: Audit) -> str:
         )
     if audit.alternatives:
         reasons.append(f"none of {len(audit.alternatives)} other ways to feed pictures is better beyond doubt")
-    return f"No cause could be proven: {'; '.join(reasons)}." if reasons else ""
+    looked = audit.distance is not None or bool(audit.alternatives)
+    start = "No cause could be proven" if looked else "Causes were not looked for"
+    return f"{start}: {'; '.join(reasons)}." if reasons else ""
 
 
 def finding_cells(finding: Finding) -> tuple[str, ...]:
@@ -117,9 +119,23 @@ def step_text(change: Change | None) -> str:
     return f"{words.signed(change.agreement)} / {nats}"
 
 
-def step_head(report: Report) -> str:
-    """Head of the column of `step_text`."""
-    return ">step" if measured_accuracy(report) or alone(report) else ">step: agreement / KL"
+def ledger(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads and rows of the ledger, with what each row adds to the row before; no column that would be empty."""
+    single, labelled = alone(report), measured_accuracy(report)
+    middle = (">top-1",) if single else (">top-1", ">step", ">drop [95 %], points") if labelled else ()
+    behind = (">agreement", ">KL, nats") if labelled or single else (">agreement", ">step", ">KL, nats", ">step")
+    heads = ("Stage", ">n", *middle, *behind)
+    rows = []
+    for row, change in zip(report.ledger, changes(report.ledger), strict=True):
+        if row.accuracy is None:
+            rows.append((row.stage, words.NOT_RUN, *[words.DASH] * (len(heads) - 2)))
+            continue
+        top1, agreement, kl = words.number(row.accuracy.top1), words.agreement_text(row), words.kl_text(row)
+        known = (top1,) if single else (top1, step_text(change), words.drop_text(row)) if labelled else ()
+        step = step_text(change).partition(" / ")
+        rest = (agreement, kl) if labelled or single else (agreement, step[0], kl, step[2] or words.DASH)
+        rows.append((row.stage, str(row.accuracy.n), *known, *rest))
+    return heads, rows
 
 
 def class_name(audit: Audit, index: int) -> str:

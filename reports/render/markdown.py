@@ -9,7 +9,7 @@ from reports.audit import Audit
 from reports.build import Report
 from reports.render import _audit
 from reports.render import _wording as words
-from reports.verdict import changes, notices, verdict
+from reports.verdict import notices, verdict
 
 WORST = 10
 
@@ -25,7 +25,7 @@ def render(report: Report) -> str:
         *(f"> **Note:** {plain(text)}" for text in notices(report)),
         _bullets((tile.label, f"{tile.value} ({tile.detail})") for tile in words.tiles(report)),
         "## Accuracy",
-        _ledger(report),
+        _table(*_audit.ledger(report)) if report.audit else _ledger(report),
         *(_sections(report, report.audit) if report.audit else ()),
         "## Checks",
         _checks(report) if report.all_checks else "Nothing was checked.",
@@ -82,17 +82,15 @@ def plain(text: str) -> str:
 
 def _ledger(report: Report) -> str:
     rows = []
-    extra = [_audit.step_head(report)] if report.audit else []
-    for row, change in zip(report.ledger, changes(report.ledger), strict=True):
-        scores, step = row.accuracy, [_audit.step_text(change)] * len(extra)
+    for row in report.ledger:
+        scores = row.accuracy
         if scores is None:
-            rows.append((row.stage, words.DASH, words.NOT_RUN, row.note, *[words.DASH] * 3, *step))
+            rows.append((row.stage, words.DASH, words.NOT_RUN, row.note, *[words.DASH] * 3))
             continue
-        top1, moved = words.number(scores.top1), (words.drop_text(row), words.flips_text(row))
-        cells = row.stage, str(scores.n), top1, *moved, words.agreement_text(row), words.kl_text(row)
-        rows.append((*cells, *step))
+        top1, changes = words.number(scores.top1), (words.drop_text(row), words.flips_text(row))
+        rows.append((row.stage, str(scores.n), top1, *changes, words.agreement_text(row), words.kl_text(row)))
     head = ("Stage", ">n", ">top-1", ">drop [95 %], points", ">lost / gained", ">agreement", ">KL, nats")
-    return _table((*head, *extra), rows)
+    return _table(head, rows)
 
 
 def _checks(report: Report) -> str:

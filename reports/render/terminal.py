@@ -16,7 +16,7 @@ from reports.render import _audit, _audit_terminal
 from reports.render import _wording as words
 from reports.render._plain import plain_text
 from reports.render._tables import plain_table
-from reports.verdict import changes, notices, verdict
+from reports.verdict import notices, verdict
 
 WIDTH = 110
 """Columns of `RENDER`, which knows no terminal."""
@@ -75,12 +75,13 @@ def _warnings(report: Report) -> list[Text]:
 
 
 def _ledger(report: Report) -> Table:
-    heads = ["Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats"]
-    extra = [_audit.step_head(report)] if report.audit else []
-    table = plain_table("", *heads, *extra)
-    for row, change in zip(report.ledger, changes(report.ledger), strict=True):
-        cells = (*_ledger_cells(row), _audit.step_text(change))
-        table.add_row(*map(Text, cells[: len(heads) + len(extra)]), style="dim" if row.role == "side" else None)
+    heads: tuple[str, ...] = "Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats"
+    rows = [_ledger_cells(row) for row in report.ledger]
+    if report.audit:
+        heads, rows = _audit.ledger(report)
+    table = plain_table("", *heads)
+    for row, cells in zip(report.ledger, rows, strict=True):
+        table.add_row(*map(Text, cells), style="dim" if row.role == "side" else None)
     return table
 
 

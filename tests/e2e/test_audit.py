@@ -207,7 +207,7 @@ def test_images_without_labels(runs: SimpleNamespace, qtools: Call) -> None:
     ended = qtools(runs.folder, *words, "--limit", "40")
     said = " ".join(ended.out.split())
     assert ended.code == 0 and "Agreement with float" in said and "images without labels" in said
-    assert "step: agreement / KL" in said
+    assert "Stage n agreement step KL, nats step" in said and "weights on their grids" in said
 
 
 def test_where_reports_may_go(audited: dict[str, Any], runs: SimpleNamespace, qtools: Call, contents: Call) -> None:
