@@ -72,7 +72,7 @@ def title(report: Report) -> str:
     """What the report is about; says `reference` wherever the weights are not the published ones."""
     subject = report.subject
     if report.weights.kind == "artifact":
-        return f"{subject.model}, an artifact of other origin"
+        return f"{subject.model}, a bare artifact"
     kind = {"imagenet": "imagenet weights", "reference": "reference weights"}.get(report.weights.kind, "own weights")
     return f"{subject.model} ({kind}) → {subject.target}, {subject.scheme}"
 

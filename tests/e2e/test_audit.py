@@ -267,7 +267,7 @@ def test_an_artifact_against_its_float_one(bare: Path, runs: SimpleNamespace, qt
     assert report["audit"]["flipped"] == flips
     assert [row["role"] for row in report["ledger"]] == ["reference", "step", "side", "side"]
     page = qtools(runs.folder, "report", "audits/theirs", "--format", "html")
-    assert page.code == 0 and "theirs.tflite, an artifact of other origin" in page.out
+    assert page.code == 0 and "theirs.tflite, a bare artifact" in page.out
 
 
 def test_a_wrong_contract_is_named(bare: Path, runs: SimpleNamespace, qtools: Call) -> None:

@@ -141,14 +141,17 @@ def test_a_range_is_what_black_and_white_become(range_: tuple[float, float]) -> 
 def test_probabilities_become_logarithms() -> None:
     logits = np.random.default_rng(1).normal(0, 2, (20, 7))
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert feeding.are_probabilities(chances) and not feeding.are_probabilities(logits)
-    back = feeding.as_logits(chances, End("out", (1, 7), "float32"))
+    floats = End("out", (1, 7), "float32")
+    assert feeding.are_probabilities(chances, floats) and not feeding.are_probabilities(logits, floats)
+    assert not feeding.are_probabilities(np.abs(logits), floats)
+    back = feeding.as_logits(chances, floats)
     np.testing.assert_allclose(back - back[:, :1], logits - logits[:, :1], atol=1e-9)
     rough = np.rint(chances * 256).clip(0, 255) / 256
-    assert feeding.are_probabilities(rough)
     end = End("out", (1, 1001), "uint8", Grid((1 / 256,), (0,)))
     many = np.zeros((1, 1001))  # what a classifier of Google's gives: a handful of codes, and zeros
-    many[0, :4] = np.array([180, 40, 20, 10]) / 256
+    many[0, :4] = np.array([100, 40, 20, 10]) / 256  # rounding took a third away: the sum alone would deny it
+    assert feeding.are_probabilities(many, end)
+    assert not feeding.are_probabilities(many, End("out", (1, 1001), "uint8", Grid((0.1,), (0,))))
     softmax = np.exp(feeding.as_logits(many, end))
     softmax /= softmax.sum()
     assert softmax[0, :4] == pytest.approx(many[0, :4], abs=1 / 512)

@@ -1,4 +1,4 @@
-"""The audit of an artifact of other origin: alone, or against the float artifact that it was made from."""
+"""The audit of a bare artifact, whoever made it: alone, or against the float artifact that it was made from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from reports.audit import Audit
 from reports.build import Data, LedgerRow, Measured, Report, Size, Subject, Weights
 
 ORIGIN = (
-    "the grids of an artifact of other origin can be judged only with the network it was made from (qtools quantize)"
+    "grids can be judged only beside the network they were made for: audit the run folder of the artifact, or make one "
+    "with qtools quantize"
 )
 REMEDY = "feed it so in the app; to measure it: echo '{}' > contract.json; qtools audit ... --contract contract.json"
 
@@ -58,8 +59,8 @@ class Side:
         """Answer to one tensor, shape (classes,); probabilities as their logarithms."""
         outputs = self.inspection.outputs
         rows = feeding.answers(session or self.session, outputs, [{self.reading.end.name: tensor}])
-        found = feeding.as_logits(rows, outputs[0]) if feeding.are_probabilities(rows) else rows
-        return found[0]
+        (found,) = feeding.as_logits(rows, outputs[0]) if feeding.are_probabilities(rows, outputs[0]) else rows
+        return found
 
 
 def audit(config: AuditConfig, watch: Stopwatch) -> Report:
