@@ -164,7 +164,8 @@ def test_an_artifact_alone_shows_no_drop() -> None:
     for form in ("terminal", "markdown", "html"):
         text = rendered(form, report)
         assert "Causes were not looked for" in text or "No cause could be proven" in text
-        assert "not measured" not in text and "0.00 [" not in text
+        assert "not measured" not in text and "0.00 [" not in text and "McNemar p =" not in text
+    assert "change of top-1 against float" not in rendered("html", report)
     heads, rows = _audit.ledger(report)
     assert ">drop [95 %], points" not in heads and len(rows) == 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -34,7 +35,6 @@ ORIGIN = (
     "grids can be judged only beside the network they were made for: audit the run folder of the artifact, or make one "
     "with qtools quantize"
 )
-REMEDY = "feed it so in the app; to measure it: echo '{}' > contract.json; qtools audit ... --contract contract.json"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,9 @@ def _tried(
         return found
     with watch.stage("try other preprocessing"):
         rows, tried = alternatives.try_all(side.logits, (side.reading, answer), (source, labels), watch.listener)
-    wrong = alternatives.finding(rows, tried, REMEDY)
+    again = re.sub(r" --contract[= ]\S+", "", config.command) or "qtools audit ..."
+    remedy = f"feed it so in the app; to measure it: echo '{{}}' > right.json; {again} --contract right.json"
+    wrong = alternatives.finding(rows, tried, remedy)
     return replace(found, findings=(wrong,) if wrong else (), alternatives=rows)
 
 
