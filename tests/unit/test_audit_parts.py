@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -58,9 +58,9 @@ def network(name: str = "user_network") -> torch.nn.Module:
 
 
 def asked(of: Callable[[torch.Tensor], torch.Tensor]) -> alternatives.Ask:
-    def ask(tensor: NDArray[Any]) -> NDArray[np.floating]:
+    def ask(tensors: Sequence[NDArray[Any]]) -> Sequence[NDArray[np.floating]]:
         with torch.inference_mode():
-            return np.asarray(of(torch.from_numpy(np.ascontiguousarray(tensor)))[0].numpy())
+            return [*of(torch.from_numpy(np.concatenate(tensors))).numpy()]
 
     return ask
 
@@ -69,7 +69,7 @@ def asked(of: Callable[[torch.Tensor], torch.Tensor]) -> alternatives.Ask:
 def trained() -> SimpleNamespace:
     """The small network, and as labels what it says when it is fed rightly."""
     module, source = network(), Pictures()
-    logits = np.stack([asked(module)(FED.tensor(source[i][0])) for i in range(COUNT)])
+    logits = np.stack([asked(module)([FED.tensor(source[i][0])])[0] for i in range(COUNT)])
     labels = logits.argmax(1)
     assert np.unique(labels).size >= 4  # else nothing could be told apart
     return SimpleNamespace(module=module, source=source, labels=labels)
@@ -135,9 +135,8 @@ def test_another_crop_is_named(trained: SimpleNamespace) -> None:
             picture[:6] = 255 * (index % 2)
             return picture, None
 
-    def ask(tensor: NDArray[Any]) -> NDArray[np.floating]:
-        bright = float(tensor[0, :, 0].mean())
-        return np.array([-bright, bright])
+    def ask(tensors: Sequence[NDArray[Any]]) -> Sequence[NDArray[np.floating]]:
+        return [np.array([-1.0, 1.0]) * tensor[0, :, 0].mean() for tensor in tensors]
 
     rows, ways = alternatives.try_all(
         ask, (FED, np.empty((0, 2))), (Framed(), np.arange(COUNT) % 2), Silent()

@@ -7,7 +7,7 @@ McNemar's exact test, corrected for all alternatives (`reports.classes.adjust`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -30,8 +30,8 @@ CHANCE = 0.01
 KEPT = 0.875
 """Share of the short side that most ImageNet networks keep."""
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos")
-Ask = Callable[[NDArray[np.generic]], NDArray[np.floating]]
-"""What the input takes, for one image -> logits, shape (classes,)."""
+Ask = Callable[[Sequence[NDArray[np.generic]]], Sequence[NDArray[np.floating]]]
+"""One picture fed in several ways -> the logits of each, shape (classes,)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def try_all(
     """Runs every alternative, each image decoded once.
 
     Args:
-        ask: Runs the network on one tensor.
+        ask: Runs the network on one picture, fed in several ways.
         present: How pictures go in now, and the logits of the first images, as far as there are any.
         seen: The images, and the output that stands for each one's class.
         listener: Told after each image.
@@ -119,10 +119,11 @@ def try_all(
     hits = np.empty((len(tried), count), bool)
     for index in range(count):
         picture, label = source[index][0], labels[index : index + 1]
-        now = logits[index] if index < len(logits) else ask(reading.tensor(picture))
+        now = logits[index] if index < len(logits) else ask([reading.tensor(picture)])[0]
         right[index] = right_answers(now[None], label)[0]
+        fed = iter(ask([each.reading.tensor(picture) for each in tried if not each.shift]))
         for place, each in enumerate(tried):
-            row = now if each.shift else ask(each.reading.tensor(picture))
+            row = now if each.shift else next(fed)
             hits[place, index] = right_answers(row[None], label + each.shift)[0]
         listener("alternatives", index + 1, count)
     pairs = [(int((right & ~other).sum()), int((other & ~right).sum())) for other in hits]

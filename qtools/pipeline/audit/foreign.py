@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,10 @@ class Side:
         rows = feeding.answers(session or self.session, outputs, [{self.reading.end.name: tensor}])
         (found,) = feeding.as_logits(rows, outputs[0]) if feeding.are_probabilities(rows, outputs[0]) else rows
         return found
+
+    def each(self, tensors: Sequence[NDArray[np.generic]]) -> Sequence[NDArray[np.float64]]:
+        """`logits` of several tensors."""
+        return [self.logits(tensor) for tensor in tensors]
 
 
 def audit(config: AuditConfig, watch: Stopwatch) -> Report:
@@ -183,7 +188,7 @@ def _tried(
     if labels is None or not config.causes:
         return found
     with watch.stage("try other preprocessing"):
-        rows, tried = alternatives.try_all(side.logits, (side.reading, answer), (source, labels), watch.listener)
+        rows, tried = alternatives.try_all(side.each, (side.reading, answer), (source, labels), watch.listener)
     again = re.sub(r" --contract[= ]\S+", "", config.command) or "qtools audit ..."
     remedy = f"feed it so in the app; to measure it: echo '{{}}' > right.json; {again} --contract right.json"
     wrong = alternatives.finding(rows, tried, remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -180,8 +181,7 @@ def _causes(config: AuditConfig, run: restore.Run, leg: Leg, exact: Logits, watc
 def _asked(module: torch.nn.Module) -> alternatives.Ask:
     stage = of_module(module)
 
-    def ask(tensor: NDArray[np.generic]) -> NDArray[np.floating]:
-        found: NDArray[np.floating] = stage(np.asarray(tensor, np.float32))[0]
-        return found
+    def ask(tensors: Sequence[NDArray[np.generic]]) -> Sequence[NDArray[np.floating]]:
+        return [*stage(np.concatenate(tensors).astype(np.float32))]
 
     return ask
