@@ -60,6 +60,23 @@ def labels_of(source: ImageSource) -> NDArray[np.int64] | None:
     return None if labels is None else np.asarray(labels, np.int64)
 
 
+def name_of(source: ImageSource, index: int) -> str:
+    """The file of an image below its folder; its number where it has none."""
+    if isinstance(source, Subset):
+        return name_of(source.source, source.indices[index])
+    names = getattr(source, "names", None)
+    return str(names[index]) if names is not None else f"image {index}"
+
+
+def shuffled(source: ImageSource, seed: int = 0) -> Subset:
+    """All images in an order that knows nothing of their classes, as a rule that stops early needs it.
+
+    `select` orders by rounds over the classes, so that its end holds large classes alone.
+    """
+    keys = [hashlib.sha256(f"shuffled {seed} {index}".encode()).digest() for index in range(len(source))]
+    return Subset(source, sorted(range(len(keys)), key=keys.__getitem__))
+
+
 def select(source: ImageSource, count: int, seed: int = 0) -> Subset:
     """Chooses `count` images, as evenly over the classes as they allow.
 

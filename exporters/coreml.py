@@ -18,7 +18,7 @@ from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
-from qtools.core.protocols import Lowered, Runner, Target
+from qtools.core.protocols import Lowered, Runner, Session, Target
 from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
@@ -115,11 +115,11 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     return tensors.read(path)
 
 
-def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-    """Evaluates a package of any origin on tensors as they are."""
-    from exporters._coreml import run
+def open_session(path: Path, kernels: str, threads: int) -> Session:
+    """Opens a package of any origin, to be evaluated on tensors as they are."""
+    from exporters._coreml.run import PackageSession
 
-    return run.replay(path, inputs)
+    return PackageSession(path)
 
 
 def configure(options: Mapping[str, str]) -> Target:
@@ -150,7 +150,7 @@ TARGET = Target(
         "simulated": "simulated (float operations on quantized values)",
     },
     configure=configure,
-    replay=replay,
+    session=open_session,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},
 )

@@ -17,7 +17,7 @@ from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
-from qtools.core.protocols import Lowered, Runner, Target, TimedFile, Timer
+from qtools.core.protocols import Lowered, Runner, Session, Target, TimedFile, Timer
 from qtools.core.target import TargetSpec
 from qtools.core.timing import Profile
 from qtools.core.types import QuantPlan
@@ -128,11 +128,11 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const})
 
 
-def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-    """Runs an .onnx of any origin on tensors as they are."""
-    from exporters._onnx import run
+def open_session(path: Path, kernels: str, threads: int) -> Session:
+    """Opens an .onnx of any origin, to be run on tensors as they are."""
+    from exporters._onnx.run import OrtSession
 
-    return run.replay(path, inputs)
+    return OrtSession(path, kernels, threads)
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -176,7 +176,7 @@ def target(spec: TargetSpec) -> Target:
         slow=frozenset({"ort_float"}),
         quantized="QDQ",
         configure=partial(configure, spec),
-        replay=replay,
+        session=open_session,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),

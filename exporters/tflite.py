@@ -16,7 +16,7 @@ from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.inspection import Inspection, Tensor
-from qtools.core.protocols import Lowered, Runner, SecondRuntime, Target, TimedFile, Timer
+from qtools.core.protocols import Lowered, Runner, SecondRuntime, Session, Target, TimedFile, Timer
 from qtools.core.timing import Profile
 from qtools.core.types import QuantPlan
 
@@ -133,11 +133,11 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     return tensors.read(path)
 
 
-def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-    """Runs a .tflite of any origin on tensors as they are."""
-    from exporters._tflite import run
+def open_session(path: Path, kernels: str, threads: int) -> Session:
+    """Opens a .tflite of any origin, to be run on tensors as they are."""
+    from exporters._tflite.run import TfliteSession
 
-    return run.replay(path, inputs)
+    return TfliteSession(path, kernels, threads)
 
 
 def open_timed(path: Path, threads: int) -> TimedFile:
@@ -161,7 +161,7 @@ TARGET = Target(
     open_artifact,
     tuple(LABELS),
     simulator="xnnpack",
-    replay=replay,
+    session=open_session,
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
     inspectors={SPEC.suffix: inspect_artifact},

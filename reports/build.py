@@ -61,12 +61,13 @@ class Weights:
     """Where the weights came from.
 
     Attributes:
-        kind: imagenet (published), reference (the embedded checkpoint), file or builder (the user's own).
+        kind: imagenet (published), reference (the embedded checkpoint), file or builder (the user's own), artifact
+            (those in a file of other origin, whatever they were).
         source: Tag, name or file name; no path.
         licence: Licence of the weights, "unknown" where it is.
     """
 
-    kind: Literal["imagenet", "reference", "file", "builder"]
+    kind: Literal["imagenet", "reference", "file", "builder", "artifact"]
     source: str
     licence: str
 
@@ -109,15 +110,15 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Size:
-    """File sizes in bytes."""
+    """File sizes in bytes; that of the float artifact is None where there is none."""
 
     quantized_bytes: int
-    float_bytes: int
+    float_bytes: int | None
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """Quantized / float."""
-        return self.quantized_bytes / self.float_bytes
+        return None if self.float_bytes is None else self.quantized_bytes / self.float_bytes
 
 
 @dataclass(frozen=True)

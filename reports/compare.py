@@ -136,7 +136,8 @@ def origins(before: Report, after: Report) -> Section:
     pairs = [(f.name, getattr(before.subject, f.name), getattr(after.subject, f.name)) for f in fields(before.subject)]
     pairs += [("weights", before.weights.source, after.weights.source)]
     pairs += [("qtools", before.tool_version, after.tool_version)]
-    made = {"artifact", "plan", "vectors"}  # these are compared themselves
+    # these are compared themselves, but for the statistics that a run keeps for its audits
+    made = {"artifact", "plan", "vectors", "audit"}
     for name in sorted((before.digests.keys() | after.digests.keys()) - made):
         pairs.append((f"sha256 of {name}", before.digests.get(name, ABSENT), after.digests.get(name, ABSENT)))
     changes = [Change(name, "", str(a), str(b)) for name, a, b in pairs if a != b]

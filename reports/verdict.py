@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from reports.accuracy import PairedAccuracy
 from reports.build import LedgerRow, Report
 
 
@@ -12,17 +13,22 @@ from reports.build import LedgerRow, Report
 class Verdict:
     """`word` for the banner, `sentence` for the reader."""
 
-    word: Literal["passed", "failed", "incomplete"]
+    word: Literal["passed", "failed", "incomplete", "measured"]
     sentence: str
 
 
 def verdict(report: Report) -> Verdict:
-    """Failed if a check failed; incomplete while anything was not run or accuracy was not measured; else passed."""
+    """Failed if a check failed; incomplete while anything was not run or accuracy was not measured; else passed.
+
+    An audit without a limit passes nothing: it is measured.
+    """
     checks = report.all_checks
     failed = [check.name for check in checks if check.status == "failed"]
     open_checks = [check.name for check in checks if check.status == "not run"]
     if failed:
         return Verdict("failed", f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}.")
+    if report.audit is not None and report.audit.stopping is None:
+        return Verdict("measured", _unjudged(len(checks), len(open_checks)))
     gaps = []
     if not checks:
         gaps.append("nothing was checked")
@@ -38,6 +44,13 @@ def verdict(report: Report) -> Verdict:
     return Verdict("passed", f"All {len(checks)} checks passed.")
 
 
+def _unjudged(checks: int, not_run: int) -> str:
+    """What an audit without a limit says of its checks."""
+    ran = f"; {checks - not_run} checks of the toolchain passed" if checks > not_run else ""
+    ran += f", {not_run} not run" if not_run else ""
+    return f"No limit was given (--max-drop), so that accuracy neither passed nor failed{ran}."
+
+
 def notices(report: Report) -> tuple[str, ...]:
     """Warnings to read first: those that follow from the fields, then the pipeline's own, none twice."""
     found = []
@@ -48,9 +61,11 @@ def notices(report: Report) -> tuple[str, ...]:
         )
     if report.data.kind == "procedural renders":
         found.append("Your own images were not seen: ranges were set on procedural renders. Give --data DIR.")
-    if not measured_accuracy(report):
+    if alone(report):
+        found.append("There is no float network to compare with: what quantization cost is not known. Give --against.")
+    elif not measured_accuracy(report):
         found.append("Accuracy was not measured, only agreement with the float network: the images carry no labels.")
-    if not report.subject.verified:
+    if not report.subject.verified and report.weights.kind != "artifact":
         found.append("This model family is not covered by qtools' own tests; it was loaded through the generic door.")
     if report.measured.latency:
         found += report.measured.latency.warnings
@@ -63,24 +78,54 @@ def measured_accuracy(report: Report) -> bool:
     return report.data.labelled and bool(row and row.accuracy and row.accuracy.labelled)
 
 
+def alone(report: Report) -> bool:
+    """True where nothing but one artifact was measured."""
+    return bool(report.ledger) and all(row.role != "step" for row in report.ledger)
+
+
 def final_row(report: Report) -> LedgerRow | None:
     """The last step that was run: the artifact, where it could be."""
     return next((row for row in reversed(report.ledger) if row.role == "step" and row.accuracy), None)
 
 
+@dataclass(frozen=True)
+class Change:
+    """What a row of the ledger adds to the row before; over all rows each sums to the last step's own number.
+
+    Attributes:
+        top1: Points of top-1; None without labels.
+        agreement: Points of agreement with float.
+        kl: Nats.
+    """
+
+    top1: float | None
+    agreement: float
+    kl: float
+
+
+def changes(ledger: tuple[LedgerRow, ...]) -> tuple[Change | None, ...]:
+    """The change of each row; None for the reference, for side rows, and where rows do not share the same images."""
+    found: list[Change | None] = []
+    before: PairedAccuracy | None = None
+    for row in ledger:
+        scores = row.accuracy
+        if row.role == "side" or scores is None:
+            found.append(None)
+            continue
+        same = before is not None and before.n == scores.n and row.role == "step"
+        found.append(_change(before, scores) if same and before is not None else None)
+        before = scores
+    return tuple(found)
+
+
+def _change(before: PairedAccuracy, after: PairedAccuracy) -> Change:
+    top1 = before.drop - after.drop if before.drop is not None and after.drop is not None else None
+    return Change(top1, after.agreement - before.agreement, after.kl - before.kl)
+
+
 def steps(ledger: tuple[LedgerRow, ...]) -> tuple[float | None, ...]:
     """Change of top-1 in points that each row adds to the row before; they sum to the last step's change.
 
-    None for the reference, for side rows, and where rows do not share the same images.
+    None for the reference, for side rows, without labels, and where rows do not share the same images.
     """
-    found: list[float | None] = []
-    before, images = 0.0, None
-    for row in ledger:
-        scores = row.accuracy
-        if row.role == "side" or scores is None or scores.drop is None:
-            found.append(None)
-            continue
-        same = images in (None, scores.n) and row.role == "step"
-        found.append(before - scores.drop if same else None)
-        before, images = scores.drop, scores.n
-    return tuple(found)
+    return tuple(change.top1 if change else None for change in changes(ledger))

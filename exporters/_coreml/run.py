@@ -118,9 +118,15 @@ class NativePackage:
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
 
 
-def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Evaluates a package of any origin on tensors as they are; a class label is an array of text."""
-    return {name: np.asarray(value) for name, value in Evaluator(path).run(inputs).items()}
+class PackageSession:
+    """A package of any origin, evaluated on tensors as they are."""
+
+    def __init__(self, path: Path) -> None:
+        self._evaluator = Evaluator(path)
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Output name -> array; a class label is an array of text."""
+        return {name: np.asarray(value) for name, value in self._evaluator.run(inputs).items()}
 
 
 def labels_of(spec: Any) -> tuple[str, ...]:

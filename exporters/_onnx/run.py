@@ -103,19 +103,34 @@ class OrtRunner:
         return session.start(model, threads=self._threads, optimize=self.kernels == KERNELS[0])
 
 
-def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Runs a file of any origin with onnxruntime as it ships on tensors as they are.
+class OrtSession:
+    """An .onnx of any origin, run on tensors as they are.
+
+    Args:
+        path: The file.
+        kernels: One of KERNELS.
+        threads: Threads inside one operator.
 
     Raises:
-        InputError: If onnxruntime cannot run it, or it has other inputs.
+        InputError: If onnxruntime cannot run it.
     """
-    opened = session.start(files.parse(path), threads=1, optimize=True)
-    names = [end.name for end in opened.get_outputs()]
-    try:
-        return dict(zip(names, opened.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # broad: onnxruntime raises classes of its own that share no public base
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"onnxruntime cannot run {path.name} on the recorded inputs: {reason}") from error
+
+    def __init__(self, path: Path, kernels: str, threads: int) -> None:
+        self._name = path.name
+        self._session = session.start(files.parse(path), threads=threads, optimize=kernels == KERNELS[0])
+        self._outputs = [end.name for end in self._session.get_outputs()]
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Output name -> array.
+
+        Raises:
+            InputError: If it has other inputs.
+        """
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+        except Exception as error:  # broad: onnxruntime raises classes of its own that share no public base
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(f"onnxruntime cannot run {self._name} on the recorded inputs: {reason}") from error
 
 
 def _integer_kernels(model: onnx.ModelProto) -> dict[str, int]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from exporters import _apart
 from exporters._metadata import ours
+from exporters._tflite import metadata as standard
 from exporters._tflite import tables
 from exporters._tflite.flatbuffer import OPCODES, TENSOR_TYPES
 from qtools.core.errors import InputError
@@ -48,7 +49,8 @@ def inspect(path: Path) -> Inspection:
     placement, share = _placement(path, len(model["graphs"][0]["operators"]))
     for index, where in share.items():
         ops[index] = replace(ops[index], runs=where)
-    metadata, foreign = _metadata(model, data)
+    held = _metadata(model, data)
+    metadata, foreign = ours(held)
     graph = model["graphs"][0]
     return Inspection(
         path.name,
@@ -62,6 +64,7 @@ def inspect(path: Path) -> Inspection:
         placement,
         metadata=metadata,
         foreign=foreign,
+        picture=standard.read(bytes(held[standard.ENTRY]), data) if standard.ENTRY in held else None,
     )
 
 
@@ -219,13 +222,14 @@ def _arithmetic(kind: str, types: tuple[Sequence[str], Sequence[str]], weight: s
     return "integer" if ends & CODES else "index"
 
 
-def _metadata(model: Mapping[str, Any], data: bytes) -> tuple[Mapping[str, Any] | None, dict[str, int]]:
+def _metadata(model: Mapping[str, Any], data: bytes) -> dict[str, memoryview]:
+    """Name of each metadata entry -> its bytes."""
     held = {}
     for entry in model["metadata"]:
         buffer = model["buffers"][entry["buffer"]]
         start = int(buffer["offset"])
         held[entry["name"]] = memoryview(data)[start : start + buffer["size"]] if start > 1 else buffer["data"].data
-    return ours(held)
+    return held
 
 
 def _placement(path: Path, operations: int) -> tuple[Placement, dict[int, str]]:

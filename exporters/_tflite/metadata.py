@@ -16,6 +16,8 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
+from exporters._tflite import tables
+from qtools.core.inspection import Picture
 from qtools.core.types import InputSpec, QuantParams
 
 ENTRY = "TFLITE_METADATA"
@@ -24,6 +26,8 @@ IDENTIFIER = b"M001"
 PARSER = "1.0.0"
 """First version of the schema with every field that is written here."""
 LEVELS = 255
+LABELS_BYTES = 1 << 20
+"""A longer label file is not read: it may be an archive made to fill memory."""
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """What a zip archive can say at least: a date of today would make two builds differ."""
 _FEATURE, _IMAGE = 1, 2
@@ -137,6 +141,47 @@ def with_labels(model: bytes, labels: Sequence[str]) -> bytes:
     with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
         archive.writestr(zipfile.ZipInfo(LABEL_FILE, _EARLIEST), "\n".join(labels) + "\n")
     return file.getvalue()
+
+
+def read(entry: bytes, file: bytes) -> Picture | None:
+    """What standard metadata say about the picture that goes in and the classes that come out.
+
+    Args:
+        entry: Bytes of the metadata entry, of any origin.
+        file: The model file, which may have label files behind it.
+
+    Returns:
+        None where they are damaged, or describe no picture.
+    """
+    model = tables.read_metadata(entry)
+    graph = next(iter(model["graphs"]), None) if model else None
+    if graph is None or not graph["inputs"]:
+        return None
+    picture = graph["inputs"][0]
+    content = picture["content"]
+    if content is None or content["kind"] != _IMAGE:
+        return None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    for step in picture["steps"]:
+        if step["kind"] == _NORMALIZATION and step["normalization"] is not None:
+            mean, std = (tuple(map(float, step["normalization"][name])) for name in ("mean", "std"))
+    usable = len(mean) == len(std) and len(mean) in (1, 3) and bool(np.isfinite([*mean, *std]).all()) and all(std)
+    names = [each["name"] for end in graph["outputs"] for each in end["files"] if each["kind"] == _AXIS_LABELS]
+    labels = _labels(file, names[0]) if names else ()
+    return Picture(mean, std, labels) if usable else Picture(labels=labels)
+
+
+def _labels(file: bytes, name: str) -> tuple[str, ...]:
+    """Lines of a label file in the archive behind a model; () where it cannot be read."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(file)) as archive:
+            if archive.getinfo(name).file_size > LABELS_BYTES:
+                return ()
+            text = archive.read(name).decode()
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError):
+        return ()
+    return tuple(line.strip() for line in text.rstrip().split("\n"))
 
 
 def _place(builder: flatbuffers.Builder, table: _Table) -> int:

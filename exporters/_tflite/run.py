@@ -100,21 +100,40 @@ class TfliteRunner:
         interpreter.invoke()
 
 
-def replay(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Runs a file of any origin under XNNPACK on tensors as they are.
+class TfliteSession:
+    """A .tflite of any origin, run on tensors as they are.
+
+    Args:
+        path: The file.
+        kernels: One of KERNELS.
+        threads: Threads of the interpreter.
 
     Raises:
-        InputError: If LiteRT cannot run it, or it has other inputs.
+        InputError: If LiteRT cannot run it.
     """
-    interpreter = _interpreter(path.read_bytes(), "xnnpack", 1)
-    wanted = {d["name"]: (d["index"], tuple(d["shape"]), d["dtype"]) for d in interpreter.get_input_details()}
-    given = {name: (tuple(array.shape), array.dtype.type) for name, array in inputs.items()}
-    if given != {name: (shape, dtype) for name, (_, shape, dtype) in wanted.items()}:
-        raise InputError(f"{path.name} has other inputs than the recorded ones", "verify it in the folder of its run")
-    for name, array in inputs.items():
-        interpreter.set_tensor(wanted[name][0], array)
-    interpreter.invoke()
-    return {d["name"]: interpreter.get_tensor(d["index"]).copy() for d in interpreter.get_output_details()}
+
+    def __init__(self, path: Path, kernels: str, threads: int) -> None:
+        self._name = path.name
+        self._interpreter = _interpreter(path.read_bytes(), kernels, threads)
+        details = self._interpreter.get_input_details()
+        self._inputs = {d["name"]: (d["index"], tuple(d["shape"]), d["dtype"]) for d in details}
+        self._outputs = {d["name"]: d["index"] for d in self._interpreter.get_output_details()}
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Output name -> array.
+
+        Raises:
+            InputError: If it has other inputs.
+        """
+        given = {name: (tuple(array.shape), array.dtype.type) for name, array in inputs.items()}
+        if given != {name: (shape, dtype) for name, (_, shape, dtype) in self._inputs.items()}:
+            raise InputError(
+                f"{self._name} has other inputs than the recorded ones", "verify it in the folder of its run"
+            )
+        for name, array in inputs.items():
+            self._interpreter.set_tensor(self._inputs[name][0], array)
+        self._interpreter.invoke()
+        return {name: self._interpreter.get_tensor(index).copy() for name, index in self._outputs.items()}
 
 
 def _interpreter(data: bytes, kernels: str, threads: int) -> Interpreter:

@@ -14,7 +14,7 @@ import numpy as np
 
 from qtools.core.errors import InputError
 
-IDENTIFIER = b"TFL3"
+IDENTIFIER, METADATA_IDENTIFIER = b"TFL3", b"M001"
 WORK = 16
 """How many times the bytes of a file may be read in all; an honest file names few things twice."""
 TABLE = 16
@@ -50,6 +50,19 @@ TABLES: Mapping[str, Mapping[str, tuple[int, str]]] = {
     "Operator": {"code": (0, "u32"), "inputs": (1, "i32s"), "outputs": (2, "i32s")},
     "Buffer": {"data": (0, "bytes"), "offset": (1, "u64"), "size": (2, "u64")},
     "Metadata": {"name": (0, "text"), "buffer": (1, "u32")},
+    # tensorflow_lite_support/metadata/metadata_schema.fbs
+    "ModelMetadata": {"graphs": (3, "[SubGraphMetadata]")},
+    "SubGraphMetadata": {"inputs": (2, "[TensorMetadata]"), "outputs": (3, "[TensorMetadata]")},
+    "TensorMetadata": {
+        "content": (3, "Content"),
+        "steps": (4, "[ProcessUnit]"),
+        "files": (6, "[AssociatedFile]"),
+    },
+    "Content": {"kind": (0, "u8"), "image": (1, "ImageProperties")},
+    "ImageProperties": {"colours": (0, "u8")},
+    "ProcessUnit": {"kind": (0, "u8"), "normalization": (1, "NormalizationOptions")},
+    "NormalizationOptions": {"mean": (0, "f32s"), "std": (1, "f32s")},
+    "AssociatedFile": {"name": (0, "text"), "kind": (2, "u8")},
 }
 """Table -> field -> (its number in the schema, its type); "[X]" is a vector of tables."""
 _EMPTY: Mapping[str, Any] = {kind: np.empty(0, code) for kind, code in VECTORS.items()} | {"text": ""}
@@ -74,6 +87,20 @@ def read(data: bytes, name: str) -> dict[str, Any]:
             f"{name} is truncated or corrupt: {error}", "copy or export it again; its size should be a clue"
         ) from error
     return model
+
+
+def read_metadata(data: bytes) -> dict[str, Any] | None:
+    """The ModelMetadata table of a metadata entry; None for bytes that are none, or damaged.
+
+    A member of a union is read as the member that classifiers have (a picture, a normalization): its kind beside it
+    says whether that is what it is.
+    """
+    if len(data) < 8 or data[4:8] != METADATA_IDENTIFIER:
+        return None
+    try:
+        return _Walk(data).table("ModelMetadata", struct.unpack_from("<I", data)[0])
+    except _Broken:
+        return None
 
 
 class _Broken(Exception):

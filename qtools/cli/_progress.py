@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from qtools.cli import _stop
 
@@ -47,6 +48,10 @@ class Bars:
             self._bars.remove_task(task)
         self._tasks.clear()
         self.console.print(f"[dim]{time.monotonic() - self._started:6.1f} s[/dim]  {name}", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """A warning that stays, before the work that it is about."""
+        self.console.print(Text.assemble(("! ", "bold yellow"), (text, "yellow")), highlight=False)
 
     def __call__(self, label: str, done: int, total: int) -> None:
         """Moves the bar of `label`."""

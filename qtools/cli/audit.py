@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qtools.core.errors import ExitStatus
+
+if TYPE_CHECKING:
+    from reports.build import Report
+
 Option = typer.Option
 
-Subject = Annotated[Path, typer.Argument(help="A run folder, or the artifact in it.")]
+Subject = Annotated[
+    Path, typer.Argument(help="A run folder, the artifact in it, or a .tflite, .onnx or .mlpackage from any tool.")
+]
 Data = Annotated[
     Path | None, Option(help="Images: class folders, a flat folder, or a CSV; a run on the reference set needs none.")
+]
+Against = Annotated[Path | None, Option(help="The float artifact that one from another tool was made from.")]
+ContractFile = Annotated[
+    Path | None,
+    Option(
+        "--contract", help="JSON: how an app feeds pictures to an artifact from another tool; default: its metadata."
+    ),
 ]
 Weights = Annotated[str, Option(help="The float weights, where the run was made from a file.")]
 Builder = Annotated[str, Option(help="package.module:function, where the run was made from a module of your own.")]
@@ -31,6 +45,8 @@ def audit(
     context: typer.Context,
     subject: Subject,
     data: Data = None,
+    against: Against = None,
+    contract: ContractFile = None,
     weights: Weights = "",
     builder: Builder = "",
     limit: Limit = None,
@@ -45,7 +61,7 @@ def audit(
 ) -> None:
     """Split a drop in accuracy into its steps, and name the causes that can be proven.
 
-    Example: qtools audit runs/repvit_m1_1-reference-w8a8-tflite --limit 1000
+    Example: qtools audit runs/repvit_m1_1-reference-w8a8-tflite --max-drop 1 -o audits/repvit
     """
     from qtools.cli._progress import Bars
     from qtools.pipeline.audit.config import AuditConfig
@@ -54,6 +70,8 @@ def audit(
     config = AuditConfig(
         subject,
         data,
+        against,
+        contract,
         weights,
         builder,
         limit=limit,
@@ -61,6 +79,8 @@ def audit(
         max_drop=max_drop,
         confidence=confidence,
         causes=causes,
+        out=out,
+        force=force,
         command=portable_command(["qtools", *context.obj]),
     )
     with Bars() as bars:
@@ -68,16 +88,28 @@ def audit(
         from qtools.pipeline.audit.run import audit as run
 
         report = run(config, bars)
-    from reports.build import report_text
+        bars.stage("done")
+    _show(report, out, as_json=json)
+    from reports.verdict import verdict
 
-    if json:
+    if verdict(report).word == "failed":
+        raise typer.Exit(ExitStatus.CHECK_FAILED)
+
+
+def _show(report: Report, out: Path | None, *, as_json: bool) -> None:
+    """The report on stdout."""
+    if as_json:
+        from reports.build import report_text
+
         sys.stdout.write(report_text(report))
-    else:
-        from rich.console import Console
+        return
+    from rich.console import Console
 
-        from reports.render import terminal
+    from reports.render import terminal
 
-        terminal.show(report, Console())
+    terminal.show(report, Console())
+    if out is not None:
+        typer.echo(f"report    {out / 'report.html'}")
 
 
 COMMAND = audit

@@ -117,6 +117,21 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What the format's own metadata say about the picture that goes in, and about what comes out.
+
+    Attributes:
+        mean: On the scale 0 to 255, subtracted from each channel, one number or three; () where nothing says it.
+        std: On the same scale, the divisor.
+        labels: Names of the classes in the order of the output; () where there are none.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Inspection:
     """An artifact as its exporter reads it.
 
@@ -133,6 +148,7 @@ class Inspection:
         pairs: Whether the format writes integer arithmetic as float operations between Q and DQ.
         metadata: What qtools wrote into it; None in a file of another origin.
         foreign: Other metadata: name -> bytes.
+        picture: What the format's own metadata say about the picture; None where the file has none of these.
     """
 
     file: str
@@ -147,6 +163,7 @@ class Inspection:
     pairs: bool = False
     metadata: Mapping[str, Any] | None = None
     foreign: Mapping[str, int] = field(default_factory=dict)
+    picture: Picture | None = None
 
 
 def stored(rows: list[tuple[Literal["parameters", "grids"], str, int, int]]) -> tuple[Stored, ...]:

@@ -100,6 +100,14 @@ class Lowered:
     sha256: str
 
 
+class Session(Protocol):
+    """A file of any origin, opened once: it answers as often as it is asked."""
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Output name -> array, for tensors as they are, by the names of the inputs."""
+        ...
+
+
 @dataclass(frozen=True)
 class SecondRuntime:
     """A runtime of the same format that other people built, asked for a second opinion.
@@ -177,7 +185,7 @@ class Target:
             are none to make.
         inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
         tensors: File suffix -> what reads the tensors of such a file, of any origin, by name.
-        replay: (path of any origin, input name -> array) -> output name -> array, in the kernels that ship.
+        session: (path of any origin, kernels, threads) -> Session; kernels is one of `kernels`.
         second: Another runtime of the format, where there is one.
         timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
     """
@@ -188,7 +196,7 @@ class Target:
     open: Callable[..., Runner]
     kernels: Sequence[str]
     simulator: str
-    replay: Callable[[Path, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+    session: Callable[[Path, str, int], Session]
     timed: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()
@@ -198,6 +206,10 @@ class Target:
     tensors: Mapping[str, Callable[[Path], Mapping[str, Tensor]]] = field(default_factory=dict)
     second: SecondRuntime | None = None
     timer: Timer | None = None
+
+    def replay(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Runs a file of any origin once, in the kernels that ship, on tensors as they are."""
+        return self.session(path, self.kernels[0], 1)(inputs)
 
     def configured(self, options: Mapping[str, str]) -> Target:
         """This target with the user's choices.

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
-from calibration.batches import ImageBatches
 from calibration.data import open_folder
 from calibration.plan_file import read_plan
 from calibration.sampling import labels_of, select
-from qtools.core import files, numerics, plugins
+from qtools.core import files, plugins
 from qtools.core.errors import InputError, QtoolsError
-from qtools.core.inspection import End, Tensor
-from qtools.core.protocols import Target
-from qtools.core.types import InputSpec, QuantParams, QuantPlan, QuantScheme
-from qtools.pipeline import inspect, vectors
+from qtools.core.inspection import Tensor
+from qtools.core.protocols import Session, Target
+from qtools.core.types import QuantPlan
+from qtools.pipeline import feeding, inspect, vectors
+from qtools.pipeline.feeding import Answers
 from reports import compare as held
 from reports.build import Report, read_report
 from reports.inspection import Description
@@ -28,7 +25,6 @@ from reports.inspection import Description
 IMAGES = 512
 PLAN, REPORT = "plan.json", "report.json"
 NO_INPUTS = "no golden vectors that both take, and no --data DIR"
-Answers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def run(before: Path, after: Path, data: Path | None = None, images: int = IMAGE
 def _open(path: Path) -> Opened:
     if not path.exists():
         raise InputError(f"{path} does not exist", "check the path")
-    readers = _readers()
+    readers = by_suffix()
     folder = path if (path / REPORT).is_file() else path.parent
     report = read_report(folder / REPORT) if (folder / REPORT).is_file() else None
     artifact = path
@@ -104,10 +100,11 @@ def _open(path: Path) -> Opened:
     return Opened(artifact, target, description, tensors, side, folder, report, read_plan(folder / PLAN))
 
 
-def _readers() -> dict[str, Target]:
+def by_suffix() -> dict[str, Target]:
     """File suffix -> a target that reads and runs it."""
     targets: list[Target] = [plugins.find("exporters", name, "TARGET") for name in plugins.names("exporters")]
-    return {suffix: target for target in targets for suffix in target.tensors}
+    # of two that share a suffix the first in the alphabet: the plain one, whose name the other's begins with
+    return {suffix: target for target in reversed(targets) for suffix in target.tensors}
 
 
 def _runs(a: Opened, b: Opened) -> tuple[held.Section, held.Section]:
@@ -134,8 +131,12 @@ def _predictions(a: Opened, b: Opened, data: Path | None, images: int) -> held.P
     if a.description.inspection.inputs != b.description.inspection.inputs:
         return held.Predictions("", 0, note="their inputs differ, a recorded one means something else: give --data DIR")
     recorded = [vector.inputs for vector in vectors.read(source.folder / vectors.FILE)]
+    outputs = [each.description.inspection.outputs for each in (a, b)]
     try:
-        answers = _answers(a, recorded), _answers(b, recorded)
+        answers = (
+            feeding.answers(_session(a), outputs[0], recorded),
+            feeding.answers(_session(b), outputs[1], recorded),
+        )
     except QtoolsError as error:
         return held.Predictions("", 0, note=error.what)
     return held.predictions(f"golden vectors of {source.side.name}", answers, None)
@@ -143,63 +144,34 @@ def _predictions(a: Opened, b: Opened, data: Path | None, images: int) -> held.P
 
 def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Predictions:
     """Both on the same pictures, each prepared as its own file says."""
-    specs = [_input_spec(each) for each in (a, b)]
+    readings = [_reading(each) for each in (a, b)]
     classes = _classes(a)
     folder = open_folder(data, classes if classes == _classes(b) else None)
     chosen = select(folder, min(images, len(folder)), 0)
-    answers = []
-    for each, (spec, pixels) in zip((a, b), specs, strict=True):
-        (end,) = each.description.inspection.inputs
-        batches = ImageBatches(chosen, spec, 1, pixels=pixels)
-        answers.append(_answers(each, ({end.name: _as_input(batch, end)} for batch in batches)))
-    return held.predictions(f"{len(chosen)} images of {data.name}", (answers[0], answers[1]), labels_of(chosen))
+    sessions = [_session(each) for each in (a, b)]
+    rows: tuple[list[Answers], list[Answers]] = ([], [])
+    for index in range(len(chosen)):
+        picture, _ = chosen[index]
+        for each, how, session, found in zip((a, b), readings, sessions, rows, strict=True):
+            given = {how.end.name: how.tensor(picture)}
+            found.append(feeding.answers(session, each.description.inspection.outputs, [given]))
+    answers = np.concatenate(rows[0]), np.concatenate(rows[1])
+    return held.predictions(f"{len(chosen)} images of {data.name}", answers, labels_of(chosen))
 
 
-def _input_spec(each: Opened) -> tuple[InputSpec, bool]:
-    """How an image becomes the input, and whether the graph takes pixels, as qtools wrote it into the file."""
-    facts = each.description.inspection.metadata or {}
-    if "input" not in facts or len(each.description.inspection.inputs) != 1:
+def _reading(each: Opened) -> feeding.Reading:
+    """How an image becomes the input, as qtools wrote it into the file: two guesses are nothing to compare by."""
+    if "input" not in (each.description.inspection.metadata or {}):
         raise InputError(
             f"{each.side.name} does not say how its input is made of an image", "compare it without --data"
         )
-    try:
-        return TypeAdapter(InputSpec).validate_python(facts["input"]), facts.get("io") == "pixels"
-    except ValidationError as error:
-        raise InputError(f"{each.side.name}: the preprocessing in its metadata is damaged") from error
+    return feeding.reading(each.description.inspection)
+
+
+def _session(each: Opened) -> Session:
+    return each.target.session(each.path, each.target.kernels[0], 1)
 
 
 def _classes(each: Opened) -> int | None:
     count = (each.description.inspection.metadata or {}).get("classes")
     return count if isinstance(count, int) else None
-
-
-def _as_input(batch: NDArray[np.float32], end: End) -> NDArray[Any]:
-    """A picture, shape (1, 3, height, width), as the tensor that an input takes."""
-    last = len(end.shape) == 4 and end.shape[-1] == batch.shape[1]
-    laid = np.ascontiguousarray(batch.transpose(0, 2, 3, 1) if last else batch)
-    if not end.dtype.startswith(("int", "uint")):
-        return laid
-    dtype = np.dtype(end.dtype)
-    params = _params(end)
-    return np.rint(laid).astype(dtype) if params is None else numerics.quantize_float32(laid, params).astype(dtype)
-
-
-def _params(end: End) -> QuantParams | None:
-    if end.grid is None or not end.dtype.startswith(("int", "uint")):
-        return None
-    limits = np.iinfo(np.dtype(end.dtype))
-    scheme = QuantScheme(limits.bits, False, None, int(limits.min), int(limits.max))
-    return QuantParams(scheme, end.grid.scales, end.grid.zero_points)
-
-
-def _answers(each: Opened, inputs: Iterable[Mapping[str, NDArray[Any]]]) -> Answers:
-    """First output of numbers as an app reads it, shape (n, numbers)."""
-    known = {end.name: end for end in each.description.inspection.outputs}
-    rows = []
-    for given in inputs:
-        answer = each.target.replay(each.path, given)
-        name, array = next((n, x) for n, x in answer.items() if x.dtype.kind in "fiu")
-        params = _params(known[name]) if name in known else None
-        flat = array.reshape(-1)
-        rows.append(flat if params is None else numerics.dequantize(flat.astype(np.int32), params))
-    return np.stack(rows).astype(np.float64)

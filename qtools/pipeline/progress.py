@@ -15,6 +15,10 @@ class Listener(Protocol):
         """A stage begins."""
         ...
 
+    def warn(self, text: str) -> None:
+        """Something that has to be known now, before the work is done."""
+        ...
+
     def __call__(self, label: str, done: int, total: int) -> None:
         """Part of the running stage is done."""
         ...
@@ -24,6 +28,9 @@ class Silent:
     """Listens to nothing."""
 
     def stage(self, name: str) -> None:
+        """Ignored."""
+
+    def warn(self, text: str) -> None:
         """Ignored."""
 
     def __call__(self, label: str, done: int, total: int) -> None:

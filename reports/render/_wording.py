@@ -9,13 +9,13 @@ from typing import TypeVar, cast
 
 from qtools.core.checks import Check
 from reports.accuracy import PairedAccuracy
-from reports.build import LedgerRow, Report
+from reports.build import LedgerRow, Report, Size
 from reports.fidelity import SQNR_CAP_DB, Fidelity
 from reports.islands import WITH_ALL, IslandRow, Islands, timed
 from reports.latency import Latency
 from reports.places import PlaceRow, Places
 from reports.steps import Step
-from reports.verdict import final_row, measured_accuracy
+from reports.verdict import alone, final_row, measured_accuracy
 
 T = TypeVar("T")
 
@@ -73,6 +73,8 @@ def _cleaned(value: object) -> object:
 def title(report: Report) -> str:
     """What the report is about; says `reference` wherever the weights are not the published ones."""
     subject = report.subject
+    if report.weights.kind == "artifact":
+        return f"{subject.model}, a bare artifact"
     kind = {"imagenet": "imagenet weights", "reference": "reference weights"}.get(report.weights.kind, "own weights")
     return f"{subject.model} ({kind}) → {subject.target}, {subject.scheme}"
 
@@ -112,6 +114,13 @@ def decibels(value: float | None) -> str:
     if value >= SQNR_CAP_DB:
         return "exact"
     return "no signal left" if value <= -SQNR_CAP_DB else number(value, 1)
+
+
+def size_text(size: Size) -> str:
+    """Both sizes and their ratio; the one where there is one."""
+    if size.float_bytes is None:
+        return sized(size.quantized_bytes)
+    return f"{sized(size.quantized_bytes)}, float {sized(size.float_bytes)}, ratio {number(size.ratio, 3)}"
 
 
 def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
@@ -231,12 +240,15 @@ def data_text(report: Report) -> str:
     """What images were seen."""
     data = report.data
     labels = "labelled" if data.labelled else "no labels"
-    text = f"{data.kind}: {data.calibration} images to calibrate, {data.evaluation} to evaluate, {labels}"
+    calibrated = "" if report.audit else f"{data.calibration} images to calibrate, "
+    text = f"{data.kind}: {calibrated}{data.evaluation}{' images' * bool(report.audit)} to evaluate, {labels}"
     return text + (f"; {data.note}" if data.note else "")
 
 
 def weights_text(report: Report) -> str:
     """Kind, source and licence of the weights."""
+    if report.weights.kind == "artifact":
+        return f"those in {report.weights.source} (licence {report.weights.licence})"
     return f"{report.weights.kind}: {report.weights.source} (licence {report.weights.licence})"
 
 
@@ -244,11 +256,14 @@ def tiles(report: Report) -> tuple[Tile, ...]:
     """The four or five numbers a release manager reads first."""
     row = final_row(report)
     size, latency = report.size, report.measured.latency
-    found = [_accuracy_tile(report, row)]
+    found = [_alone_tile(report) if alone(report) else _accuracy_tile(report, row)]
     if row and row.accuracy:
         found.append(Tile("Agreement with float", agreement_text(row), _of_images(row.accuracy)))
-    ratio = f"{sized(size.float_bytes)} float → {sized(size.quantized_bytes)}"
-    found.append(Tile("Size against float", f"{number(size.ratio, 3)} ×", ratio))
+    if size.float_bytes is None:
+        found.append(Tile("Size", sized(size.quantized_bytes), "no float artifact to compare with"))
+    else:
+        ratio = f"{sized(size.float_bytes)} float → {sized(size.quantized_bytes)}"
+        found.append(Tile("Size against float", f"{number(size.ratio, 3)} ×", ratio))
     if latency and latency.ratios:
         first = latency.ratios[0]
         found.append(Tile("Latency against float", f"{number(first.median, 3)} ×", host_text(latency)))
@@ -258,6 +273,13 @@ def tiles(report: Report) -> tuple[Tile, ...]:
         worst = report.fidelity[0]
         found.append(Tile("Weakest tensor", f"{decibels(worst.worst_db)} dB", f"{worst.kind} at {place(worst)}"))
     return tuple(found)
+
+
+def _alone_tile(report: Report) -> Tile:
+    scores = report.ledger[0].accuracy
+    if scores is None or scores.top1 is None:
+        return Tile("Top-1", "not measured", "the images carry no labels")
+    return Tile("Top-1", f"{number(scores.top1)} %", f"n = {scores.n}; no float network to compare with")
 
 
 def _accuracy_tile(report: Report, row: LedgerRow | None) -> Tile:

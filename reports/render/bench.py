@@ -13,7 +13,8 @@ from qtools.core.timing import Fed, Profile
 from reports.bench import STREAM_PERCENTILE, Bench, Comparison, Timing, fast_share
 from reports.render import _wording as words
 from reports.render._plain import plain_text
-from reports.render.terminal import WIDTH, plain_table
+from reports.render._tables import plain_table
+from reports.render.terminal import WIDTH
 
 SHOWN_KERNELS = 12
 MEAN = "*"

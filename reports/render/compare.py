@@ -12,7 +12,8 @@ from qtools.core import files
 from reports.compare import Comparison, Predictions, Section, Timing
 from reports.render import _wording as words
 from reports.render._plain import plain_text
-from reports.render.terminal import WIDTH, plain_table
+from reports.render._tables import plain_table
+from reports.render.terminal import WIDTH
 
 SHOWN = 40
 """Changes of one section that are printed; --json has them all."""

@@ -8,9 +8,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from reports.accuracy import INTERVAL_METHOD
 from reports.build import Report
+from reports.render import _audit
 from reports.render import _plots as plots
 from reports.render import _wording as words
-from reports.verdict import measured_accuracy, notices, steps, verdict
+from reports.verdict import alone, changes, measured_accuracy, notices, verdict
 
 WORST = 12
 
@@ -25,7 +26,10 @@ def render(report: Report) -> str:
         notices=notices(report),
         tiles=words.tiles(report),
         labelled=measured_accuracy(report),
-        ledger=tuple(zip(report.ledger, steps(report.ledger), strict=True)),
+        single=alone(report),
+        audit=report.audit,
+        audited=_audit,
+        ledger=tuple(zip(report.ledger, changes(report.ledger), strict=True)),
         interval_method=INTERVAL_METHOD,
         differing=tuple(row for row in report.differences if row.differing),
         worst=report.fidelity[:WORST],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from reports.audit import Audit
 from reports.build import Report
+from reports.render import _audit
 from reports.render import _wording as words
 from reports.verdict import notices, verdict
 
@@ -19,12 +21,14 @@ def render(report: Report) -> str:
     parts = [
         f"# {plain(words.title(report))}",
         f"**{result.word.upper()}.** {plain(result.sentence)}",
+        *((f"**{plain(_audit.headline(report))}**",) if report.audit else ()),
         *(f"> **Note:** {plain(text)}" for text in notices(report)),
         _bullets((tile.label, f"{tile.value} ({tile.detail})") for tile in words.tiles(report)),
         "## Accuracy",
-        _ledger(report),
+        _table(*_audit.ledger(report)) if report.audit else _ledger(report),
+        *(_sections(report, report.audit) if report.audit else ()),
         "## Checks",
-        _checks(report),
+        _checks(report) if report.all_checks else "Nothing was checked.",
     ]
     if report.steps:
         parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
@@ -43,6 +47,33 @@ def render(report: Report) -> str:
                   _table(("Kind", ">differing", ">of", ">by at most", "why"), rows)]  # fmt: skip
     parts += ["## Made from", _origin(report)]
     return "\n\n".join(parts) + "\n"
+
+
+def _sections(report: Report, audit: Audit) -> Iterable[str]:
+    """What an audit adds."""
+    yield f"## {_audit.TITLES['causes']}"
+    if reason := _audit.no_cause(audit):
+        yield plain(reason)
+    if audit.findings:
+        yield _table(_audit.FINDING_HEADS, map(_audit.finding_cells, audit.findings))
+    if lines := _audit.remarks(report):
+        yield "\n".join(f"- {plain(line)}" for line in lines)
+    if audit.changes:
+        weakest = audit.calibration is not None
+        rows = _audit.weak_rows(audit) if weakest else _audit.class_rows(audit)
+        yield f"## {_audit.TITLES['weakest' if weakest else 'classes']}"
+        yield _table(_audit.WEAK_HEADS if weakest else _audit.CLASS_HEADS, rows)
+        yield plain(_audit.class_note(audit))
+    if audit.drift or audit.calibration:
+        yield f"## {_audit.TITLES['confidence']}"
+        yield _table(_audit.CONFIDENCE_HEADS, _audit.confidence_rows(audit))
+    if audit.flips:
+        yield f"## {_audit.TITLES['flips']}: {audit.flipped}"
+        yield _table(_audit.FLIP_HEADS, _audit.flip_rows(audit))
+    if audit.alternatives:
+        yield f"## {_audit.TITLES['otherwise']}"
+        yield _table(_audit.OTHERWISE_HEADS, _audit.otherwise_rows(audit))
+        yield plain(_audit.otherwise_note(audit))
 
 
 def plain(text: str) -> str:

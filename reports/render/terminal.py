@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,15 +13,23 @@ from qtools.core.checks import Check
 from reports.build import LedgerRow, Report
 from reports.islands import Islands
 from reports.places import Places
+from reports.render import _audit, _audit_terminal
 from reports.render import _wording as words
 from reports.render._plain import plain_text
+from reports.render._tables import plain_table
 from reports.verdict import notices, verdict
 
 WIDTH = 110
 """Columns of `RENDER`, which knows no terminal."""
 
 WORST = 5
-_COLOURS = {"passed": "green", "failed": "bold red", "not run": "yellow", "incomplete": "bold yellow"}
+_COLOURS = {
+    "passed": "green",
+    "failed": "bold red",
+    "not run": "yellow",
+    "incomplete": "bold yellow",
+    "measured": "bold blue",
+}
 
 
 def render(report: Report) -> str:
@@ -38,7 +45,10 @@ def show(report: Report, console: Console) -> None:
 def renderable(report: Report) -> RenderableType:
     """Everything as one rich renderable. Names enter as Text, never as markup."""
     report = words.cleaned(report)
-    parts: list[RenderableType] = [_headline(report), *_warnings(report), _ledger(report), _figures(report)]
+    parts: list[RenderableType] = [_headline(report), *_warnings(report), _ledger(report)]
+    if report.audit:
+        parts += _audit_terminal.sections(report)
+    parts.append(_figures(report))
     if report.steps:
         parts.append(_steps(report))
     if report.islands:
@@ -49,7 +59,8 @@ def renderable(report: Report) -> RenderableType:
         parts.append(_worst(report))
     if report.differences:
         parts.append(_differences(report))
-    parts.append(checks_table(report.all_checks))
+    if report.all_checks:
+        parts.append(checks_table(report.all_checks))
     return Group(*parts)
 
 
@@ -58,7 +69,8 @@ def _headline(report: Report) -> Text:
     tone = "bold green" if result.word == "passed" else _COLOURS[result.word]
     line = Text(f"\n{words.title(report)}\n", style="bold")
     line.append(f"{result.word.upper()}  ", style=tone)
-    return line.append(result.sentence, style="default")
+    line.append(result.sentence, style="default")
+    return line.append(f"\n{_audit.headline(report)}", style="bold") if report.audit else line
 
 
 def _warnings(report: Report) -> list[Text]:
@@ -66,9 +78,13 @@ def _warnings(report: Report) -> list[Text]:
 
 
 def _ledger(report: Report) -> Table:
-    table = plain_table("", "Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats")
-    for row in report.ledger:
-        table.add_row(*map(Text, _ledger_cells(row)), style="dim" if row.role == "side" else None)
+    heads: tuple[str, ...] = "Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats"
+    rows = [_ledger_cells(row) for row in report.ledger]
+    if report.audit:
+        heads, rows = _audit.ledger(report)
+    table = plain_table("", *heads)
+    for row, cells in zip(report.ledger, rows, strict=True):
+        table.add_row(*map(Text, cells), style="dim" if row.role == "side" else None)
     return table
 
 
@@ -85,10 +101,8 @@ def _figures(report: Report) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
-    size = report.size
-    sizes = f"{words.sized(size.quantized_bytes)}, float {words.sized(size.float_bytes)}"
     for name, text in (
-        ("Size", f"{sizes}, ratio {words.number(size.ratio, 3)}"),
+        ("Size", words.size_text(report.size)),
         ("Latency", words.latency_text(report)),
         ("Weights", words.weights_text(report)),
         ("Images", words.data_text(report)),
@@ -146,18 +160,6 @@ def checks_table(checks: Sequence[Check]) -> Table:
         name, note = check.name, check.note
         status = Text(words.STATUS_SIGNS[check.status], style=_COLOURS[check.status])
         table.add_row(status, *map(Text, (name, words.check_value(check), words.check_limit(check), note)))
-    return table
-
-
-def plain_table(title: str, *columns: str) -> Table:
-    """A plain table; a leading ">" aligns a column to the right."""
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, padding=(0, 1))
-    table.title_style = "bold"
-    for name in columns:
-        right = name.startswith(">")
-        table.add_column(
-            Text(name.removeprefix(">")), justify="right" if right else "left", no_wrap=right, overflow="fold"
-        )
     return table
 
 
