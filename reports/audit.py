@@ -7,6 +7,7 @@ from typing import Literal
 
 from reports.classes import ClassChange, Flips
 from reports.confidence import Calibration, CalibrationDrift
+from reports.sensitivity import Sweep
 
 DISTANCE, WRONG = "mean √KL from float", "images answered wrongly, %"
 """What a finding's `before` and `after` count."""
@@ -130,6 +131,7 @@ class Audit:
         smallest_drop: Drop in points that a sample like this one would have shown with chance 0.8.
         stopping: The verdict on --max-drop; None where no limit was given.
         alternatives: Other ways to feed the network, in the order they were tried.
+        sweep: Every part of the network quantized alone; None where that was not asked for.
     """
 
     findings: tuple[Finding, ...]
@@ -148,3 +150,4 @@ class Audit:
     smallest_drop: float | None = None
     stopping: Stopping | None = None
     alternatives: tuple[Alternative, ...] = ()
+    sweep: Sweep | None = None

@@ -34,6 +34,13 @@ Limit = Annotated[int | None, Option(help="Images at most; default 1000.")]
 MaxDrop = Annotated[float | None, Option(help="Largest drop of top-1 allowed, in points: the audit passes or fails.")]
 Confidence = Annotated[float, Option(help="Confidence of that verdict.")]
 Causes = Annotated[bool, Option("--causes/--no-causes", help="Whether causes are looked for.")]
+Sensitivity = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Quantize every value, weight and block alone too; FILE keeps what is measured, a second call goes on.",
+    ),
+]
 Seed = Annotated[int, Option(help="Seed of the choice of images.")]
 Out = Annotated[Path | None, Option("--out", "-o", help="Folder for report.json and report.html.")]
 Force = Annotated[bool, Option("--force", help="Replace the folder given with --out.")]
@@ -53,6 +60,7 @@ def audit(
     max_drop: MaxDrop = None,
     confidence: Confidence = 0.95,
     causes: Causes = True,
+    sensitivity: Sensitivity = None,
     seed: Seed = 0,
     out: Out = None,
     force: Force = False,
@@ -79,6 +87,7 @@ def audit(
         max_drop=max_drop,
         confidence=confidence,
         causes=causes,
+        sensitivity=sensitivity,
         out=out,
         force=force,
         command=portable_command(["qtools", *context.obj]),

@@ -9,6 +9,7 @@ from reports.audit import DISTANCE, Alternative, Audit, Finding
 from reports.build import Report
 from reports.classes import ClassChange, Flips
 from reports.render import _wording as words
+from reports.sensitivity import Sweep
 from reports.verdict import Change, alone, changes, final_row, measured_accuracy
 
 FINDING_HEADS = ("Cause", "where", "evidence", "changed to prove it", ">before → after", "what to do")
@@ -16,7 +17,10 @@ CLASS_HEADS = ("Class", ">n", ">top-1 before", ">after", ">lost / gained", ">p, 
 WEAK_HEADS = ("Class", ">n", ">top-1")
 CONFIDENCE_HEADS = ("Confidence against accuracy, points", ">float", ">artifact", ">change [95 %]")
 FLIP_HEADS = ("float says", "artifact says", ">images", ">lost / gained")
+SWEEP_HEADS = ("Part", "what", ">mean √KL from float", ">share of its square")
 OTHERWISE_HEADS = ("Pictures fed otherwise", ">top-1", ">lost / gained", ">p, corrected")
+COSTLIEST = 8
+"""Rows of a sweep for each kind of part; report.json has all."""
 NAMED = 0.05
 """Corrected probability below which a class may be named, with a family-wise error of 5 %."""
 TITLES = {
@@ -26,6 +30,7 @@ TITLES = {
     "confidence": "Confidence",
     "flips": "Images that moved to another class",
     "otherwise": "Other preprocessing",
+    "sweep": "Quantized alone: what costs most",
 }
 
 
@@ -195,6 +200,23 @@ def otherwise_rows(audit: Audit) -> Iterator[tuple[str, ...]]:
     ordered: Sequence[Alternative] = sorted(audit.alternatives, key=lambda row: row.lost - row.gained)
     for row in ordered:
         yield row.name, words.number(row.top1), _moves(row), words.short(row.p_adjusted)
+
+
+def sweep_rows(sweep: Sweep) -> Iterator[tuple[str, ...]]:
+    """The costliest blocks, weights and activations, in the columns of SWEEP_HEADS."""
+    for part in ("block", "weight", "activation"):
+        rows = [row for row in sweep.rows if row.part == part][:COSTLIEST]
+        for row in rows:
+            name = row.name if row.part == "block" else f"{row.name} ({row.module})"
+            yield name, row.part, words.short(row.distance), f"{row.distance**2 / max(sweep.whole, 1e-12) ** 2:.0%}"
+
+
+def sweep_note(sweep: Sweep) -> str:
+    """What the rows are held against."""
+    return (
+        f"Everything else in float, {sweep.images} images; all together come to {words.short(sweep.whole)}. Shares of "
+        f"independent errors sum to 100 %. {len(sweep.rows)} parts are in report.json."
+    )
 
 
 def otherwise_note(audit: Audit) -> str:

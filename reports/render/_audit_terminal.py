@@ -32,6 +32,9 @@ def sections(report: Report) -> Iterator[RenderableType]:
     if audit.alternatives:
         yield table(words.TITLES["otherwise"], words.OTHERWISE_HEADS, words.otherwise_rows(audit))
         yield Text(f"{words.otherwise_note(audit)}\n")
+    if audit.sweep:
+        yield table(words.TITLES["sweep"], words.SWEEP_HEADS, words.sweep_rows(audit.sweep))
+        yield Text(f"{words.sweep_note(audit.sweep)}\n")
 
 
 def _finding(number: int, finding: Finding) -> Table:

@@ -196,6 +196,3 @@ def _summary(profile: Profile) -> str:
 
 def _percent(share: float) -> str:
     return f"{words.number(100 * share, 1)} %"
-
-
-RENDER = render

@@ -74,6 +74,10 @@ def _sections(report: Report, audit: Audit) -> Iterable[str]:
         yield f"## {_audit.TITLES['otherwise']}"
         yield _table(_audit.OTHERWISE_HEADS, _audit.otherwise_rows(audit))
         yield plain(_audit.otherwise_note(audit))
+    if audit.sweep:
+        yield f"## {_audit.TITLES['sweep']}"
+        yield _table(_audit.SWEEP_HEADS, _audit.sweep_rows(audit.sweep))
+        yield plain(_audit.sweep_note(audit.sweep))
 
 
 def plain(text: str) -> str:

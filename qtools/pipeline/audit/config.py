@@ -34,6 +34,7 @@ class AuditConfig:
         max_drop: Largest drop of top-1 allowed, in points; None judges nothing.
         confidence: Confidence of the verdict on `max_drop`, 0.5 to 1.
         causes: Whether causes are looked for.
+        sensitivity: File of a sweep that quantizes every part alone; it goes on where it stopped. None: no sweep.
         out: Folder for the reports; None writes none.
         force: Whether an existing one is replaced.
         command: How the audit was called, for the report.
@@ -51,6 +52,7 @@ class AuditConfig:
     max_drop: float | None = None
     confidence: float = 0.95
     causes: bool = True
+    sensitivity: Path | None = None
     out: Path | None = None
     force: bool = False
     command: str = ""

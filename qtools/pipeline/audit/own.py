@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from qtools.pipeline.audit.config import LIMIT, NO_CAUSES, AuditConfig
 from qtools.pipeline.audit.examine import examine
 from qtools.pipeline.audit.pieces import Evaluate, Logits, evaluated, limit
 from qtools.pipeline.audit.sections import Seen, drop_checks, with_statistics
+from qtools.pipeline.audit.sweep import swept
+from qtools.pipeline.audit.unlike import unlike
 from qtools.pipeline.config import PIXELS, RunConfig
 from qtools.pipeline.data import RunImages, to_judge
 from qtools.pipeline.evaluate import Stage, compare_values, evaluate, of_module, of_program, of_runner
@@ -66,7 +68,12 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
             sides = (leg.decision.simulator, leg.runners[first])
             tally = compare_values(seen, leg.prepared.program, sides, run.plan, watch.listener)
         size = Size(files.size(run.artifact), files.size(leg.prepared.lowered.path))
-    section = _causes(config, run, leg, outputs[FLOAT], watch)
+    section = _causes(config, run, leg, outputs, watch)
+    changed = unlike(leg.prepared.program.view, tally.rows(), outputs, first) if config.causes else ()
+    section = dataclasses.replace(section, findings=(*changed, *section.findings))
+    if config.sensitivity is not None:
+        with watch.stage("quantize parts alone"):
+            section = dataclasses.replace(section, sweep=swept(leg, config.sensitivity, watch.listener))
     section = with_statistics(
         section, Seen(seen.evaluation, seen.labels, outputs[FLOAT], outputs[first], images.classes), stopped
     )
@@ -159,7 +166,7 @@ def _pieces(images: RunImages, leg: Leg, stages: dict[str, Stage], listener: Lis
     return run
 
 
-def _causes(config: AuditConfig, run: restore.Run, leg: Leg, exact: Logits, watch: Stopwatch) -> Audit:
+def _causes(config: AuditConfig, run: restore.Run, leg: Leg, outputs: Mapping[str, Logits], watch: Stopwatch) -> Audit:
     """Proven causes: a wrong preprocessing, where images are labelled, before those of the grids."""
     if not config.causes:
         return Audit((), None, 0, note=NO_CAUSES)
@@ -172,7 +179,8 @@ def _causes(config: AuditConfig, run: restore.Run, leg: Leg, exact: Logits, watc
         spec = images.input
         reading = Reading(End("image", (1, 3, *spec.size), "float32"), spec)
         ask = _asked(run.loaded.module)
-        rows, tried = alternatives.try_all(ask, (reading, exact), (images.evaluation, images.labels), watch.listener)
+        fed, judged = (reading, outputs[FLOAT]), (images.evaluation, images.labels)
+        rows, tried = alternatives.try_all(ask, fed, judged, watch.listener)
         wrong = alternatives.finding(rows, tried, REMEDY)
     both = (wrong, *found.findings) if wrong else found.findings
     return dataclasses.replace(found, findings=both, alternatives=rows)

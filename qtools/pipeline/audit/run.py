@@ -28,6 +28,8 @@ def audit(config: AuditConfig, listener: Listener) -> Report:
 
         report = own.audit(config, watch)
     else:
+        if config.sensitivity is not None:
+            raise InputError(f"{config.subject.name} keeps no float network to sweep over", "leave --sensitivity out")
         from qtools.pipeline.audit import foreign
 
         report = foreign.audit(config, watch)

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calibration.sampling import Subset
 from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.protocols import Progress
 from qtools.core.types import WEIGHTED, GraphView, QuantPlan, ValuePlan
 from qtools.graph import execute
 from qtools.graph.side_by_side import side_by_side
+from qtools.pipeline.leg import Leg
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.trial import Decision
 from qtools.simulate.coreml import FakeQuantized
@@ -25,6 +27,8 @@ from reports.accuracy import mean_root_kl
 from reports.sensitivity import Part, Sensitivity, Sweep
 
 WHOLE = "whole"
+IMAGES = 48
+"""Images that every part is measured on."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,15 @@ def block_of(module: str) -> str:
     words = module.split(".")
     numbers = [place for place, word in enumerate(words) if word.isdigit()]
     return ".".join(words[: numbers[-1] + 1]) if numbers else words[0]
+
+
+def swept(leg: Leg, path: Path, progress: Progress) -> Sweep:
+    """A sweep on the audit's first images."""
+    images = leg.prepared.images
+    some = Subset(images.evaluation, range(min(IMAGES, len(images.evaluation))))
+    whole = len(some) % leg.prepared.batch == 0
+    batches = list(images.batches(some, leg.prepared.batch if whole else 1))
+    return sweep(leg.prepared, leg.decision, batches, path, progress)
 
 
 def sweep(
