@@ -128,7 +128,8 @@ def ledger(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Heads and rows of the ledger, with what each row adds to the row before; no column that would be empty."""
     single, labelled = alone(report), measured_accuracy(report)
     middle = (">top-1",) if single else (">top-1", ">step", ">drop [95 %], points") if labelled else ()
-    behind = (">agreement", ">KL, nats") if labelled or single else (">agreement", ">step", ">KL, nats", ">step")
+    # short heads, so that 80 columns leave the stages their words
+    behind = (">agrees", ">KL") if labelled or single else (">agreement", ">step", ">KL, nats", ">step")
     heads = ("Stage", ">n", *middle, *behind)
     rows = []
     for row, change in zip(report.ledger, changes(report.ledger), strict=True):
