@@ -131,6 +131,7 @@ class Audit:
         smallest_drop: Drop in points that a sample like this one would have shown with chance 0.8.
         stopping: The verdict on --max-drop; None where no limit was given.
         alternatives: Other ways to feed the network, in the order they were tried.
+        untried: Why no other ways were tried; "" where they were, or could not be.
         sweep: Every part of the network quantized alone; None where that was not asked for.
     """
 
@@ -150,4 +151,5 @@ class Audit:
     smallest_drop: float | None = None
     stopping: Stopping | None = None
     alternatives: tuple[Alternative, ...] = ()
+    untried: str = ""
     sweep: Sweep | None = None

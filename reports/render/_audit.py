@@ -247,6 +247,8 @@ def remarks(report: Report) -> tuple[str, ...]:
             f"The smallest drop that this sample would have shown in four audits of five is "
             f"{words.number(audit.smallest_drop)} points."
         )
+    if audit.untried:
+        found.append(audit.untried)
     interval = (
         f", 95 % {_kl_interval(scores.kl_interval)}" if scores.kl_interval else ", too few images for an interval"
     )

@@ -232,3 +232,14 @@ def test_changes_of_the_steps_sum_to_the_whole(labelled: bool) -> None:
         assert sum(filter(None, drops)) == pytest.approx(-(scores[-1].drop or 0))
     else:
         assert drops == [None] * 4
+
+
+@pytest.mark.parametrize(("wrong", "tried"), [(4, False), (11, False), (13, True), (60, True)])
+def test_alternatives_are_tried_only_where_one_could_be_proven(wrong: int, tried: bool) -> None:
+    """14 ways, corrected p of 0.01: right on every image that is wrong now, one needs 2 * 2^-wrong * 14 <= 0.01."""
+    logits = np.tile(np.float32([1, 0, 0]), (200, 1))
+    labels = np.zeros(200, np.int64)
+    labels[:wrong] = 1
+    reason = alternatives.hopeless(logits, labels, 14)
+    assert (reason == "") == tried
+    assert tried or f"only {wrong} of 96 images" in reason

@@ -19,7 +19,7 @@ from qtools.pipeline.audit.pieces import Labels, Logits
 from qtools.pipeline.audit.sections import right_answers
 from qtools.pipeline.feeding import IMAGENET, Reading, contract_of, is_integer, params_of
 from qtools.pipeline.progress import Listener
-from reports.accuracy import drop_interval
+from reports.accuracy import drop_interval, mcnemar_p
 from reports.audit import WRONG, Alternative, Finding
 from reports.classes import adjust
 
@@ -132,6 +132,21 @@ def try_all(
         for each, other, pair, p in zip(tried, hits, pairs, adjust(pairs), strict=True)
     ]
     return tuple(rows), tried
+
+
+def hopeless(present: Logits, labels: Labels, count: int) -> str:
+    """Why no alternative could be proven, even if it were right wherever the present way is wrong; "" if one could.
+
+    Args:
+        present: Logits of the first images as pictures go in now.
+        labels: The output that stands for each one's class.
+        count: Number of alternatives.
+    """
+    seen = min(IMAGES, len(present))
+    wrong = seen - int(right_answers(present[:seen], labels[:seen]).sum())
+    if mcnemar_p(0, wrong) * count <= CHANCE:
+        return ""
+    return f"Other preprocessing was not tried: only {wrong} of {seen} images are wrong, too few to prove one."
 
 
 def finding(rows: tuple[Alternative, ...], tried: tuple[Variant, ...], remedy: str) -> Finding | None:

@@ -175,12 +175,14 @@ def _causes(config: AuditConfig, run: restore.Run, leg: Leg, outputs: Mapping[st
     images = leg.prepared.images
     if images.labels is None:
         return found
+    spec = images.input
+    reading = Reading(End("image", (1, 3, *spec.size), "float32"), spec)
+    exact, number = outputs[FLOAT], sum(1 for _ in alternatives.variants(reading))
+    if reason := alternatives.hopeless(exact, images.labels, number):
+        return dataclasses.replace(found, untried=reason)
     with watch.stage("try other preprocessing"):
-        spec = images.input
-        reading = Reading(End("image", (1, 3, *spec.size), "float32"), spec)
-        ask = _asked(run.loaded.module)
-        fed, judged = (reading, outputs[FLOAT]), (images.evaluation, images.labels)
-        rows, tried = alternatives.try_all(ask, fed, judged, watch.listener)
+        fed, judged = (reading, exact), (images.evaluation, images.labels)
+        rows, tried = alternatives.try_all(_asked(run.loaded.module), fed, judged, watch.listener)
         wrong = alternatives.finding(rows, tried, REMEDY)
     both = (wrong, *found.findings) if wrong else found.findings
     return dataclasses.replace(found, findings=both, alternatives=rows)
