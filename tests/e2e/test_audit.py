@@ -82,7 +82,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, qtools: Call, album: SimpleNa
     (answered / "labels.csv").write_text("\n".join(["file,label", *rows, ""]))
     shutil.copytree(answered, folder / "flat", ignore=shutil.ignore_patterns("*.csv"))
     ended = qtools(folder, "quantize", *WORDS, "--data", "calibration", "--eval", "held_out", "--method", "minmax",
-                   "--weight-bits", "4", "--io", "int8", "--out", "run")  # fmt: skip
+                   "--weight-bits", "4", "--strict-weights", "--io", "int8", "--out", "run")  # fmt: skip
     assert ended.code in (0, 1), ended.err
     real = ask(folder / "run" / "model.tflite", pixels)
     assert 5 <= (exact.argmax(1) != real.argmax(1)).sum() <= COUNT / 2  # else there is nothing to see
