@@ -5,13 +5,52 @@ Accuracy: the authors' table (TinyViT in microsoft/Cream). Parameters and multip
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from qtools.models._spec import Family, hub_card
 
+if TYPE_CHECKING:
+    from qtools.models._spec import State
+
 LICENCE = "Apache-2.0"
+
+_LAYER = re.compile(r"layers\.(\d+)\.(blocks|downsample)\.(.+)")
+_ENDS = {
+    "patch_embed.seq.0.": "patch_embed.conv1.",
+    "patch_embed.seq.2.": "patch_embed.conv2.",
+    "norm_head.": "head.norm.",
+    "head.": "head.fc.",
+}
+
+
+def from_release(state: State) -> State:
+    """Renames the authors' keys to timm's; a state dict in any other layout comes back as it is.
+
+    Layout of https://github.com/microsoft/Cream (TinyViT), where the file holds {'model': ...}: the strided layer
+    ends a stage there and begins the next one in timm; a convolution with its BatchNorm is called `c` and `bn`.
+
+    Args:
+        state: Parameter name -> tensor.
+    """
+    if not any(key.startswith("layers.") for key in state):
+        return state
+    return {_renamed(key): value for key, value in state.items() if not key.endswith("attention_bias_idxs")}
+
+
+def _renamed(key: str) -> str:
+    key = key.replace(".c.", ".conv.")
+    if (found := _LAYER.fullmatch(key)) is not None:
+        stage, part, rest = int(found[1]), found[2], found[3]
+        return f"stages.{stage + (part == 'downsample')}.{part}.{rest}"
+    row = next((prefix for prefix in _ENDS if key.startswith(prefix)), None)
+    return key if row is None else _ENDS[row] + key[len(row) :]
+
 
 FAMILY = Family(
     name="tiny_vit",
     paper="https://arxiv.org/abs/2207.10666",
+    translate=from_release,
     cards=(
         hub_card(
             "tiny_vit_5m_224",
