@@ -50,8 +50,9 @@ def fold_sequential(module: nn.Sequential) -> nn.Linear:
 
 def _is_over_tokens(module: nn.Module) -> bool:
     """LeViT's pair: the BatchNorm sees the tokens of all images as one batch, and the shape comes back behind it."""
-    parts = [getattr(module, name, None) for name in _OVER_TOKENS.get(type(module).__name__, ())]
-    return len(parts) == 2 and _linear_first(parts[0], parts[1])
+    found = (getattr(module, name, None) for name in _OVER_TOKENS.get(type(module).__name__, ()))
+    parts = [part for part in found if isinstance(part, nn.Module)]
+    return len(parts) == 2 and _linear_first(*parts)
 
 
 def _fold_over_tokens(module: nn.Module) -> Chain:
@@ -63,7 +64,7 @@ def _norm_first(first: nn.Module, second: nn.Module) -> bool:
     return type(first) is nn.BatchNorm1d and first.running_mean is not None and type(second) is nn.Linear
 
 
-def _linear_first(first: object, second: object) -> bool:
+def _linear_first(first: nn.Module, second: nn.Module) -> bool:
     return type(first) is nn.Linear and type(second) is nn.BatchNorm1d and second.running_mean is not None
 
 
