@@ -17,6 +17,7 @@ from qtools.graph.classify import classify
 from qtools.graph.constants import fold_constants, serves_alone
 from qtools.graph.rank import lower_rank
 from qtools.graph.rewrite import expansions, simplify
+from qtools.graph.scales import fold_scales
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
@@ -146,6 +147,7 @@ def _export(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind])
         functional = exported.run_decompositions(expansions(expand))
         simplify(functional.graph)
         fold_constants(functional, _constants(functional))
+        fold_scales(functional)
         lower_rank(functional.graph)
         functional.graph_module.recompile()
         return functional

@@ -44,6 +44,28 @@ def fold_constants(exported: torch.export.ExportedProgram, constants: Mapping[st
         graph.erase_node(node)
 
 
+def constant_of(exported: torch.export.ExportedProgram, node: fx.Node) -> torch.Tensor | None:
+    """The tensor of a parameter, buffer or lifted constant; None for what is computed or comes in."""
+    store, name = _stored(exported, node)
+    return None if store is None else store[name]
+
+
+def replace_constant(exported: torch.export.ExportedProgram, node: fx.Node, value: torch.Tensor) -> None:
+    """Puts another tensor of the same shape in a constant's place; the module it came from keeps its own."""
+    store, name = _stored(exported, node)
+    assert store is not None  # the caller asked `constant_of`
+    store[name] = value
+
+
+def _stored(exported: torch.export.ExportedProgram, node: fx.Node) -> tuple[dict[str, Any] | None, str]:
+    signature = exported.graph_signature
+    kept = signature.inputs_to_parameters.get(node.name) or signature.inputs_to_buffers.get(node.name)
+    if kept is not None:
+        return (exported.state_dict if kept in exported.state_dict else exported.constants), kept
+    lifted = signature.inputs_to_lifted_tensor_constants.get(node.name)
+    return (None, "") if lifted is None else (exported.constants, lifted)
+
+
 def serves_alone(node: fx.Node, several: torch.Tensor, one: torch.Tensor) -> bool:
     """Whether a constant of the graph at batch 1 can stand for the one of a larger batch.
 

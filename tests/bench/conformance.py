@@ -4,9 +4,9 @@ A row is a model, a cell one target at one width. Each cell is measured once and
 what failed where it failed; a run that was stopped goes on where it was. A row is measured in a process of its own,
 because a converter that crashes takes its process along: the cell it was at then says so.
 
-Weights are `<row>.safetensors` or `.pth` of --weights-dir, else made up: BatchNorm statistics of noise images, shaken,
-and affine maps, biases and layer scales far from neutral. Answers of made-up weights mean nothing, so the numbers to
-read are how near simulation and artifact are to each other and to float, not how often they agree.
+Weights are `<row>.safetensors` or `.pth` of --weights-dir, else made up: BatchNorm statistics of rendered images,
+shaken, and affine maps, biases and layer scales far from neutral. The logits of made-up weights are much alike for all
+images: their classes are told apart by what is left when float's mean over the images is taken off.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ KEPT = ROOT / "tests/e2e/reference.yaml"
 TARGETS = ("tflite", "onnx", "coreml")
 SCHEMES = {"w8a8": 8, "w6a6": 6}
 METHOD = "mse"
-CALIBRATION, EVALUATION = 8, 16
+MADE_UP = "made up"
+STATISTICS, CALIBRATION, EVALUATION = 8, 8, 16
 MOVES = {"reshape", "transpose", "quantize", "dequantize", "quantizelinear", "dequantizelinear"}
 AGREED = 99.5
 """Share of images on which simulation and artifact have to give the same class, in percent."""
@@ -149,7 +150,7 @@ def work(row: str, scheme: str, targets: Sequence[str], weights: Path | None) ->
             try:
                 place = Path(folder) / target
                 place.mkdir()
-                found = _cell(fused, target, config, (known, place, Stopwatch(clock)))
+                found = _cell(fused, target, config, (known, place, Stopwatch(clock)), kind == MADE_UP)
             except Exception as error:  # broad: the cell says what happened, whoever raised it
                 found = _failed(clock.now, f"{type(error).__name__}: {error}")
             found |= {"weights": kind, "seconds": round(time.monotonic() - begun)}
@@ -169,7 +170,7 @@ def _config(row: str, scheme: str, weights: Path | None, folder: Path) -> tuple[
     path = given[0] if given else _made_up(row, folder)
     images = Images(calibration=CALIBRATION, evaluation=EVALUATION)
     config = RunConfig(row, weights=str(path), bits=SCHEMES[scheme], method=METHOD, images=images)
-    return config, "file" if given else "made up"
+    return config, "file" if given else MADE_UP
 
 
 def _loaded(config: Any) -> Any:
@@ -188,14 +189,32 @@ def _made_up(row: str, folder: Path) -> Path:
 
     spec = resolve(row)
     torch.manual_seed(0)
-    module = trained_like(timm.create_model(spec.architecture, num_classes=spec.classes), spec.input.size)
+    module = trained_like(timm.create_model(spec.architecture, num_classes=spec.classes), _renders(spec.input))
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, folder / f"{row}.safetensors")
     return folder / f"{row}.safetensors"
 
 
-def trained_like(module: Any, size: tuple[int, int]) -> Any:
-    """The module in eval mode as training might have left it: nothing neutral, activations of ordinary size."""
+def _renders(picture: Any) -> Any:
+    """Rendered images as the network takes them; none of them calibrates or is evaluated."""
+    import torch
+
+    from qtools.reference.images import render
+
+    side = max(picture.size)
+    pixels = np.stack([render(index, split="train", size=side)[0] for index in range(STATISTICS)])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)[:, :, : picture.size[0], : picture.size[1]] / 255
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (picture.mean, picture.std))
+    return (images - mean) / std
+
+
+def trained_like(module: Any, images: Any) -> Any:
+    """The module in eval mode as training might have left it: nothing neutral, activations of ordinary size.
+
+    Args:
+        module: Freshly made; changed in place.
+        images: Whose statistics the BatchNorms take, shape (n, 3, height, width).
+    """
     import torch
     from torch import nn
 
@@ -219,8 +238,8 @@ def trained_like(module: Any, size: tuple[int, int]) -> Any:
         module.eval()
         for norm in batch_norms:
             norm.train()
-        for _ in range(2):
-            module(torch.randn(4, 3, *size, generator=generator))
+        for batch in images.split(4):
+            module(batch)
         for norm in batch_norms:
             variance = norm.running_var.clamp_min(0.1 * float(norm.running_var.mean()))
             norm.running_mean += 0.1 * variance.sqrt() * torch.randn(variance.shape, generator=generator)
@@ -229,7 +248,7 @@ def trained_like(module: Any, size: tuple[int, int]) -> Any:
     return module.eval()
 
 
-def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any]) -> dict[str, Any]:
+def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any], made_up: bool) -> dict[str, Any]:
     """One target: its artifact beside the simulation and float."""
     from calibration.apart import Apart
     from calibration.method import method
@@ -253,7 +272,8 @@ def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any]) -> dic
     wanted |= {"float": of_module(fused.loaded.module), "fused": of_program(captured.program, captured.batch)}
     with watch.stage("evaluate"):
         logits = evaluate(fused.images, wanted, {}, captured.batch, watch.listener)
-    agreed = float((logits["simulated"].argmax(1) == logits["real"].argmax(1)).mean() * 100)
+    shared = logits["float"].mean(0) if made_up else 0
+    agreed = float(((logits["simulated"] - shared).argmax(1) == (logits["real"] - shared).argmax(1)).mean() * 100)
     said = inspect.run(leg.path)
     moves = sum(row.count for row in said.table if row.kind.lower() in MOVES)
     return {

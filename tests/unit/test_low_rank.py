@@ -1,4 +1,4 @@
-"""No tensor of more than five dimensions, no integer arithmetic on constants; not one number changes."""
+"""No tensor of more than five dimensions, no arithmetic on constants, no scaled layers; the numbers stay."""
 
 from __future__ import annotations
 
@@ -170,6 +170,50 @@ def test_constants_can_be_exchanged_and_exported() -> None:
     other = program.with_constants({name: torch.zeros_like(program.constants[name])})
     x = torch.randn(1, 3, 6, 6)
     assert torch.equal(execute.run(other, x), x) and torch.equal(other.exported.module()(x), x)
+
+
+class Queries(nn.Module):
+    """A layer whose result is moved around and scaled, as attention scales its queries."""
+
+    def __init__(self, layer: nn.Module, factor: float | torch.Tensor, again: bool = False) -> None:
+        super().__init__()
+        self.layer, self.again = layer, again
+        if isinstance(factor, torch.Tensor):
+            self.register_buffer("factor", factor)
+        else:
+            self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made = self.layer(x)
+        scaled = made.flatten(2).transpose(1, 2) * self.factor
+        return scaled.mean(1) + (made.mean() if self.again else 0)
+
+
+@pytest.mark.parametrize("factor", [0.25, torch.tensor(0.25)])
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(3, 6, 1, groups=3, bias=False), nn.Linear(6, 5)])
+def test_a_number_goes_into_the_layer_it_scales(layer: nn.Module, factor: Any) -> None:
+    model = Queries(layer, factor).eval()
+    before = layer.weight.clone()
+    program = capture(model, torch.randn(1, 3, 6, 6))
+    assert "aten.mul.Tensor" not in [str(op.attrs["aten"]) for op in program.view.ops]
+    for images in (torch.randn(1, 3, 6, 6), torch.randn(4, 3, 6, 6)):
+        torch.testing.assert_close(execute.run(program, images), model(images))
+    assert torch.equal(layer.weight, before)  # the user's module keeps its own
+
+
+@pytest.mark.parametrize(("factor", "again"), [(torch.rand(4), False), (0.25, True)])
+def test_other_factors_and_other_readers_keep_the_product(factor: Any, again: bool) -> None:
+    model = Queries(nn.Conv2d(3, 4, 3), factor, again).eval()
+    program = capture(model, torch.randn(1, 3, 6, 6))
+    assert "aten.mul.Tensor" in [str(op.attrs["aten"]) for op in program.view.ops]
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(execute.run(program, x), model(x))
+
+
+def test_padding_by_nothing_goes() -> None:
+    program, x = _captured(lambda x: functional.pad(functional.pad(x * 2, (0, 0, 0, 0)), (0, 1)) + 1)
+    assert sum(op.kind.name == "PAD" or "pad" in str(op.attrs["aten"]) for op in program.view.ops) == 1
+    assert execute.run(program, x).shape[-1] == x.shape[-1] + 1
 
 
 SHALLOW: dict[str, dict[str, Any]] = {
