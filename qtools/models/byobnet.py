@@ -11,6 +11,7 @@ LICENCE = "mobileone-license"  # Apple's, as timm names it
 
 FAMILY = Family(
     name="byobnet",
+    level="converted",
     paper="https://arxiv.org/abs/2206.04040",
     cards=(
         hub_card("mobileone_s0", 2.079, 0.2751, LICENCE, {"apple_in1k": 71.4}),

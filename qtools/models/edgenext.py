@@ -12,6 +12,7 @@ LICENCE = "MIT"
 
 FAMILY = Family(
     name="edgenext",
+    level="converted",
     paper="https://arxiv.org/abs/2206.10589",
     cards=(
         hub_card("edgenext_xx_small", 1.327, 0.2579, LICENCE, {"in1k": 71.878}, ("edgenext_xxs",)),

@@ -53,6 +53,7 @@ def _renamed(key: str, first: int) -> str:
 
 FAMILY = Family(
     name="efficientvit_mit",
+    level="converted",
     paper="https://arxiv.org/abs/2205.14756",
     translate=from_release,
     cards=(

@@ -11,6 +11,7 @@ LICENCE = "fastvit-license"  # Apple's, as timm names it
 
 FAMILY = Family(
     name="fastvit",
+    level="converted",
     paper="https://arxiv.org/abs/2303.14189",
     cards=(
         hub_card("fastvit_t8", 3.996, 0.6852, LICENCE, {"apple_in1k": 76.2, "apple_dist_in1k": 77.2}),

@@ -13,6 +13,7 @@ LICENCE = "Apache-2.0"
 
 FAMILY = Family(
     name="mobilenetv3",
+    level="converted",
     paper="https://arxiv.org/abs/1905.02244",
     cards=(
         hub_card("mobilenetv3_small_050", 1.593, 0.02419, LICENCE, {"lamb_in1k": 57.91}),

@@ -11,6 +11,7 @@ LICENCE = "Apache-2.0"
 
 FAMILY = Family(
     name="swiftformer",
+    level="converted",
     paper="https://arxiv.org/abs/2303.15446",
     cards=(
         hub_card("swiftformer_xs", 3.475, 0.6024, LICENCE, {"dist_in1k": 75.7}),
