@@ -11,7 +11,7 @@ dev     := $(VENV)/.dev-installed
 locked  := requirements.lock requirements-uv.lock pyproject.toml .ci/install.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench-ptq install install-dev lint format lock clean
+.PHONY: help demo test bench-ptq conformance install install-dev lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ test: $(dev) ## run the tests (ARGS='-k numerics' for some, ARGS='-m bench -n 0'
 
 bench-ptq: $(dev) ## every method on real networks: DATA=folder with weights/ and images/ (ARGS='--networks mobilevit')
 	@PYTHONPATH=. $(bin)/python tests/bench/ptq.py --data "$(DATA)" $(ARGS)
+
+conformance: $(dev) ## families x targets into tests/e2e/reference.yaml (ARGS='--rows repvit_m0_9 --schemes w8a8,w6a6')
+	@PYTHONPATH=. $(bin)/python tests/bench/conformance.py $(ARGS)
 
 install: $(runtime) ## only build the environment
 

@@ -13,7 +13,7 @@ from exporters._coreml.blob import BlobWriter
 from exporters._coreml.package import WEIGHTS_FOLDER, Package, write
 from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
-from qtools.core.errors import CheckFailed
+from exporters._refused import refused
 from qtools.graph.capture import Program
 
 INPUT, OUTPUT = "image", "logits"
@@ -44,7 +44,7 @@ def convert(program: Program, path: Path) -> Path:
             )
             model.save(str(raw))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
-            raise CheckFailed(f"coremltools could not convert the model: {error}") from error
+            raise refused("coremltools", program.view, error) from error
         spec = Package(raw).spec
         spec.description.metadata.userDefined.clear()  # has the date of the conversion
         weights = raw / "Data" / WEIGHTS_FOLDER / "weight.bin"

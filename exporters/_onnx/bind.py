@@ -54,10 +54,17 @@ def bind(
         CheckFailed: If the graph's input or output is not what the program computes.
     """
     theirs = _artifact_values(model, examples)
-    found: dict[str, TensorBinding] = {}
+    ours = _program_values(program, examples)
+    # names first, and all of them: what computes the same is told apart by its name alone
+    named = {name: _same(array, name, theirs) for name, array in ours.items() if name in theirs}
+    found = {name: match for name, match in named.items() if match is not None}
     unbound: dict[str, str] = {}
-    for name, array in _program_values(program, examples).items():
-        match = _find(name, array, theirs, {b.tensor for b in found.values()} | program.view.values.keys())
+    for name, array in ours.items():
+        if name in found:
+            continue
+        taken = {bound.tensor for bound in found.values()}
+        free = (_same(array, other, theirs) for other in theirs if other not in taken)
+        match = next((match for match in free if match is not None), None)
         if match is None:
             unbound[name] = _why(program.view, name)
         else:
@@ -88,17 +95,13 @@ def _artifact_values(model: ir.Model, examples: Sequence[NDArray[np.float32]]) -
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _find(name: str, array: NDArray[Any], theirs: Mapping[str, NDArray[Any]], taken: set[str]) -> TensorBinding | None:
-    """The tensor of the same name, else the first free one in execution order; its numbers must be the value's."""
-    limit = TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
-    others = [name] if name in theirs else [n for n in theirs if n not in taken]
-    for candidate in others:
-        other = theirs[candidate]
-        if other.shape == array.shape:
-            error = float(np.abs(array - other).max(initial=0))
-            if error <= limit:
-                return TensorBinding(candidate, error * TOLERANCE / limit)
-    return None
+def _same(array: NDArray[Any], tensor: str, theirs: Mapping[str, NDArray[Any]]) -> TensorBinding | None:
+    """The tensor, where its numbers are the value's."""
+    other, limit = theirs[tensor], TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
+    if other.shape != array.shape:
+        return None
+    error = float(np.abs(array - other).max(initial=0))
+    return TensorBinding(tensor, error * TOLERANCE / limit) if error <= limit else None
 
 
 def _why(view: GraphView, name: str) -> str:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import torch
 
 from exporters._quiet import quiet
+from exporters._refused import refused
 from qtools.core.errors import CheckFailed
 from qtools.graph.capture import Program
 
@@ -30,7 +31,7 @@ def convert(program: Program) -> ir.Model:
             assert exported is not None  # only the older exporter returns nothing
             model = _simplified(exported.model)
         except Exception as error:  # broad: the exporter raises anything; the original stays attached
-            raise CheckFailed(f"torch.onnx could not convert the model: {error}") from error
+            raise refused("torch.onnx", program.view, error) from error
     if model.opset_imports.get("") != OPSET:
         raise CheckFailed(f"torch.onnx wrote opset {model.opset_imports.get('')} instead of {OPSET}")
     model.ir_version = IR_VERSION

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from exporters._quiet import quiet
-from qtools.core.errors import CheckFailed
+from exporters._refused import refused
 from qtools.graph.capture import Program
 
 
@@ -41,5 +41,5 @@ def convert(program: Program) -> bytes:
         try:
             litert_torch.convert(_ChannelsLast(program.exported.module()), (example,)).export(str(path))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
-            raise CheckFailed(f"litert-torch could not convert the model: {error}") from error
+            raise refused("litert-torch", program.view, error) from error
         return path.read_bytes()

@@ -76,11 +76,53 @@ def _fold_summed_block(module: nn.Module) -> Chain:
     if isinstance(identity, nn.BatchNorm2d):
         scale, shift = scale_and_shift(identity)
         weight, bias = weight + identity_kernel(main, scale), bias + shift
-    parts = OrderedDict[str, nn.Module](reparam_conv=with_weights(main, weight, bias))
-    for name in ("se", "attn", "act"):  # fastvit calls it se, byobnet attn; both run before act
-        if isinstance(part := getattr(module, name, None), nn.Module):
-            parts[name] = part
-    return (nn.Sequential(parts),)
+    return (nn.Sequential(OrderedDict(reparam_conv=with_weights(main, weight, bias), **_behind(module))),)
+
+
+def _is_repmixer(module: nn.Module) -> bool:
+    """FastViT's token mixer while it still has its parts: timm's name is the authors' name."""
+    if type(module).__name__ != "RepMixer" or not hasattr(module, "mixer") or not hasattr(module, "norm"):
+        return False
+    norm, bare = (
+        module.norm,
+        not getattr(module.norm, "conv_kxk", None) and getattr(module.norm, "conv_scale", 1) is None,
+    )
+    scale = getattr(module, "layer_scale", None)
+    known = isinstance(scale, nn.Identity) or (type(scale).__name__ == "LayerScale2d" and hasattr(scale, "gamma"))
+    linear = all(isinstance(getattr(part, "act", None), nn.Identity) for part in (norm, module.mixer))
+    return bare and known and linear and is_bare_batch_norm_2d(norm.identity) and _is_summed_block(module.mixer)
+
+
+def _fold_repmixer(module: nn.Module) -> Chain:
+    """x + gamma * (mixer(x) - norm(x)), all of it depthwise: one convolution (Vasu et al., ICCV 2023)."""
+    mixer = _fold_summed_block(module.get_submodule("mixer"))[0].get_submodule("reparam_conv")
+    norm = module.get_submodule("norm.identity")
+    assert isinstance(mixer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)  # `_is_repmixer` saw to it
+    gamma = getattr(module.get_submodule("layer_scale"), "gamma", torch.ones_like(_bias(mixer))).flatten()
+    scale, shift = scale_and_shift(norm)
+    weight = identity_kernel(mixer) + gamma.view(-1, 1, 1, 1) * (mixer.weight - identity_kernel(mixer, scale))
+    return (with_weights(mixer, weight, gamma * (_bias(mixer) - shift)),)
+
+
+def _is_large_kernel(module: nn.Module) -> bool:
+    """RepLKNet's pair of kernels, as FastViT has it between stages."""
+    pair = [getattr(module, name, None) for name in ("large_conv", "small_conv")]
+    if type(module).__name__ != "ReparamLargeKernelConv" or not all(isinstance(part, nn.Module) for part in pair):
+        return False
+    convs = [conv for part in pair if part is not None and (conv := _conv_of(part)) is not None]
+    return len(convs) == 2 and _centred(convs)
+
+
+def _fold_large_kernel(module: nn.Module) -> Chain:
+    large, small = folded(module.get_submodule("large_conv")), folded(module.get_submodule("small_conv"))
+    fused = with_weights(large, large.weight + into_kernel(small, large), _bias(large) + _bias(small))
+    return (nn.Sequential(OrderedDict(reparam_conv=fused, **_behind(module))),)
+
+
+def _behind(module: nn.Module) -> dict[str, nn.Module]:
+    """What runs behind the sum: fastvit calls the gate se, byobnet attn; both run before act."""
+    found = ((name, getattr(module, name, None)) for name in ("se", "attn", "act"))
+    return {name: part for name, part in found if isinstance(part, nn.Module)}
 
 
 def _is_repvit_head(module: nn.Module) -> bool:
@@ -128,16 +170,27 @@ def _summed_convs(module: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 def _line_up(convs: Sequence[nn.Conv2d]) -> bool:
-    """Whether every kernel, padded to the largest, would look at the same pixels: same stride, centred padding."""
+    """Whether every kernel, of the first's size or 1x1, would look at the same pixels."""
+    main = convs[0]
+    fits = (conv.kernel_size == (1, 1) or _spread(conv) == _spread(main) for conv in convs)
+    return _centred(convs) and all(fits)
+
+
+def _centred(convs: Sequence[nn.Conv2d]) -> bool:
+    """Whether every kernel, laid into the middle of the first, looks at the same pixels: same stride and padding."""
     main = convs[0]
     for conv in convs:
         reach = tuple(d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
         centred = not isinstance(conv.padding, str) and tuple(2 * p for p in conv.padding) == reach
         same = (conv.stride, conv.groups, conv.padding_mode) == (main.stride, main.groups, "zeros")
-        smaller = conv.kernel_size in (main.kernel_size, (1, 1))
-        if not (centred and same and smaller and (conv.kernel_size == (1, 1) or conv.dilation == main.dilation)):
+        dense = conv.kernel_size == (1, 1) or conv.dilation == main.dilation
+        if not (centred and same and dense):
             return False
     return True
+
+
+def _spread(conv: nn.Conv2d) -> tuple[object, object]:
+    return conv.kernel_size, conv.dilation
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
@@ -147,3 +200,5 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 REPVIT_MIXER = Rule("RepViT mixer: depthwise + 1x1 + identity", _is_repvit_mixer, _fold_repvit_mixer)
 SUMMED_BLOCK = Rule("summed branches", _is_summed_block, _fold_summed_block)
 REPVIT_HEAD = Rule("RepViT heads averaged", _is_repvit_head, _fold_repvit_head)
+REPMIXER = Rule("RepMixer: identity + scaled difference of mixer and norm", _is_repmixer, _fold_repmixer)
+LARGE_KERNEL = Rule("large kernel + small kernel", _is_large_kernel, _fold_large_kernel)

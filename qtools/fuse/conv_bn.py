@@ -1,4 +1,4 @@
-"""BatchNorm after a convolution: one convolution."""
+"""BatchNorm and convolutions: one convolution of the two, and one of its own where nothing beside it takes it in."""
 
 from __future__ import annotations
 
@@ -91,5 +91,31 @@ def _fold_pair(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Chain:
     return fold_conv(conv, bn), after(bn)
 
 
+def _norm_first(first: nn.Module, second: nn.Module) -> bool:
+    """Padding would have to be the BatchNorm's image of zero, so only convolutions without any take one in."""
+    unpadded = type(second) is nn.Conv2d and second.padding in ((0, 0), "valid")
+    return unpadded and is_bare_batch_norm_2d(first)
+
+
+def _fold_norm_first(bn: nn.BatchNorm2d, conv: nn.Conv2d) -> Chain:
+    """conv(bn(x)): every weight times the scale of the channel it reads, the shifts summed into the bias."""
+    scale, shift = (values.view(conv.groups, 1, -1, 1, 1) for values in scale_and_shift(bn))
+    by_group = conv.weight.view(conv.groups, -1, *conv.weight.shape[1:])
+    share = (by_group * shift).sum((2, 3, 4)).flatten()
+    weight = (by_group * scale).view_as(conv.weight)
+    return nn.Identity(), with_weights(conv, weight, share if conv.bias is None else conv.bias + share)
+
+
+def _as_convolution(bn: nn.BatchNorm2d) -> Chain:
+    """The depthwise 1x1 convolution that a BatchNorm is; kernels that give integers exist for it."""
+    scale, shift = scale_and_shift(bn)
+    channels = bn.num_features
+    conv = with_weights(nn.Conv2d(channels, channels, 1, groups=channels), scale.view(-1, 1, 1, 1), shift)
+    rest = after(bn)
+    return (conv if isinstance(rest, nn.Identity) else nn.Sequential(conv, rest),)
+
+
 SEQUENTIAL = Rule("conv + batch norm", _is_sequential_pair, _fold_sequential)
 NEIGHBOURS = Rule("conv + batch norm", _is_pair, _fold_pair, length=2)
+NORM_BEFORE = Rule("batch norm + conv", _norm_first, _fold_norm_first, length=2)
+ALONE = Rule("batch norm as a 1x1 convolution", is_batch_norm_2d, _as_convolution, last=True)

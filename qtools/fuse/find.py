@@ -17,13 +17,18 @@ from qtools.fuse.rule import Match, Rule
 RULES: tuple[Rule, ...] = (
     branches.REPVIT_HEAD,  # blocks before their parts: a head holds norm + linear, a mixer holds conv + norm
     branches.REPVIT_MIXER,
+    branches.REPMIXER,
     branches.SUMMED_BLOCK,
+    branches.LARGE_KERNEL,
     linear_bn.SEQUENTIAL,
+    linear_bn.OVER_TOKENS,
     conv_bn.SEQUENTIAL,
     conv_bn.NEIGHBOURS,  # by data flow, for whatever no structure claimed
     linear_bn.NORM_BEFORE,
     linear_bn.NORM_AFTER,
+    conv_bn.NORM_BEFORE,
     layer_norm.LAYER_NORM,
+    conv_bn.ALONE,
 )
 
 
@@ -86,25 +91,34 @@ def find(model: nn.Module, trace: Trace, rules: Sequence[Rule]) -> tuple[Match, 
 
     Blocks that did not run are left alone: nothing could be proven about them, and no graph will show them.
     """
-    matches: list[Match] = []
     taken: list[str] = []
-    blocks = [rule for rule in rules if rule.length == 1]
-    for path, module in model.named_modules():
-        if trace.calls[path] == 0 or any(path == t or path.startswith(f"{t}.") or t == "" for t in taken):
-            continue
-        rule = next((rule for rule in blocks if rule.matches(module)), None)
-        if rule is not None:
-            matches.append(Match(rule, (path,)))
-            taken.append(path)
+    matches = [*_blocks(model, trace, [rule for rule in rules if rule.length == 1 and not rule.last], taken)]
     matches += _neighbours(model, trace, [rule for rule in rules if rule.length == 2], taken)
+    taken += [path for match in matches for path in match.paths]
+    matches += _blocks(model, trace, [rule for rule in rules if rule.last], taken)
     order = {path: index for index, (path, _) in enumerate(model.named_modules())}
     return tuple(sorted(matches, key=lambda match: order[match.paths[0]]))
+
+
+def _blocks(model: nn.Module, trace: Trace, rules: Sequence[Rule], taken: list[str]) -> Iterator[Match]:
+    """Matches of single modules outside of `taken`, which grows by them."""
+    for path, module in model.named_modules():
+        if trace.calls[path] == 0 or _inside(path, taken):
+            continue
+        rule = next((rule for rule in rules if rule.matches(module)), None)
+        if rule is not None:
+            taken.append(path)
+            yield Match(rule, (path,))
+
+
+def _inside(path: str, taken: Sequence[str]) -> bool:
+    return any(path == t or path.startswith(f"{t}.") or t == "" for t in taken)
 
 
 def _neighbours(model: nn.Module, trace: Trace, rules: Sequence[Rule], taken: Sequence[str]) -> Iterator[Match]:
     used: set[str] = set()
     for edge in trace.edges:
-        inside = any(path == t or path.startswith(f"{t}.") or t == "" for path in edge for t in taken)
+        inside = any(_inside(path, taken) for path in edge)
         shared = any(trace.calls[path] != 1 or path in used for path in edge)  # one set of weights, two places
         if inside or shared:
             continue

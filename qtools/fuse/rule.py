@@ -19,12 +19,14 @@ class Rule:
         matches: Whether the rule folds these modules, which run one after another on each other's output.
         build: Returns their replacements, as many as came in, in the dtype they came in (the caller passes float64).
         length: How many modules the chain has: 1 for a block found by its structure, 2 for neighbours in the data flow.
+        last: Whether it gets only what no other rule took.
     """
 
     name: str
     matches: Callable[..., bool]
     build: Callable[..., Chain]
     length: int = 1
+    last: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from torch import fx, nn
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, Value
 from qtools.graph.classify import classify
+from qtools.graph.constants import fold_constants, serves_alone
+from qtools.graph.rank import lower_rank
 from qtools.graph.rewrite import expansions, simplify
+from qtools.graph.scales import fold_scales
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
@@ -54,10 +57,13 @@ class Program:
     def _graph(self, batch: int) -> fx.Graph:
         if batch not in self._graphs:
             channels_height_width = self.view.values[self.view.inputs[0]].shape[1:]
-            graph = _export(self._source, torch.zeros(batch, *channels_height_width), self._expand).graph
+            exported = _export(self._source, torch.zeros(batch, *channels_height_width), self._expand)
+            graph, constants = exported.graph, _constants(exported)
             if [(n.op, n.target) for n in graph.nodes] != [(n.op, n.target) for n in self.exported.graph.nodes]:
                 raise CheckFailed(f"the graph at batch {batch} differs from the graph at batch 1")
             for node, known in zip(graph.nodes, self.exported.graph.nodes, strict=True):
+                if node.name in constants and not serves_alone(node, constants[node.name], self.constants[known.name]):
+                    raise CheckFailed(f"{known.name}, a constant, depends on the batch size: it is another at {batch}")
                 node.name = known.name  # what torch called it may hang on the batch size
             self._graphs[batch] = graph
         return self._graphs[batch]
@@ -140,6 +146,9 @@ def _export(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind])
         # an empty table still makes the graph functional: no in-place operation, no dropout
         functional = exported.run_decompositions(expansions(expand))
         simplify(functional.graph)
+        fold_constants(functional, _constants(functional))
+        fold_scales(functional)
+        lower_rank(functional.graph)
         functional.graph_module.recompile()
         return functional
 

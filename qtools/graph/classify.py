@@ -57,8 +57,8 @@ def _pool(args: Mapping[str, Any]) -> Attrs:
 
 
 def _reduce(args: Mapping[str, Any]) -> Attrs:
-    dims = args["dim"]
-    return {"dims": tuple(dims) if dims is not None else None, "keepdim": bool(args["keepdim"])}
+    dims = args.get("dim")  # a mean over everything has neither argument
+    return {"dims": tuple(dims) if dims is not None else None, "keepdim": bool(args.get("keepdim"))}
 
 
 def _one_dim(args: Mapping[str, Any]) -> Attrs:

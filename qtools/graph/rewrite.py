@@ -66,15 +66,16 @@ def expansions(kinds: frozenset[OpKind]) -> dict[Any, Callable[..., Any]]:
     return {**_ALWAYS, **chosen}
 
 
+_COPIES = (aten.clone.default, aten.alias.default, aten.detach.default)
 _BROADCASTING = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 
 
 def simplify(graph: fx.Graph) -> None:
     """Takes out, in place, what changes no number.
 
-    That is assertions, copies, expands in front of operations that broadcast, and factors that are a softmax of one
-    element; and every change of shape gets one name, so that the graph does not tell whether torch had to copy for it,
-    which depends on the batch size.
+    That is assertions, copies, padding by nothing, expands in front of operations that broadcast, and factors that are
+    a softmax of one element; and every change of shape gets one name, so that the graph does not tell whether torch had
+    to copy for it, which depends on the batch size.
 
     LiteRT's converter folds an expand into its reader with shapes that do not fit, and makes of a softmax over one
     element an exponential that is divided by itself.
@@ -82,7 +83,7 @@ def simplify(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)  # one for every conversion to a type; it holds, or the export would have failed
-        elif node.target is aten.clone.default:
+        elif node.target in _COPIES or _pads_nothing(node):
             _drop_copy(graph, node)
         elif node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
@@ -90,6 +91,11 @@ def simplify(graph: fx.Graph) -> None:
             _drop_expand(graph, node)
         elif node.target in (aten.softmax.int, aten._softmax.default) and node.meta["val"].shape[node.args[1]] == 1:
             _drop_lone_softmax(graph, node)
+
+
+def _pads_nothing(node: fx.Node) -> bool:
+    """Windows that fit are padded by zero rows and columns."""
+    return node.target in (aten.pad.default, aten.constant_pad_nd.default) and not any(node.args[1])  # type: ignore[arg-type]
 
 
 def _drop_copy(graph: fx.Graph, node: fx.Node) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtools.models._catalogue import cards as cards
+from qtools.models._catalogue import families as families
 from qtools.models._catalogue import resolve as resolve
 from qtools.models._spec import Family as Family
 from qtools.models._spec import Loaded as Loaded

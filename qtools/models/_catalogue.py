@@ -22,7 +22,7 @@ def family_of(spec: ModelSpec) -> Family:
 
 
 def cards() -> tuple[ModelCard, ...]:
-    """Every verified model, for tables; loads no framework."""
+    """Every model that a family file describes, for tables; loads no framework."""
     return tuple(card for family in families() for card in family.cards)
 
 
@@ -43,11 +43,11 @@ def resolve(name: str) -> ModelSpec:
     for family in families():
         for card in family.cards:
             if base.lower() in (card.name, *card.aliases):
-                return _timm.verified_spec(card, family.name, tag)
+                return _timm.listed_spec(card, family, tag)
     if not _timm.exists(base):
         known = [alias for card in cards() for alias in (card.name, *card.aliases)]
         raise InputError(
             f"unknown model '{name}'.{did_you_mean(base.lower(), [*known, *_timm.all_names()])}",
-            "`qtools models` lists the verified ones; any timm classifier works by its name, unverified",
+            "`qtools models` lists those known by name; any timm classifier works by its own, unverified",
         )
-    return _timm.unverified_spec(base, tag)
+    return _timm.unlisted_spec(base, tag)

@@ -12,11 +12,13 @@ from qtools.core.errors import InputError
 from qtools.models import _metadata, _timm
 from qtools.models._catalogue import cards, family_of, resolve
 from qtools.models._checkpoint import Checkpoint
-from qtools.models._spec import ModelSpec
+from qtools.models._spec import ModelCard, ModelSpec
 
 _SHOWN = 3
 _ALIKE = 0.95
 """Share of a file's tensors that must have another model's names and shapes before we say it looks like that model."""
+_ABOUT = 0.2
+"""Share by which the number of weights may differ from another family's card: BatchNorm statistics, another head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _as_the_file_says(
 def _likely_cause(spec: ModelSpec, state: Mapping[str, Tensor], difference: Difference) -> str:
     """A sentence on what went wrong, and the next step."""
     shapes = {name: tuple(value.shape) for name, value in state.items()}
-    for card in cards():
+    for card in _candidates(spec, state):
         if card.architecture != spec.architecture and _looks_like(resolve(card.name), shapes):
             return f"this looks like {card.name}, you asked for {spec.name}: ask for {card.name}"
     if any(name.endswith(("lora_A.weight", "scale", "zero_point")) for name in difference.unexpected):
@@ -129,6 +131,13 @@ def _likely_cause(spec: ModelSpec, state: Mapping[str, Tensor], difference: Diff
     if not set(shapes) & set(_timm.create(spec, device="meta").state_dict()):
         return "no parameter name is known: this is another architecture, or another repository's layout of it"
     return "check the model name, and that the file holds the whole network"
+
+
+def _candidates(spec: ModelSpec, state: Mapping[str, Tensor]) -> list[ModelCard]:
+    """Cards worth building: those of the same family, and others of about as many weights."""
+    own = {card.name for card in family_of(spec).cards}
+    weights = sum(tensor.numel() for tensor in state.values()) / 1e6
+    return [c for c in cards() if c.name in own or abs(weights - c.params_millions) <= _ABOUT * c.params_millions]
 
 
 def _looks_like(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -39,8 +39,8 @@ class ModelCard:
         name: Name in qtools, tables and file names.
         aliases: Other names that mean it, the name itself included.
         architecture: timm's name.
-        params_millions: Published number of weights of the fused network.
-        macs_billions: Published multiply-accumulates at the default input size.
+        params_millions: Number of weights as timm counts them after re-parameterization: training branches folded away.
+        macs_billions: Multiply-accumulates of that network at the default input size.
         pretrained: Published weights, the default first.
     """
 
@@ -50,6 +50,33 @@ class ModelCard:
     params_millions: float
     macs_billions: float
     pretrained: tuple[PretrainedTag, ...]
+
+
+def hub_card(
+    name: str,
+    params: float,
+    macs: float,
+    licence: str,
+    top1: Mapping[str, float | None],
+    aliases: tuple[str, ...] = (),
+) -> ModelCard:
+    """The card of a model whose weights timm publishes under its own name.
+
+    Args:
+        name: timm's name, and ours.
+        params: Millions of weights (see ModelCard).
+        macs: Billions of multiply-accumulates.
+        licence: Licence of the weights.
+        top1: Tag -> published ImageNet top-1 in percent, the default tag first.
+        aliases: Other names than the name itself.
+    """
+    tags = tuple(PretrainedTag(tag, known, licence, f"hub: timm/{name}.{tag}") for tag, known in top1.items())
+    return ModelCard(name, (*aliases, name), name, params, macs, tags)
+
+
+Level = Literal["verified", "converted", "listed"]
+"""verified: qtools' tests cover fusion and graph. converted: the conformance matrix saw the smallest member through all
+targets at 8 bits. listed: only the facts on the cards are checked."""
 
 
 def _unchanged(state: State) -> State:
@@ -66,15 +93,19 @@ class Family:
 
     Attributes:
         name: Name of the family.
-        cards: The models that qtools answers for.
+        cards: The models that qtools knows by name.
         translate: Brings a state dict in any of the family's foreign layouts into timm's; returns timm's unchanged.
         arguments: Constructor arguments that a state dict (in timm's layout) implies, such as a missing second head.
+        level: How far qtools answers for them.
+        paper: Address of the paper.
     """
 
     name: str
     cards: tuple[ModelCard, ...]
     translate: Callable[[State], State] = _unchanged
     arguments: Callable[[State], dict[str, Any]] = _no_arguments
+    level: Level = "listed"
+    paper: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,8 +123,8 @@ class ModelSpec:
         task: "classification".
         arguments: Constructor arguments besides the number of classes.
         pretrained: Published weights; the first one is what `auto` and `imagenet` take.
-        params_millions: Published weights count of the fused network, where known.
-        macs_billions: Published multiply-accumulates, where known.
+        params_millions: Number of weights, training branches folded away, where known.
+        macs_billions: Multiply-accumulates, where known.
     """
 
     name: str

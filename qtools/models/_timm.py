@@ -13,7 +13,7 @@ from torch import nn
 
 from qtools.core.errors import InputError, did_you_mean
 from qtools.core.types import InputSpec
-from qtools.models._spec import ModelCard, ModelSpec, PretrainedTag
+from qtools.models._spec import Family, ModelCard, ModelSpec, PretrainedTag
 
 REFUSED_ARGUMENTS = frozenset(
     {
@@ -63,17 +63,17 @@ def input_spec(settings: Mapping[str, Any]) -> InputSpec:
     return InputSpec((int(height), int(width)), mean, std, str(data["interpolation"]), crop_pct, crop_mode)
 
 
-def verified_spec(card: ModelCard, family: str, tag: str) -> ModelSpec:
+def listed_spec(card: ModelCard, family: Family, tag: str) -> ModelSpec:
     """The spec of a model that a family file describes, `tag` first among its published weights."""
-    settings = config(card.architecture, tag)
+    settings = config(card.architecture, tag or next((known.tag for known in card.pretrained), ""))
     tags = sorted(card.pretrained, key=lambda p: p.tag != tag) if tag else card.pretrained
     return ModelSpec(
         name=card.name,
         aliases=card.aliases,
-        family=family,
+        family=family.name,
         input=input_spec(settings),
         classes=int(settings["num_classes"]),
-        verified=True,
+        verified=family.level == "verified",
         architecture=card.architecture,
         pretrained=tuple(tags),
         params_millions=card.params_millions,
@@ -81,7 +81,7 @@ def verified_spec(card: ModelCard, family: str, tag: str) -> ModelSpec:
     )
 
 
-def unverified_spec(architecture: str, tag: str) -> ModelSpec:
+def unlisted_spec(architecture: str, tag: str) -> ModelSpec:
     """The spec of any other timm classifier.
 
     Raises:

@@ -1,6 +1,7 @@
 """RepViT (Wang et al., CVPR 2024, https://arxiv.org/abs/2307.09283).
 
-Accuracy, size and multiply-accumulates: table of https://github.com/THU-MIG/RepViT, distilled for 300 and 450 epochs.
+Accuracy: table of https://github.com/THU-MIG/RepViT, distilled for 300 and 450 epochs. Parameters and
+multiply-accumulates: counted.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from qtools.models._spec import Family, ModelCard, PretrainedTag
+from qtools.models._spec import Family, ModelCard, hub_card
 
 if TYPE_CHECKING:
     from qtools.models._spec import State
@@ -39,12 +40,9 @@ _HEADS = {
 
 
 def _card(size: str, params: float, macs: float, top1: tuple[float, float]) -> ModelCard:
-    name = f"repvit_m{size}"
-    tags = tuple(
-        PretrainedTag(f"dist_{epochs}e_in1k", accuracy, "Apache-2.0", f"hub: timm/{name}.dist_{epochs}e_in1k")
-        for epochs, accuracy in ((450, top1[1]), (300, top1[0]))  # the more accurate one is the default
-    )
-    return ModelCard(name, (f"m{size}", name), name, params, macs, tags)
+    shorter, longer = top1  # the more accurate one is the default
+    known = {"dist_450e_in1k": longer, "dist_300e_in1k": shorter}
+    return hub_card(f"repvit_m{size}", params, macs, "Apache-2.0", known, (f"m{size}",))
 
 
 def from_release(state: State) -> State:
@@ -104,12 +102,14 @@ def _arguments(state: State) -> dict[str, Any]:
 FAMILY = Family(
     name="repvit",
     cards=(
-        _card("0_9", 5.1, 0.8, (78.7, 79.1)),
-        _card("1_0", 6.8, 1.1, (80.0, 80.3)),
-        _card("1_1", 8.2, 1.3, (80.7, 81.2)),
-        _card("1_5", 14.0, 2.3, (82.3, 82.5)),
-        _card("2_3", 22.9, 4.5, (83.3, 83.7)),
+        _card("0_9", 5.067, 0.8156, (78.7, 79.1)),
+        _card("1_0", 6.81, 1.106, (80.0, 80.3)),
+        _card("1_1", 8.244, 1.337, (80.7, 81.2)),
+        _card("1_5", 14.05, 2.274, (82.3, 82.5)),
+        _card("2_3", 22.93, 4.516, (83.3, 83.7)),
     ),
     translate=from_release,
     arguments=_arguments,
+    level="verified",
+    paper="https://arxiv.org/abs/2307.09283",
 )

@@ -1,0 +1,71 @@
+"""What the cards say, against timm: counted, not copied."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+from timm.utils import reparameterize_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from qtools.models import Family, ModelCard, cards, families, resolve
+
+SPELLED = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-NC-4.0": "cc-by-nc-4.0"}
+SMALLEST = [min(family.cards, key=lambda card: card.macs_billions) for family in families()]
+OTHERS = [card for card in cards() if card not in SMALLEST]
+
+
+def _count(card: ModelCard) -> None:
+    """Weights and products of timm's own inference form, without memory: on the meta device."""
+    spec = resolve(card.name)
+    with torch.device("meta"):
+        model = reparameterize_model(timm.create_model(card.architecture, num_classes=spec.classes).eval())
+        image = torch.zeros(1, 3, *spec.input.size)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(card.params_millions, rel=0.01)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+        model(image)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(card.macs_billions, rel=0.01)
+
+
+@pytest.mark.parametrize("card", SMALLEST, ids=lambda card: card.name)
+def test_counts_of_the_smallest(card: ModelCard) -> None:
+    _count(card)
+
+
+@pytest.mark.all_models
+@pytest.mark.parametrize("card", OTHERS, ids=lambda card: card.name)
+def test_counts_of_the_others(card: ModelCard) -> None:
+    _count(card)
+
+
+@pytest.mark.parametrize("card", cards(), ids=lambda card: card.name)
+def test_weights_are_those_that_timm_knows(card: ModelCard) -> None:
+    assert {f"{card.architecture}.{known.tag}" for known in card.pretrained} == set(
+        timm.list_pretrained(f"{card.architecture}.*")
+    )
+    for known in card.pretrained:
+        settings = get_pretrained_cfg(f"{card.architecture}.{known.tag}")
+        assert settings.license == SPELLED.get(known.licence, known.licence)
+        assert known.source == f"hub: {settings.hf_hub_id}"
+        assert known.top1 is None or (settings.num_classes == 1000 and 50 < known.top1 < 90)
+    assert resolve(card.name).classes == 1000  # the default weights answer in ImageNet-1k's classes
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+def test_a_family_is_a_module_of_timm_and_has_a_paper(family: Family) -> None:
+    for card in family.cards:
+        assert timm.models.model_entrypoint(card.architecture).__module__ == f"timm.models.{family.name}"
+    assert family.paper.startswith("https://arxiv.org/abs/")
+
+
+def test_a_name_means_one_model() -> None:
+    names = Counter(name for card in cards() for name in (card.name, *{*card.aliases} - {card.name}))
+    assert max(names.values()) == 1
+    for card in cards():
+        others = {alias for alias in card.aliases if alias != card.architecture}
+        assert not others & set(timm.list_models()), "an alias hides a model of timm"
+        assert all(resolve(alias).architecture == card.architecture for alias in others)

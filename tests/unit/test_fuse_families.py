@@ -1,0 +1,193 @@
+"""Every family that is trained with more than it needs for inference: folded whole, and proven."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models.fastvit import ReparamLargeKernelConv, RepMixer
+from timm.utils import reparameterize_model
+from torch import nn
+
+from qtools.core.errors import CheckFailed
+from qtools.fuse import branches, conv_bn, find, fuse, linear_bn
+from qtools.fuse.rule import Rule
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def randomized(module: nn.Module) -> nn.Module:
+    """BatchNorm statistics, affine maps, biases and layer scales all far from neutral."""
+    generator = torch.Generator().manual_seed(3)
+
+    def uniform(values: torch.Tensor | None, lo: float, hi: float) -> None:
+        if values is not None:
+            values.copy_(lo + (hi - lo) * torch.rand(values.shape, generator=generator))
+
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            uniform(part.running_mean, -0.4, 0.4)
+            uniform(part.running_var, 0.5, 2.0)
+            uniform(part.weight, 0.5, 1.5)
+        uniform(getattr(part, "bias", None), -0.4, 0.4)
+        uniform(getattr(part, "gamma", None), 0.1, 0.5)
+    return module.eval().requires_grad_(False)
+
+
+def picture(size: int, channels: int = 3) -> torch.Tensor:
+    return torch.randn(1, channels, size, size, generator=torch.Generator().manual_seed(7))
+
+
+def difference(expected: torch.Tensor, got: torch.Tensor) -> float:
+    return ((expected - got).abs().max() / expected.abs().max()).item()
+
+
+FAMILIES: dict[str, tuple[int, dict[str, Any], dict[Rule, int]]] = {
+    "mobileone_s0": (64, {}, {branches.SUMMED_BLOCK: 43}),
+    "fastvit_t8": (
+        64,
+        {},
+        {branches.REPMIXER: 10, branches.SUMMED_BLOCK: 7, branches.LARGE_KERNEL: 3, conv_bn.NEIGHBOURS: 10},
+    ),
+    "efficientvit_m0": (224, {"depth": (1, 1, 1)}, {conv_bn.NEIGHBOURS: 67, linear_bn.NORM_BEFORE: 1}),
+    "levit_128s": (
+        224,
+        {"depth": (1, 1, 1)},
+        {linear_bn.OVER_TOKENS: 22, conv_bn.NEIGHBOURS: 4, linear_bn.NORM_BEFORE: 2},
+    ),
+    "efficientformerv2_s0": (224, {}, {conv_bn.NEIGHBOURS: 74, conv_bn.ALONE: 1}),
+    "swiftformer_xs": (64, {}, {conv_bn.NEIGHBOURS: 21, conv_bn.NORM_BEFORE: 4, conv_bn.ALONE: 1}),
+    "mobilenetv4_hybrid_medium": (64, {}, {conv_bn.NEIGHBOURS: 88, conv_bn.ALONE: 8}),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_batch_norm_is_left(name: str) -> None:
+    size, arguments, expected = FAMILIES[name]
+    torch.manual_seed(1)
+    model = randomized(timm.create_model(name, num_classes=5, **arguments))
+    fused, certificate = fuse(model, picture(size), strict=True)
+    counted: Counter[str] = Counter()
+    for rule, count in expected.items():
+        counted[rule.name] += count
+    assert Counter(block.rule for block in certificate.blocks) == counted
+    assert certificate.bn_statistics == "trained" and certificate.leftover == ()
+    other = picture(size).flip(3)  # the proof was made on another picture
+    assert difference(model(other), fused(other)) <= 10 * max(certificate.tolerance_float32, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["mobileone_s0", "fastvit_t8"])
+def test_timm_makes_the_same_of_it(name: str) -> None:
+    """timm's own re-parameterization folds branches and leaves plain pairs of convolution and BatchNorm."""
+    torch.manual_seed(1)
+    model = randomized(timm.create_model(name, num_classes=5))
+    fused, _ = fuse(model, picture(64))
+    theirs = reparameterize_model(model)
+    assert difference(theirs(picture(64)), fused(picture(64))) < 1e-5
+    convolutions = [sum(isinstance(part, nn.Conv2d) for part in m.modules()) for m in (theirs, fused)]
+    assert convolutions[0] == convolutions[1]
+
+
+def test_a_repmixer_is_one_convolution() -> None:
+    torch.manual_seed(2)
+    block = randomized(RepMixer(6, kernel_size=3))
+    (fold,) = branches.REPMIXER.build(block)
+    assert isinstance(fold, nn.Conv2d) and branches.REPMIXER.matches(block)
+    assert difference(block(picture(9, 6)), fold(picture(9, 6))) < 1e-6
+    block.reparameterize()
+    assert difference(block.reparam_conv.weight, fold.weight) < 1e-6
+    assert not branches.REPMIXER.matches(block)
+
+
+@pytest.mark.parametrize(("stride", "small"), [(1, 3), (2, 3), (2, 5)])
+def test_two_kernels_are_one(stride: int, small: int) -> None:
+    torch.manual_seed(2)
+    block = randomized(ReparamLargeKernelConv(4, 8, 7, stride, 1, small_kernel=small, act_layer=nn.GELU))
+    (fold,) = branches.LARGE_KERNEL.build(block)
+    assert sum(isinstance(part, nn.Conv2d) for part in fold.modules()) == 1
+    assert difference(block(picture(11, 4)), fold(picture(11, 4))) < 1e-6
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize(("kernel", "bias"), [(1, True), (3, False)])
+def test_an_unpadded_convolution_takes_in_the_norm_before_it(groups: int, kernel: int, bias: bool) -> None:
+    torch.manual_seed(4)
+    norm, conv = randomized(nn.BatchNorm2d(6)), nn.Conv2d(6, 12, kernel, groups=groups, bias=bias)
+    assert conv_bn.NORM_BEFORE.matches(norm, conv)
+    _, fold = conv_bn.NORM_BEFORE.build(norm, conv)
+    assert difference(conv(norm(picture(5, 6))), fold(picture(5, 6))) < 1e-6
+    assert not conv_bn.NORM_BEFORE.matches(norm, nn.Conv2d(6, 12, 3, padding=1))
+
+
+class Levit(nn.Module):
+    """LeViT's pair under its authors' name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = Linear_BN()
+        self.pair.add_module("c", nn.Linear(3, 5, bias=False))
+        self.pair.add_module("bn", nn.BatchNorm1d(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pair(x.flatten(2).transpose(1, 2)).mean(1)
+
+
+class Linear_BN(nn.Sequential):  # noqa: N801 the authors' name
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        linear, norm = self._modules.values()
+        x = linear(x)
+        return norm(x.flatten(0, 1)).reshape_as(x)
+
+
+class Relu_inside(Linear_BN):  # noqa: N801
+    """Shares the name below and computes something else."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).relu()
+
+
+def test_the_authors_pair_over_tokens_is_one_linear_layer() -> None:
+    torch.manual_seed(5)
+    model = randomized(Levit())
+    fused, certificate = fuse(model, picture(6))
+    assert isinstance(fused.pair, nn.Linear) and [b.rule for b in certificate.blocks] == [linear_bn.OVER_TOKENS.name]
+    assert difference(model(picture(6)), fused(picture(6))) < 1e-6
+
+
+def test_a_class_of_that_name_that_does_more_is_refused() -> None:
+    model = randomized(Levit())
+    model.pair.__class__ = type("Linear_BN", (Relu_inside,), {})
+    with pytest.raises(CheckFailed, match="block pair"):
+        fuse(model, picture(6))
+
+
+@pytest.mark.parametrize("rule", [branches.REPMIXER, branches.LARGE_KERNEL, conv_bn.NORM_BEFORE, conv_bn.ALONE])
+def test_a_planted_wrong_fold_is_refused(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*modules: nn.Module) -> Any:
+        fold = rule.build(*modules)
+        conv = next(part for part in fold[-1].modules() if isinstance(part, nn.Conv2d))
+        conv.bias[0] += 1e-5
+        return fold
+
+    wrong = tuple(Rule(r.name, r.matches, damaged, r.length, r.last) if r is rule else r for r in find.RULES)
+    monkeypatch.setattr("qtools.fuse.apply.RULES", wrong)
+    torch.manual_seed(6)
+    parts: dict[Rule, nn.Module] = {
+        branches.REPMIXER: RepMixer(3),
+        branches.LARGE_KERNEL: ReparamLargeKernelConv(3, 3, 7, 1, 1, small_kernel=3),
+        conv_bn.NORM_BEFORE: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)),
+        conv_bn.ALONE: nn.BatchNorm2d(3),
+    }
+    model = randomized(nn.Sequential(parts[rule], nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    with pytest.raises(CheckFailed, match=r"differs from its fold"):
+        fuse(model, picture(8))
