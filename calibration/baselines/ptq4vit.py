@@ -7,7 +7,7 @@ activations have one scale per head, as in the published code.
 Where this differs, and why:
 - The published code takes dL/dO of the divergence of the float network from itself, which is zero but for rounding.
   Here it is the true Fisher diagonal at the float network (`_fisher.sampled_labels`).
-- Every image's weights are divided by their sum: on a MobileViT-XXS one image in 32 otherwise decides alone (`_fisher`),
+- Every image's weights are divided by their sum: on a MobileViT-XXS one image of 32 else decides alone (`_fisher`),
   and at W6A6 the KL of 1000 images was 0.150 instead of 0.018.
 - Every weight has one scale per output channel, as in all baselines here; the published code gives a linear layer one.
 - The negative side behind SiLU ends at its minimum as that behind GELU does; the paper knows GELU only.
