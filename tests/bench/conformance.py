@@ -5,7 +5,7 @@ what failed where it failed; a run that was stopped goes on where it was. A row 
 because a converter that crashes takes its process along: the cell it was at then says so.
 
 Weights are `<row>.safetensors` or `.pth` of --weights-dir, else made up: BatchNorm statistics of rendered images,
-shaken, and affine maps, biases and layer scales far from neutral. The logits of made-up weights are much alike for all
+and affine maps, biases and layer scales far from neutral. The logits of made-up weights are much alike for all
 images: their classes are told apart by what is left when float's mean over the images is taken off.
 """
 
@@ -241,9 +241,7 @@ def trained_like(module: Any, images: Any) -> Any:
         for batch in images.split(4):
             module(batch)
         for norm in batch_norms:
-            variance = norm.running_var.clamp_min(0.1 * float(norm.running_var.mean()))
-            norm.running_mean += 0.1 * variance.sqrt() * torch.randn(variance.shape, generator=generator)
-            norm.running_var.copy_(variance * uniform(variance.shape, 0.7, 1.3))
+            norm.running_var.clamp_min_(0.1 * float(norm.running_var.mean()))  # few images make some channels constant
             norm.eval()
     return module.eval()
 
