@@ -103,7 +103,7 @@ def test_power_of_two_factors_are_the_best_of_all() -> None:
 
 
 class Small(nn.Module):
-    """A convolution, a function, a layer; random BatchNorm statistics are folded in nowhere: none is there."""
+    """A convolution, SiLU, a mean and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
