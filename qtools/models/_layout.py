@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
+import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
@@ -142,7 +143,9 @@ def _candidates(spec: ModelSpec, state: Mapping[str, Tensor]) -> list[ModelCard]
 
 def _looks_like(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     module = _timm.create(spec, device="meta")
-    for candidate in (module, reparameterize_model(module)):
+    with torch.device("meta"):  # the layers that folding makes hold no numbers either
+        folded = reparameterize_model(module)
+    for candidate in (module, folded):
         wanted = {name: tuple(value.shape) for name, value in candidate.state_dict().items()}
         same = sum(wanted.get(name) == shape for name, shape in shapes.items())
         counters = sum(name.endswith("num_batches_tracked") for name in wanted)
