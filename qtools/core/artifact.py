@@ -17,7 +17,7 @@ class Artifact:
         size_bytes: Length of the file.
         sha256: Digest of the file.
         toolchain: Package name -> version of everything that wrote into it.
-        float_constants: Names of the float32 constants above 1 kB that are left in it.
+        float_constants: Names of the float32 constants above 1 kB that are left in it; None where nobody looked.
     """
 
     path: str
@@ -26,4 +26,4 @@ class Artifact:
     size_bytes: int
     sha256: str
     toolchain: Mapping[str, str]
-    float_constants: tuple[str, ...] = ()
+    float_constants: tuple[str, ...] | None = ()

@@ -251,9 +251,12 @@ def _checks(
     prepared: Prepared, plan: QuantPlan, outputs: Outputs, target: Target, artifact: Artifact
 ) -> tuple[Check, ...]:
     certificate, lowered = prepared.certificate, prepared.lowered
-    left = float_weights_left(artifact.float_constants, prepared.program.view, plan)
     proofs = f"{len(certificate.blocks)} blocks in float64; BatchNorm statistics: {certificate.bn_statistics}"
     bound = f"{len(lowered.binding)} values bound, {len(lowered.unbound)} without a tensor"
+    left: tuple[Check, ...] = ()
+    if artifact.float_constants is not None:
+        names = float_weights_left(artifact.float_constants, prepared.program.view, plan)
+        left = (_at_most("float weights without a reason", float(len(names)), 0.0, ("tensors", ", ".join(names[:3]))),)
     return (
         _at_most(
             "fusion equals training graph",
@@ -263,7 +266,7 @@ def _checks(
         ),
         _at_most("float artifact equals program", lowered.max_error, BINDING_LIMIT, ("relative", bound)),
         _simulation_check(plan, outputs, target.kernels[0]),
-        _at_most("float weights without a reason", float(len(left)), 0.0, ("tensors", ", ".join(left[:3]))),
+        *left,
     )
 
 

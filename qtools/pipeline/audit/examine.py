@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calibration.batches import ImageBatches
 from calibration.collect import collect
 from calibration.sampling import Subset
 from calibration.weights.correct import correct
@@ -42,8 +43,8 @@ def examine(prepared: Prepared, decision: Decision, target: Target, bits: int) -
     proving = max(1, min(PROVING_IMAGES, available - naming))
     case = case_of(prepared, decision, (target, bits), Subset(images.evaluation, range(naming)))
     others = Subset(images.evaluation, range(available - proving, available))
-    batches = list(images.batches(others, _batch(prepared, proving)))
-    prover = Prover(prepared.program, decision.program, decision.plan, batches)
+    batches = batches_of(prepared, others)
+    prover = Prover(prepared.program, decision.program, decision.plan, list(batches))
     found, distance = findings(case, prover)
     return Audit(found, distance, naming)
 
@@ -52,16 +53,16 @@ def case_of(prepared: Prepared, decision: Decision, what: tuple[Target, int], so
     """What causes look at, from some of the images. `what`: the target, and the width that was asked for."""
     target, bits = what
     program, shipped, plan, images = prepared.program, decision.program, decision.plan, prepared.images
-    batch = _batch(prepared, len(some))
     floats = set(program.view.activations)
     axes = {name: program.view.values[name].channel_axis for name in floats}
-    seen = collect(images.batches(some, batch), observer(program, floats), axes)
+    batches = batches_of(prepared, some)
+    seen = collect(batches, observer(program, floats), axes)
 
     def corrected() -> Constants:
         biases = {op.inputs[2] for op in program.view.ops if op.kind in WEIGHTED and len(op.inputs) > 2}
         start = shipped.with_constants({name: program.constants[name] for name in biases})
         simulator = open_simulator(start, plan, target.simulator)
-        return _numpy(correct(program, plan, simulator, images.batches(some, batch), rounding=False))
+        return _numpy(correct(program, plan, simulator, batches, rounding=False))
 
     return Case(
         view=program.view,
@@ -77,9 +78,9 @@ def case_of(prepared: Prepared, decision: Decision, what: tuple[Target, int], so
     )
 
 
-def _batch(prepared: Prepared, images: int) -> int:
-    """Images at once: those that the program takes, where they divide the number."""
-    return prepared.batch if images % prepared.batch == 0 else 1
+def batches_of(prepared: Prepared, some: Subset) -> ImageBatches:
+    """Some of the images, as many at once as the program takes, where that divides their number."""
+    return prepared.images.batches(some, prepared.batch if len(some) % prepared.batch == 0 else 1)
 
 
 def _numpy(constants: Mapping[str, torch.Tensor]) -> dict[str, NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,11 +57,6 @@ class Prover:
             [out.numpy() for out in side_by_side(lambda x: execute.run(exact, x), self._images)]
         )
 
-    @property
-    def images(self) -> int:
-        """Number of images that it measures on."""
-        return len(self._exact)
-
     def distance(self, *fixes: Fix) -> NDArray[np.float64]:
         """Root of KL from float of each image, with some changes made at once; shape (images,)."""
         plan, constants = self._plan, dict[str, torch.Tensor]()
@@ -73,9 +68,7 @@ class Prover:
         return root_kl(self._exact, np.concatenate(logits))
 
 
-def findings(
-    case: Case, prover: Prover, causes: Mapping[str, Cause] | None = None
-) -> tuple[tuple[Finding, ...], float]:
+def findings(case: Case, prover: Prover) -> tuple[tuple[Finding, ...], float]:
     """Every cause that can be proven, the one that explains most first, each behind those before it.
 
     What a change takes away beside the ones before it is what counts, so that a fault that shows in several ways is
@@ -84,12 +77,11 @@ def findings(
     Args:
         case: The network under audit.
         prover: Measures changes.
-        causes: Name -> cause; None takes every file of qtools/causes.
 
     Returns:
         The findings, and the distance from float that they explain.
     """
-    known = (causes if causes is not None else every_cause()).values()
+    known = [plugins.find("qtools.causes", name, "CAUSE") for name in plugins.names("qtools.causes")]
     made: list[Fix] = []
     found: list[Finding] = []
     before = prover.distance()
@@ -109,11 +101,6 @@ def findings(
     return tuple(found), first
 
 
-def every_cause() -> dict[str, Cause]:
-    """Name -> cause, of every file in qtools/causes."""
-    return {name: plugins.find("qtools.causes", name, "CAUSE") for name in plugins.names("qtools.causes")}
-
-
 def is_proven(before: NDArray[np.float64], behind: NDArray[np.float64], first: float) -> bool:
     """Whether a change brings enough, and not by chance.
 
@@ -129,12 +116,12 @@ def is_proven(before: NDArray[np.float64], behind: NDArray[np.float64], first: f
     return float(stats.wilcoxon(gain, alternative="greater").pvalue) <= CHANCE
 
 
-def interval(gain: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean of paired differences; (mean, mean) of one image."""
+def interval(gain: NDArray[np.float64]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of paired differences; (mean, mean) of one image."""
     mean = float(gain.mean())
     if len(gain) < 2:
         return mean, mean
-    half = float(stats.t.ppf(0.5 + confidence / 2, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
+    half = float(stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
     return mean - half, mean + half
 
 

@@ -152,11 +152,9 @@ def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[
 
 
 def _artifact(run: Run) -> Artifact:
-    path = run.artifact
-    toolchain = dict(run.report.environment.packages)
-    return Artifact(
-        path.name, run.target.spec.name, files.digest_json(run.plan), files.size(path), files.digest(path), toolchain
-    )
+    path, toolchain = run.artifact, run.report.environment.packages
+    facts = path.name, run.target.spec.name, files.digest_json(run.plan), files.size(path), files.digest(path)
+    return Artifact(*facts, toolchain, float_constants=None)  # the run looked for them; an audit does not claim to
 
 
 def _same_graph(program: Program, run: Run) -> None:

@@ -19,6 +19,7 @@ from qtools.core.protocols import Progress
 from qtools.core.types import WEIGHTED, GraphView, QuantPlan, ValuePlan
 from qtools.graph import execute
 from qtools.graph.side_by_side import side_by_side
+from qtools.pipeline.audit.examine import batches_of
 from qtools.pipeline.leg import Leg
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.trial import Decision
@@ -68,9 +69,7 @@ def swept(leg: Leg, path: Path, progress: Progress) -> Sweep:
     """A sweep on the audit's first images."""
     images = leg.prepared.images
     some = Subset(images.evaluation, range(min(IMAGES, len(images.evaluation))))
-    whole = len(some) % leg.prepared.batch == 0
-    batches = list(images.batches(some, leg.prepared.batch if whole else 1))
-    return sweep(leg.prepared, leg.decision, batches, path, progress)
+    return sweep(leg.prepared, leg.decision, list(batches_of(leg.prepared, some)), path, progress)
 
 
 def sweep(
