@@ -94,8 +94,9 @@ def no_conversion(monkeypatch) -> None:
 
 
 @pytest.fixture
-def quick_conversion(monkeypatch) -> None:
+def quick_conversion(monkeypatch, tmp_path_factory) -> None:
     """Stands in for the conversion, for what is only found out after it."""
+    monkeypatch.setenv("QTOOLS_CACHE", str(tmp_path_factory.mktemp("stand-ins")))
 
     def lower(program, examples, work):
         path = work / "model_float.tflite"
