@@ -49,6 +49,13 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
     return Lowered(SPEC.name, path, binding, unbound, worst, files.digest(path))
 
 
+def binding() -> type:
+    """What `Lowered.binding` has of each value."""
+    from exporters._coreml.bind import TensorBinding
+
+    return TensorBinding
+
+
 def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]) -> Artifact:
     """Writes the plan into the float package, in float16.
 
@@ -151,6 +158,7 @@ TARGET = Target(
     },
     configure=configure,
     session=open_session,
+    binding=binding,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},
 )

@@ -62,6 +62,13 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
     return Lowered(spec.name, path, found, unbound, worst, files.digest_file(path))
 
 
+def binding() -> type:
+    """What `Lowered.binding` has of each value."""
+    from exporters._onnx.bind import TensorBinding
+
+    return TensorBinding
+
+
 def apply(
     spec: TargetSpec, lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]
 ) -> Artifact:
@@ -177,6 +184,7 @@ def target(spec: TargetSpec) -> Target:
         quantized="QDQ",
         configure=partial(configure, spec),
         session=open_session,
+        binding=binding,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),

@@ -58,6 +58,13 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
     return Lowered(SPEC.name, path, binding, unbound, worst, files.digest_file(path))
 
 
+def binding() -> type:
+    """What `Lowered.binding` has of each value."""
+    from exporters._tflite.bind import TensorBinding
+
+    return TensorBinding
+
+
 def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]) -> Artifact:
     """Writes the plan into the float artifact.
 
@@ -162,6 +169,7 @@ TARGET = Target(
     tuple(LABELS),
     simulator="xnnpack",
     session=open_session,
+    binding=binding,
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
     inspectors={SPEC.suffix: inspect_artifact},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,16 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("qtools", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("qtools"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "qtools")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def results_of_the_tests_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs keep results for each other in a folder of this session, which its workers share; never in the user's."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "results"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QTOOLS_CACHE", str(place))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,9 @@ Out = Annotated[
     Path | None, Option("--out", "-o", help="Run folder; default runs/<model>-<weights>-<scheme>-<target>.")
 ]
 Force = Annotated[bool, Option("--force", help="Replace the folder given with --out.")]
+Caching = Annotated[
+    bool, Option("--no-cache", help="Neither use nor keep results of other runs (statistics, float artifacts).")
+]
 InputSize = Annotated[int | None, Option(help="Input side in pixels, for a module that does not say.")]
 Seed = Annotated[int, Option(help="Seed of the choice of images.")]
 DryRun = Annotated[
@@ -128,6 +131,7 @@ def quantize(
     onnx_activations: OnnxActivations = "",
     out: Out = None,
     force: Force = False,
+    no_cache: Caching = False,
     input_size: InputSize = None,
     seed: Seed = 0,
     dry_run: DryRun = False,
@@ -160,6 +164,7 @@ def quantize(
         labels=labels,
         out=out,
         force=force,
+        cache=not no_cache,
         input_size=input_size,
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},

@@ -186,6 +186,7 @@ class Target:
         inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
         tensors: File suffix -> what reads the tensors of such a file, of any origin, by name.
         session: (path of any origin, kernels, threads) -> Session; kernels is one of `kernels`.
+        binding: () -> the dataclass that `Lowered.binding` has of each value; a function, as it imports SDKs.
         second: Another runtime of the format, where there is one.
         timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
     """
@@ -197,6 +198,7 @@ class Target:
     kernels: Sequence[str]
     simulator: str
     session: Callable[[Path, str, int], Session]
+    binding: Callable[[], type]
     timed: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()

@@ -11,6 +11,8 @@ from calibration.apart import Apart
 from calibration.method import AUTO
 from calibration.method import method as calibration_method
 from qtools.core import plugins
+from qtools.core.cache import NONE, Cache
+from qtools.core.cache import default as default_cache
 from qtools.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class Options(TypedDict, total=False):
     max_drop: float
     max_islands: int
     force: bool
+    cache: bool
     input_size: int
     target_options: Mapping[str, str]
 
@@ -100,6 +103,7 @@ class RunConfig:
         labels: File with the names of the classes, one per line; None takes those of the class folders.
         out: Run folder; None makes runs/<model>-<weights>-<scheme>-<target>.
         force: Whether an existing run folder given with `out` is replaced.
+        cache: Whether statistics and float artifacts of earlier runs are used, and kept for later ones.
         input_size: Side in pixels, for modules that do not say.
         command: How the run was called, for the report.
         target_options: Choices that only this target has, e.g. {"activations": "int8"} of onnx.
@@ -124,9 +128,15 @@ class RunConfig:
     labels: Path | None = None
     out: Path | None = None
     force: bool = False
+    cache: bool = True
     input_size: int | None = None
     command: str = ""
     target_options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def results(self) -> Cache:
+        """Where results of earlier runs are."""
+        return default_cache() if self.cache else NONE
 
     @property
     def apart(self) -> Apart:

@@ -7,6 +7,7 @@ import dataclasses
 from calibration import plan as planning
 from calibration.method import method
 from calibration.placement import predict
+from qtools.core.cache import NONE
 from qtools.core.errors import InputError
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import recipe_of
@@ -45,7 +46,7 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
     fused = fuse_model(loaded, images, watch)
     chosen, seen, found = method(config.method), list[Captured](), []
     for target, widths in targets:
-        captured = capture_model(fused, target, (chosen, widths), seen, watch)
+        captured = capture_model(fused, target, (chosen, widths), seen, (NONE, watch))
         seen.append(captured)
         with watch.stage(f"plan for {target.spec.name}"):
             view = captured.program.view

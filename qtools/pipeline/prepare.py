@@ -15,6 +15,7 @@ from calibration.collect import collect
 from calibration.method import Method
 from calibration.widths import Widths
 from qtools import models
+from qtools.core.cache import Cache
 from qtools.core.protocols import Lowered, Target
 from qtools.core.types import TensorStats
 from qtools.fuse.apply import fuse
@@ -22,7 +23,7 @@ from qtools.fuse.certificate import FusionCertificate
 from qtools.graph.capture import Program, capture
 from qtools.graph.execute import observer
 from qtools.graph.pixels import taking_pixels
-from qtools.pipeline import data
+from qtools.pipeline import data, reuse
 from qtools.pipeline.level import level
 from qtools.pipeline.progress import Stopwatch
 from reports.steps import Step
@@ -104,7 +105,11 @@ def fuse_model(loaded: models.Loaded, images: data.RunImages, watch: Stopwatch) 
 
 
 def capture_model(
-    fused: Fused, target: Target, how: tuple[Method, Widths], known: Sequence[Captured], watch: Stopwatch
+    fused: Fused,
+    target: Target,
+    how: tuple[Method, Widths],
+    known: Sequence[Captured],
+    keeping: tuple[Cache, Stopwatch],
 ) -> Captured:
     """Captures the graph a target reads, equalizes it, and collects its statistics.
 
@@ -113,8 +118,9 @@ def capture_model(
         target: Whose kernels say which operations are written out.
         how: The calibration method, and how many bits there will be.
         known: What other targets read; one of them is returned where this target's graph is the same.
-        watch: Told of each stage.
+        keeping: Where results of earlier runs are, and what is told of each stage.
     """
+    watch = keeping[1]
     images = fused.images
     with watch.stage("capture"):
         module = taking_pixels(fused.module, images.input, target.spec) if images.pixels else fused.module
@@ -124,17 +130,19 @@ def capture_model(
                 return other
         batch = program.batch_size(BATCH)
     program, steps = level(program, images, how, batch, watch)
-    with watch.stage("calibrate"):
+    batches = images.batches(images.calibration, batch)
+
+    def seen() -> Mapping[str, TensorStats]:
         floats = set(program.view.activations)
         axes = {name: program.view.values[name].channel_axis for name in floats}
-        batches = images.batches(images.calibration, batch)
-        stats = collect(batches, observer(program, floats), axes, watch.listener)
+        return collect(batches, observer(program, floats), axes, watch.listener)
+
+    stats = reuse.statistics(program, batches, seen, keeping)
     return Captured(program, batch, steps, stats)
 
 
-def lower(fused: Fused, captured: Captured, target: Target, folder: Path, watch: Stopwatch) -> Prepared:
+def lower(fused: Fused, captured: Captured, target: Target, folder: Path, keeping: tuple[Cache, Stopwatch]) -> Prepared:
     """Converts to a target's float artifact and binds it to the program."""
-    with watch.stage(f"convert to {target.spec.name}"):
-        lowered = target.lower(captured.program, fused.examples, folder)
+    lowered = reuse.lowered(target, captured.program, fused.examples, folder, keeping)
     known = (captured.program, captured.batch, captured.steps, captured.stats)
     return Prepared(fused.loaded, fused.images, fused.certificate, *known, lowered)

@@ -62,7 +62,8 @@ def quantize(
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
         **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
-            act_bits, int16, dynamic, clamp, strict_weights, max_drop, max_islands, force, input_size, target_options.
+            act_bits, int16, dynamic, clamp, strict_weights, max_drop, max_islands, force, cache, input_size,
+            target_options.
 
     Returns:
         The run folder's path and everything in it.
@@ -173,16 +174,16 @@ def _legs(
     fused: Fused, targets: Sequence[tuple[Target, Widths]], config: RunConfig, work: Path, watch: Stopwatch
 ) -> list[Leg]:
     """Every target's artifact; targets that read the same graph share its statistics."""
-    chosen = method(config.method)
+    chosen, keeping = method(config.method), (config.results, watch)
     captured: list[Captured] = []
     legs = []
     for target, widths in targets:
         folder = work / target.spec.name if len(targets) > 1 else work
         folder.mkdir(exist_ok=True)
-        own = capture_model(fused, target, (chosen, widths), captured, watch)
+        own = capture_model(fused, target, (chosen, widths), captured, keeping)
         if not any(own is other for other in captured):
             captured.append(own)
-        prepared = lower(fused, own, target, folder, watch)
+        prepared = lower(fused, own, target, folder, keeping)
         decision = decide(prepared, target, (chosen, widths, config.apart), watch)
         leg = export(prepared, decision, target, config, (folder, watch))
         legs.append(leg)

@@ -94,8 +94,9 @@ def no_conversion(monkeypatch) -> None:
 
 
 @pytest.fixture
-def quick_conversion(monkeypatch) -> None:
+def quick_conversion(monkeypatch, tmp_path_factory) -> None:
     """Stands in for the conversion, for what is only found out after it."""
+    monkeypatch.setenv("QTOOLS_CACHE", str(tmp_path_factory.mktemp("stand-ins")))
 
     def lower(program, examples, work):
         path = work / "model_float.tflite"
@@ -222,14 +223,14 @@ def failing(error: Exception):
 
 def test_a_stage_that_cannot_prove_its_work_ends_in_one(folder, qtools, monkeypatch):
     monkeypatch.setattr(exporters.tflite, "TARGET", failing(CheckFailed("value add_3 is bound to no tensor")))
-    ended = qtools(folder, *OWN, *DATA)
+    ended = qtools(folder, *OWN, *DATA, "--no-cache")
     assert ended.code == 1 and "error: value add_3 is bound to no tensor" in ended.err
 
 
 def test_an_internal_error_is_one_line_unless_asked(folder, qtools, monkeypatch):
     monkeypatch.setattr(exporters.tflite, "TARGET", failing(RuntimeError("a bug")))
-    ended = qtools(folder, *OWN, *DATA)
+    ended = qtools(folder, *OWN, *DATA, "--no-cache")
     assert ended.code == 70 and "internal error: RuntimeError: a bug" in ended.err and "--debug" in ended.err
     assert "Traceback" not in ended.err
     with pytest.raises(RuntimeError, match="a bug"):
-        qtools(folder, *OWN, *DATA, "--debug")
+        qtools(folder, *OWN, *DATA, "--no-cache", "--debug")

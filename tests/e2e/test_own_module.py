@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import signal
 import subprocess
@@ -32,7 +33,11 @@ EVALUATED = 60
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, qtools, album) -> Any:
-    return qtools(album.furnish(tmp_path_factory.mktemp("first")), *ASKED)
+    """The run that the others are held against; it finds nothing that another one kept."""
+    folder = album.furnish(tmp_path_factory.mktemp("first"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QTOOLS_CACHE", str(tmp_path_factory.mktemp("nothing")))
+        return qtools(folder, *ASKED)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,12 @@ def interrupt(root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def start_and_stop(folder: Path, number: signal.Signals) -> subprocess.CompletedProcess[str]:
         code = f"import sys; sys.path.insert(0, {str(root)!r}); from qtools.cli import main; main()"
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *ASKED], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, *ASKED],
+            cwd=folder,
+            env=os.environ | {"QTOOLS_CACHE": str(folder / "kept")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stderr is not None
         seen = ""
@@ -67,8 +77,10 @@ def killed(tmp_path_factory, album, interrupt) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def second(killed, qtools) -> Any:
-    """The same command again, where a run was killed before."""
-    return qtools(killed.folder, *ASKED)
+    """The same command again, where a run was killed before, with what it kept and nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QTOOLS_CACHE", str(killed.folder / "kept"))
+        return qtools(killed.folder, *ASKED)
 
 
 def reopened(path: Path) -> Callable[[np.ndarray], np.ndarray]:
