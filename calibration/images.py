@@ -84,12 +84,13 @@ def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     return normalise(fitted(image, spec), spec)
 
 
-def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+def fitted(image: NDArray[np.uint8], spec: InputSpec, fill: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:
     """Resizes and crops a picture to the model's size; the result is rounded to bytes, as Pillow does it.
 
     Args:
         image: RGB, shape (height, width, 3).
         spec: The model's preprocessing.
+        fill: Bytes around a picture that is too small; None takes `fill_of`.
 
     Returns:
         RGB, channels first, shape (3, spec.size[0], spec.size[1]).
@@ -106,8 +107,14 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
     picture = Image.fromarray(image)
     if picture.size != (width, height):
         picture = picture.resize((width, height), mode)
-    fill = [round(255 * m) for m in spec.mean] if spec.crop_mode == "border" else [0, 0, 0]
-    return np.ascontiguousarray(_centre(np.asarray(picture), spec.size, fill).transpose(2, 0, 1))
+    cut = _centre(np.asarray(picture), spec.size, fill_of(spec) if fill is None else fill)
+    return np.ascontiguousarray(cut.transpose(2, 0, 1))
+
+
+def fill_of(spec: InputSpec) -> tuple[int, int, int]:
+    """Bytes that go around a picture which is too small after resizing."""
+    red, green, blue = (round(255 * m) if spec.crop_mode == "border" else 0 for m in spec.mean)
+    return red, green, blue
 
 
 def normalise(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
@@ -143,7 +150,7 @@ def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: list[int]) -> NDArray[np.uint8]:
+def _centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: tuple[int, int, int]) -> NDArray[np.uint8]:
     """The middle of `pixels`, shape (*size, 3), filled around where it is smaller."""
     short = [max(goal - have, 0) for goal, have in zip(size, pixels.shape, strict=False)]
     if any(short):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from exporters._ends import end_types
 from qtools.core import files
-from qtools.core.artifact import Artifact
+from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, Session, Target
@@ -122,6 +122,18 @@ def open_session(path: Path, kernels: str, threads: int) -> Session:
     return PackageSession(path)
 
 
+def needs(path: Path) -> Runtime:
+    """What a package needs: the first system with the operations of its specification."""
+    from exporters._coreml.describe import SYSTEMS
+    from exporters._coreml.package import Package
+
+    spec = Package(path).spec.specificationVersion
+    systems = SYSTEMS.get(spec, {})
+    oldest = ", ".join(f"{name} {number}" for name, number in systems.items())
+    tested = {"coremltools": version("coremltools")}
+    return Runtime("Core ML", oldest, f"version {spec} of the model specification", tested, systems)
+
+
 def configure(options: Mapping[str, str]) -> Target:
     """The target with {"palettes": "per_channel" or "per_tensor"}.
 
@@ -150,6 +162,7 @@ TARGET = Target(
         "simulated": "simulated (float operations on quantized values)",
     },
     configure=configure,
+    needs=needs,
     session=open_session,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
-from qtools.core import files
-from qtools.core.artifact import Artifact
+from qtools.core import files, numerics
+from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, Session, Target, TimedFile, Timer
@@ -31,6 +31,9 @@ INPUT, OUTPUT = "image", "logits"
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 OPTION = "activations"
+COMPATIBILITY = "https://onnxruntime.ai/docs/reference/compatibility.html"
+OPSETS = ((15, "1.10"), (16, "1.11"), (17, "1.12"), (18, "1.14"), (19, "1.15"), (20, "1.17"), (21, "1.18"))
+"""Newest operator set that a version knows, by that page."""
 LABELS = {"ort": "artifact, onnxruntime", "ort_float": "artifact, onnxruntime without integer kernels"}
 INT8_LABELS = LABELS | {"ort": "artifact, onnxruntime as on Arm (int8 allowed)"}
 """x86 has no fast kernels for int8 activations and its default is to rewrite them: measured is what Arm does."""
@@ -163,6 +166,17 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
     return timed.profile(path, threads, runs)
 
 
+def needs(path: Path) -> Runtime:
+    """What an .onnx needs: the first onnxruntime that knows its operator set."""
+    import onnx
+
+    sets = {each.domain: each.version for each in onnx.load(path, load_external_data=False).opset_import}
+    opset = sets.get("", 0)
+    found = next((name for newest, name in OPSETS if newest >= opset), "")
+    said = f"operator set {opset}, {COMPATIBILITY}"
+    return Runtime("onnxruntime", found, said, {"onnxruntime": version("onnxruntime")})
+
+
 def target(spec: TargetSpec) -> Target:
     """What there is to do with a set of rules."""
     return Target(
@@ -179,6 +193,8 @@ def target(spec: TargetSpec) -> Target:
         session=open_session,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
+        codes=numerics.quantize_by_division,
+        needs=needs,
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
     )
 
