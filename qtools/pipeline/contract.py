@@ -55,7 +55,8 @@ class Preparation:
             smooths; a pixel x of the result lies at c = (x + 0.5) x scale of the source and reads from floor(c -
             support + 0.5) to floor(c + support + 0.5), cut to the picture; weights are computed in double precision,
             divided by their sum and rounded to 1 / 2^22, half away from zero; the sum of byte x weight + 2^21, shifted
-            right by 22, is clipped to 0 to 255. First along rows, then along columns. "nearest" takes the pixel at
+            right by 22, is clipped to 0 to 255. First the width, then the height; the height first where it loses more
+            than 0 and more than twice the pixels that the width loses (Pillow 13). "nearest" takes the pixel at
             floor(scale / 2 + x scales added one after the other).
         crop: "squash" (both sides resized), "center" (the short side, then the middle) or "border".
         keep: Share of the resized short side that the crop keeps, above 0, at most 1.

@@ -51,7 +51,7 @@ def _hamming(x: float) -> float:
     if x >= 1.0:
         return 0.0
     x *= math.pi
-    return math.sin(x) / x * (0.54 + 0.46 * math.cos(x))
+    return math.sin(x) / x * (0.5400000214576721 + 0.46000000834465027 * math.cos(x))  # float32 in C
 
 
 def _sinc(x: float) -> float:
@@ -124,7 +124,7 @@ def _nearest(source: int, goal: int) -> list[int]:
 
 
 def resize(picture: np.ndarray, height: int, width: int, name: str) -> np.ndarray:
-    """A picture in another size, rows first, rounded to bytes in between.
+    """A picture in another size, one side after the other, rounded to bytes in between.
 
     Args:
         picture: uint8, shape (height, width, channels).
@@ -136,6 +136,10 @@ def resize(picture: np.ndarray, height: int, width: int, name: str) -> np.ndarra
         return picture
     if name == "nearest":
         return picture[_nearest(picture.shape[0], height)][:, _nearest(picture.shape[1], width)]
+    lost = picture.shape[0] - height
+    if lost > 0 and lost > 2 * (picture.shape[1] - width):  # what shrinks most goes first
+        columns = _along_rows(picture.transpose(1, 0, 2), height, name).transpose(1, 0, 2)
+        return _along_rows(columns, width, name)
     rows = _along_rows(picture, width, name)
     return _along_rows(rows.transpose(1, 0, 2), height, name).transpose(1, 0, 2)
 

@@ -1,0 +1,83 @@
+"""The Python client against Pillow, byte for byte, and against what a run feeds."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from calibration.images import fill_of, fitted
+from qtools.core.types import InputSpec
+
+
+@pytest.fixture(scope="module")
+def client(root: Path) -> ModuleType:
+    path = root / "qtools" / "pipeline" / "bundles" / "templates" / "python" / "qtools_client.py"
+    spec = importlib.util.spec_from_file_location("qtools_client", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+sides = st.integers(1, 70)
+FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+"""Those that a contract can name; Pillow 13 has two more."""
+filters = st.sampled_from(FILTERS)
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Noise, half of it black and white only: overshoot has to be clipped at both ends."""
+    draw = np.random.default_rng(seed)
+    pixels = draw.integers(0, 256, (height, width, 3), np.uint8)
+    return np.where(draw.random((height, width, 1)) < 0.5, np.where(pixels > 127, 255, 0), pixels).astype(np.uint8)
+
+
+@settings(max_examples=200)
+@given(sides, sides, sides, sides, filters, st.integers(0, 99))
+def test_resizing_is_pillows_to_the_byte(client, height, width, goal_h, goal_w, name, seed) -> None:
+    pixels = picture(height, width, seed)
+    theirs = np.asarray(Image.fromarray(pixels).resize((goal_w, goal_h), Image.Resampling[name.upper()]))
+    np.testing.assert_array_equal(client.resize(pixels, goal_h, goal_w, name), theirs)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize(
+    ("shape", "goal"), [((480, 640), (256, 341)), ((97, 1013), (224, 224)), ((50, 20), (256, 640))]
+)
+def test_so_are_sizes_of_photographs(client, name: str, shape: Any, goal: Any) -> None:
+    pixels = picture(*shape, seed=1)
+    theirs = np.asarray(Image.fromarray(pixels).resize(goal[::-1], Image.Resampling[name.upper()]))
+    np.testing.assert_array_equal(client.resize(pixels, *goal, name), theirs)
+
+
+crops = st.sampled_from(["squash", "center", "border"])
+sizes = st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.integers(1, 40).map(lambda side: (side, side))
+
+
+@settings(max_examples=200)
+@given(st.tuples(sides, sides), sizes, crops, st.floats(0.3, 1), filters, st.integers(0, 99))
+def test_a_picture_is_cut_as_the_run_cuts_it(client, shape, size, mode, keep, name, seed) -> None:
+    spec = InputSpec(size, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2), name, keep, mode)
+    said = {"size": size, "keep": keep, "crop": mode}
+    pixels = picture(*shape, seed)
+    ours = client.crop(client.resize(pixels, *client.goal_size(*shape, said), name), size, fill_of(spec))
+    np.testing.assert_array_equal(ours.transpose(2, 0, 1), fitted(pixels, spec))
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 30), st.integers(1, 30), st.booleans(), st.integers(0, 99))
+def test_a_png_is_read_as_pillow_reads_it(client, tmp_path_factory, height, width, smooth, seed) -> None:
+    pixels = picture(height, width, seed)
+    if smooth:  # makes the encoder choose other row filters
+        pixels = np.add.outer(np.add.outer(np.arange(height) * 3, np.arange(width) * 5), [0, 40, 80]).astype(np.uint8)
+    file = tmp_path_factory.mktemp("png") / "a.png"
+    Image.fromarray(pixels).save(file)
+    np.testing.assert_array_equal(client.read_png(file), pixels)
