@@ -103,10 +103,10 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec, fill: tuple[int, int, int]
         raise InputError(
             f"unknown interpolation '{spec.interpolation}'", f"choose one of: {', '.join(sorted(_INTERPOLATIONS))}"
         )
-    height, width = _resized(image.shape[:2], spec)
+    height, width = goal_size(image.shape[:2], spec)
     picture = Image.fromarray(image)
     picture = _scaled(picture, (width, height), mode)
-    cut = _centre(np.asarray(picture), spec.size, fill_of(spec) if fill is None else fill)
+    cut = centre(np.asarray(picture), spec.size, fill_of(spec) if fill is None else fill)
     return np.ascontiguousarray(cut.transpose(2, 0, 1))
 
 
@@ -147,7 +147,7 @@ def _scaled(picture: Image.Image, size: tuple[int, int], mode: Image.Resampling)
     return picture
 
 
-def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
+def goal_size(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
     """Height and width of the picture before the crop."""
     height, width = shape
     goal_h, goal_w = (math.floor(side / spec.crop_pct) for side in spec.size)
@@ -166,7 +166,7 @@ def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: tuple[int, int, int]) -> NDArray[np.uint8]:
+def centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: tuple[int, int, int]) -> NDArray[np.uint8]:
     """The middle of `pixels`, shape (*size, 3), filled around where it is smaller."""
     short = [max(goal - have, 0) for goal, have in zip(size, pixels.shape, strict=False)]
     if any(short):

@@ -163,6 +163,7 @@ TARGET = Target(
     },
     configure=configure,
     needs=needs,
+    toolchain=TOOLCHAIN,
     session=open_session,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},

@@ -195,6 +195,7 @@ def target(spec: TargetSpec) -> Target:
         tensors={spec.suffix: read_tensors},
         codes=numerics.quantize_by_division,
         needs=needs,
+        toolchain=TOOLCHAIN,
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
     )
 

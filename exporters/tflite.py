@@ -178,6 +178,7 @@ TARGET = Target(
     inspectors={SPEC.suffix: inspect_artifact},
     tensors={SPEC.suffix: read_tensors},
     needs=needs,
+    toolchain=TOOLCHAIN,
     second=SecondRuntime(second.NAME, second.run),
     timer=Timer("LiteRT with XNNPACK", ("ai-edge-litert",), open_timed, profile),
 )

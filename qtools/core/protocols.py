@@ -191,6 +191,7 @@ class Target:
         timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
         codes: (float32 array, per-tensor grid) -> codes of an integer input, as the runtime's own kernel makes them.
         needs: What a file of the format needs to run; None where nobody has looked.
+        toolchain: Packages that write into an artifact.
     """
 
     spec: TargetSpec
@@ -211,6 +212,7 @@ class Target:
     timer: Timer | None = None
     codes: Callable[[NDArray[np.float32], QuantParams], NDArray[Any]] = numerics.quantize_float32
     needs: Callable[[Path], Runtime] | None = None
+    toolchain: Sequence[str] = ()
 
     def replay(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Runs a file of any origin once, in the kernels that ship, on tensors as they are."""

@@ -94,6 +94,7 @@ class Bundle:
         assets: Where contract, its schema and the artifact lie inside the bundle.
         vectors: Where the vectors lie inside the bundle.
         systems: Operating system -> its oldest version that the package's own code takes.
+        tools: Program -> what it does with the package; `qtools doctor` looks for them.
     """
 
     title: str
@@ -103,3 +104,4 @@ class Bundle:
     assets: str = "."
     vectors: str = VECTORS
     systems: Mapping[str, str] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from calibration.data import open_folder
 from calibration.sampling import select
 from qtools.core import files
+from qtools.core.errors import InputError
 from qtools.core.protocols import Session
 from qtools.pipeline import feeding
 from qtools.pipeline.bundles._bundle import Content, PictureVector, Tolerance, Top
@@ -32,6 +34,7 @@ from qtools.reference.images import render
 FILE = "vectors.json"
 SCHEMA = 1
 TOP = 5
+AGAIN = "make the bundle again: qtools bundle RUN --platform NAME"
 FLOAT_PART = 1e-4
 """Share of the largest answer that sums of floats may differ by from host to host, as `qtools verify` allows."""
 SHAPES = (("wide", 1.43, 1.0), ("tall", 1.0, 1.37), ("smaller", 0.61, 0.73), ("as the input", 1.0, 1.0))
@@ -98,11 +101,48 @@ def write(content: Content, folder: Path) -> None:
     files.write_text(folder / FILE, files.to_json(index | {"tolerance": content.tolerance, "vectors": rows}))
 
 
+def read(folder: Path, whole: Whole) -> Content:
+    """Reads what `write` wrote.
+
+    Raises:
+        InputError: If something is missing or damaged, or belongs to another artifact.
+    """
+    try:
+        index = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if index["artifact_sha256"] != whole.artifact.sha256:
+            raise InputError(f"the vectors in {folder} are of another artifact than the contract", AGAIN)
+        return Content(whole, tuple(_read(folder, whole, row) for row in index["vectors"]), _said(index))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the vectors in {folder} cannot be read: {error!r}", AGAIN) from error
+
+
+def _read(folder: Path, whole: Whole, row: Any) -> PictureVector:
+    pixels = np.frombuffer((folder / row["rgb"]).read_bytes(), np.uint8).reshape(row["height"], row["width"], 3)
+    memory = (folder / row["input"]).read_bytes()
+    kind = np.dtype(whole.output.dtype).newbyteorder("<")
+    output = np.frombuffer((folder / row["output"]).read_bytes(), kind).reshape(whole.output.shape)
+    tops = tuple(Top(int(each["index"]), str(each["label"]), float(each["value"])) for each in row["top"])
+    return PictureVector(row["name"], row["what"], pixels, tensor_of(whole, memory), memory, output, tops)
+
+
+def _said(index: Any) -> Tolerance:
+    said = index["tolerance"]
+    return Tolerance(float(said["value"]), dict(said["measured"]), str(said["why"]))
+
+
 def memory_of(whole: Whole, tensor: NDArray[Any]) -> bytes:
     """A tensor as an app holds it: an image's bytes in rows of interleaved channels, anything else as it is."""
     if whole.input.kind == "image":
         return np.rint(tensor[0].transpose(1, 2, 0)).astype(np.uint8).tobytes()
     return _little(tensor).tobytes()
+
+
+def tensor_of(whole: Whole, memory: bytes) -> NDArray[Any]:
+    """What `memory_of` was made of, as the runtime here takes it."""
+    if whole.input.kind == "image":
+        rows = np.frombuffer(memory, np.uint8).reshape(*whole.size, 3)
+        return rows.transpose(2, 0, 1)[None].astype(np.float32)
+    return np.frombuffer(memory, np.dtype(whole.input.dtype).newbyteorder("<")).reshape(whole.input.shape)
 
 
 def values(whole: Whole, output: NDArray[Any]) -> NDArray[np.float32]:
