@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, select_autoescape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from qtools.core import files
 from qtools.pipeline.bundles._bundle import Content
@@ -30,22 +30,23 @@ def place(name: str, content: Content, folder: Path, **more: Any) -> None:
         folder: The bundle's folder.
         **more: Further names that its templates use.
     """
+    source = HERE / name
     filling = Environment(
+        loader=FileSystemLoader(source),
         undefined=StrictUndefined,
-        autoescape=select_autoescape(enabled_extensions=("html" + FILLED,), default=False),
+        autoescape=select_autoescape(enabled_extensions=("html" + FILLED,), default_for_string=False),
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     filling.filters["literal"] = literal
     names = _names(content) | more
-    source = HERE / name
     for path in sorted(source.rglob("*")):
         if not path.is_file() or BUILT in path.parts:
             continue
         target = folder / filling.from_string(path.relative_to(source).as_posix()).render(names)
         if path.suffix == FILLED:
-            template = filling.from_string(path.read_text(encoding="utf-8"))
+            template = filling.get_template(path.relative_to(source).as_posix())
             files.write_text(target.with_suffix(""), template.render(names))
         else:
             files.write_bytes(target, path.read_bytes())
