@@ -117,9 +117,9 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
 
 def open_session(path: Path, kernels: str, threads: int) -> Session:
     """Opens a package of any origin, to be evaluated on tensors as they are."""
-    from exporters._coreml.run import PackageSession
+    from exporters._coreml.run import PRECISIONS, PackageSession
 
-    return PackageSession(path)
+    return PackageSession(path, PRECISIONS.get(kernels, "float32"))
 
 
 def needs(path: Path) -> Runtime:
@@ -159,11 +159,13 @@ TARGET = Target(
     labels={
         "coreml": "artifact, Core ML",
         "evaluator": "artifact, evaluated by qtools' reading of the ML Program (float32)",
+        "evaluator_fp16": "artifact, evaluated by qtools' reading of the ML Program (float16)",
         "simulated": "simulated (float operations on quantized values)",
     },
     configure=configure,
     needs=needs,
     toolchain=TOOLCHAIN,
+    rough=("evaluator_fp16",),
     session=open_session,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},

@@ -192,6 +192,7 @@ class Target:
         codes: (float32 array, per-tensor grid) -> codes of an integer input, as the runtime's own kernel makes them.
         needs: What a file of the format needs to run; None where nobody has looked.
         toolchain: Packages that write into an artifact.
+        rough: Further kernel sets of `session`, less exact, that a device may run in place of the first.
     """
 
     spec: TargetSpec
@@ -213,6 +214,7 @@ class Target:
     codes: Callable[[NDArray[np.float32], QuantParams], NDArray[Any]] = numerics.quantize_float32
     needs: Callable[[Path], Runtime] | None = None
     toolchain: Sequence[str] = ()
+    rough: Sequence[str] = ()
 
     def replay(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Runs a file of any origin once, in the kernels that ship, on tensors as they are."""

@@ -4,8 +4,10 @@ it. Two lines by hand describe how pictures become the input of a file from else
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +27,8 @@ NEXT = (
     'write e.g. {"schema_version": 2, "preparation": {"resize": "bilinear", "crop": "squash", "range": [-1, 1]}, '
     '"labels_offset": 1}'
 )
+ENTRY = re.compile(r"^(\w+): (.*?)(?=^\w+: |\Z)", re.MULTILINE | re.DOTALL)
+"""An entry of the Attributes in a docstring, and what is said of it."""
 MOVED = "labels_offset"
 """The one entry of version 1 that is not about the preparation."""
 Triple = tuple[float, float, float]
@@ -308,8 +312,15 @@ def read(path: Path, called: str = "--contract ") -> Contract:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a contract."""
-    return _adapter().json_schema()
+    """JSON Schema of a contract; what the docstrings above say of each entry is in it."""
+    found = _adapter().json_schema()
+    for part in (Preparation, Input, Output, Weights, File, Model, Contract, Runtime):
+        place = found["$defs"].get(part.__name__, found if part is Contract else {})
+        text, _, attributes = inspect.cleandoc(part.__doc__ or "").partition("\n\nAttributes:\n")
+        place["description"] = " ".join(text.split())
+        for name, words in ENTRY.findall(inspect.cleandoc(attributes)):
+            place["properties"][name]["description"] = " ".join(words.split())
+    return found
 
 
 def _of_today(entries: Any) -> Any:

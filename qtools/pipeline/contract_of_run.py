@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from calibration.images import fill_of, normalise
 from qtools.core import files
@@ -113,11 +113,18 @@ def of_artifact(
 
 def _preparation(facts: run_facts.RunFacts, *, last: bool) -> contract.Preparation:
     spec = facts.input
-    return TypeAdapter(contract.Preparation).validate_python(
+    entries = (
         {"size": spec.size, "layout": "NHWC" if last else "NCHW", "resize": spec.interpolation}
         | {"crop": spec.crop_mode, "keep": spec.crop_pct, "fill": fill_of(spec), "mean": spec.mean, "std": spec.std}
         | {"applied": "model" if facts.io == PIXELS else "app"}
     )
+    try:
+        return TypeAdapter(contract.Preparation).validate_python(entries)
+    except ValidationError as error:
+        raise InputError(
+            f"no app could be told how pictures are prepared: {error.errors()[0]['msg']}",
+            "give the model another config",
+        ) from error
 
 
 def _input(end: End, facts: run_facts.RunFacts, target: Target, *, image: bool) -> contract.Input:

@@ -37,6 +37,8 @@ TOP = 5
 AGAIN = "make the bundle again: qtools bundle RUN --platform NAME"
 FLOAT_PART = 1e-4
 """Share of the largest answer that sums of floats may differ by from host to host, as `qtools verify` allows."""
+ROUNDED = 1 + 1e-5
+"""Codes that differ by a step are worth a step, but for the rounding of their real numbers to 32 bits."""
 SHAPES = (("wide", 1.43, 1.0), ("tall", 1.0, 1.37), ("smaller", 0.61, 0.73), ("as the input", 1.0, 1.0))
 """What a rendered picture is there for, its width and its height in sizes of the input."""
 LEAST = 16
@@ -165,14 +167,14 @@ def _tolerance(run: Run, found: Sequence[PictureVector]) -> Tolerance:
     """A step of the output, or what other kernels on this machine give, whichever is more."""
     target, whole = run.target, run.whole
     measured = {}
-    for kernels in target.kernels[1:]:
+    for kernels in (*target.kernels[1:], *target.rough):
         session = target.session(run.artifact, kernels, 1)
         measured[target.labels.get(kernels, kernels)] = max(_gap(whole, session, vector) for vector in found)
     largest = max(float(np.abs(values(whole, vector.output)).max()) for vector in found)
     least = whole.output.scale or FLOAT_PART * max(1.0, largest)
     said = "one step of the output" if whole.output.scale else f"{FLOAT_PART:g} of the largest answer"
     why = f"the larger of {said} and of what other kernels differ by on these vectors"
-    return Tolerance(max(least, *measured.values(), 0.0), measured, why)
+    return Tolerance(max(least, *measured.values(), 0.0) * ROUNDED, measured, why)
 
 
 def _gap(whole: Whole, session: Session, vector: PictureVector) -> float:

@@ -165,9 +165,9 @@ def _gap(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 def _levels(fed: Fed, found: bytes) -> float:
     """Mean difference in levels of the picture: a code is worth as many as the table has levels per code."""
-    there = np.frombuffer(found, fed.memory.dtype).astype(np.float64)
-    span = float(np.ptp(fed.table.astype(np.float64)))
-    if not np.isfinite(there).all() or span == 0:
-        return float("inf")
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # other bytes may be no numbers
+        there = np.frombuffer(found, fed.memory.dtype).astype(np.float64)
+        span = float(np.ptp(fed.table.astype(np.float64)))
+        if not np.isfinite(there).all() or not 0 < span < np.inf:
+            return float("inf")
         return float(np.abs(there - fed.memory.astype(np.float64)).mean() * (LEVELS - 1) / span)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from calibration.images import fill_of, fitted
+from qtools.core import files
 from qtools.core.types import InputSpec
 
 
@@ -81,3 +83,24 @@ def test_a_png_is_read_as_pillow_reads_it(client, tmp_path_factory, height, widt
     file = tmp_path_factory.mktemp("png") / "a.png"
     Image.fromarray(pixels).save(file)
     np.testing.assert_array_equal(client.read_png(file), pixels)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"dtype": "float32", "layout": "NCHW", "crop": "border", "resize": "lanczos", "size": (18, 25)},
+        {"dtype": "uint8", "layout": "NHWC", "crop": "squash", "colours": "BGR", "applied": "model"},
+    ],
+    ids=lambda said: said.get("dtype", "int8"),
+)
+def test_the_client_prepares_what_a_run_feeds(client, made_up, said: dict[str, Any]) -> None:
+    content = made_up(**said).content
+    plain = json.loads(files.to_json(content.contract))
+    for vector in content.vectors:
+        tensor = client.prepare(vector.picture, plain)
+        assert tensor.tobytes() == vector.memory
+        assert tensor.shape == content.whole.input.shape and str(tensor.dtype) == content.whole.input.dtype
+        numbers = client.real_numbers(vector.output, plain)
+        assert numbers == pytest.approx([0.05 * (int(code) - 9) for code in vector.output[0]])
+        assert client.probabilities(numbers, plain).sum() == pytest.approx(1)
