@@ -19,6 +19,12 @@ from qtools.pipeline.feeding import Raw
 KEPT = 0.875
 """Share of the short side that most ImageNet networks keep."""
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+CROPS = (
+    ("squashed, nothing cut off", "squash", 1.0),
+    ("the middle cut out, nothing of the short side lost", "center", 1.0),
+    (f"the middle cut out, {KEPT:.1%} of the short side kept", "center", KEPT),
+    ("shrunk to fit, with a border", "border", 1.0),
+)
 SAMPLED: dict[str, Callable[..., Raw]] = {
     "resized bilinearly without smoothing (createScaledBitmap, INTER_LINEAR, a GPU's sampler)": _sampled.linear,
     "resized bilinearly with aligned corners": partial(_sampled.linear, corners=True),
@@ -43,31 +49,28 @@ def geometries(whole: Whole) -> list[Way]:
     def cut(picture: Raw) -> Raw:
         return centre(picture, spec.size, said.fill or fill_of(spec))
 
+    def sampled(scale: Callable[..., Raw], picture: Raw) -> Raw:
+        return cut(scale(picture, goal_size(picture.shape[:2], spec)))
+
+    def turned(quarters: int, picture: Raw) -> Raw:
+        return fit(np.ascontiguousarray(np.rot90(picture, quarters)))
+
     found = [way(RIGHT, "", fit)]
     resize = f"resize with the bundle's own code: '{said.resize}' as preparation.rule of the contract describes it"
     found += [
-        way(f"resized by {name}", resize, lambda p, name=name: fit(p, interpolation=name))
-        for name in FILTERS
-        if name != said.resize
+        way(f"resized by {name}", resize, partial(fit, interpolation=name)) for name in FILTERS if name != said.resize
     ]
-    found += [
-        way(name, resize, lambda p, scale=scale: cut(scale(p, goal_size(p.shape[:2], spec))))
-        for name, scale in SAMPLED.items()
-    ]
+    found += [way(name, resize, partial(sampled, scale)) for name, scale in SAMPLED.items()]
     crop = f"crop as the contract says: '{said.crop}', keep {said.keep:g}"
-    for name, changes in (
-        ("squashed, nothing cut off", {"crop_mode": "squash", "crop_pct": 1.0}),
-        ("the middle cut out, nothing of the short side lost", {"crop_mode": "center", "crop_pct": 1.0}),
-        (f"the middle cut out, {KEPT:.1%} of the short side kept", {"crop_mode": "center", "crop_pct": KEPT}),
-        ("shrunk to fit, with a border", {"crop_mode": "border", "crop_pct": 1.0}),
-    ):
-        if (changes["crop_mode"], changes["crop_pct"]) != (said.crop, said.keep):
-            found.append(way(name, crop, lambda p, changes=changes: fit(p, **changes)))
+    found += [
+        way(name, crop, partial(fit, crop_mode=mode, crop_pct=keep))
+        for name, mode, keep in CROPS
+        if (mode, keep) != (said.crop, said.keep)
+    ]
     found.append(way("cut out without resizing", crop, cut))
     upright = "turn the picture upright first: apply the EXIF orientation, or the camera's rotation"
     for quarter in (1, 2, 3):
-        turned = f"turned by {90 * quarter} degrees"
-        found.append(way(turned, upright, lambda p, quarter=quarter: fit(np.ascontiguousarray(np.rot90(p, quarter)))))
+        found.append(way(f"turned by {90 * quarter} degrees", upright, partial(turned, quarter)))
     mirrored = "do not mirror: a front camera's preview is mirrored, its picture is not"
     found.append(way("mirrored", mirrored, lambda p: fit(np.ascontiguousarray(p[:, ::-1]))))
     return found
