@@ -90,7 +90,7 @@ def test_an_audit_by_the_contract_sees_what_the_run_saw(folder: Path, qtools: Ca
         folder, "audit", "bare.tflite", "--data", "held_out", "--contract", "run/contract.json", "--no-causes", "--json"
     )
     assert ended.code == 0, ended.err
-    (now,) = (row["accuracy"] for row in json.loads(ended.out)["ledger"] if row["role"] == "step")
+    (now,) = (row["accuracy"] for row in json.loads(ended.out)["ledger"] if row["role"] == "reference")
     rows = json.loads((folder / "run" / "report.json").read_text())["ledger"]
     before = next(row["accuracy"] for row in rows if row["stage"] == "artifact, XNNPACK")
     assert (now["n"], now["top1"]) == (before["n"], before["top1"])

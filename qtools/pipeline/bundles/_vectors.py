@@ -39,7 +39,7 @@ FLOAT_PART = 1e-4
 """Share of the largest answer that sums of floats may differ by from host to host, as `qtools verify` allows."""
 ROUNDED = 1 + 1e-5
 """Codes that differ by a step are worth a step, but for the rounding of their real numbers to 32 bits."""
-SHAPES = (("wide", 1.43, 1.0), ("tall", 1.0, 1.37), ("smaller", 0.61, 0.73), ("as the input", 1.0, 1.0))
+SHAPES = (("wide", 2.13, 1.29), ("tall", 1.21, 1.77), ("smaller", 0.61, 0.73), ("as the input", 1.0, 1.0))
 """What a rendered picture is there for, its width and its height in sizes of the input."""
 LEAST = 16
 

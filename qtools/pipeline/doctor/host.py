@@ -61,7 +61,10 @@ def _targets() -> Iterator[Ability]:
         how = f"lacks {', '.join(gone)}" if gone else f"with {', '.join(target.toolchain)}"
         yield Ability("make", name, not gone, how, REPAIR if gone else "")
         kernels = [target.labels.get(each, each).removeprefix("artifact, ") for each in target.kernels]
-        yield Ability("run", name, True, "; ".join(kernels))
+        needed = target.timer.packages if target.timer else target.toolchain
+        idle = [each for each in needed if not _installed(each)]
+        how = f"lacks {', '.join(idle)}" if idle else "; ".join(kernels)
+        yield Ability("run", name, not idle, how, REPAIR if idle else "")
         if target.timer is not None:
             yield Ability("time", name, True, target.timer.runtime)
         else:
