@@ -10,7 +10,7 @@ from pathlib import Path
 from qtools.core import files, plugins
 from qtools.core.errors import InputError
 from qtools.pipeline import contract
-from qtools.pipeline.bundles import _vectors
+from qtools.pipeline.bundles import _templates, _vectors
 from qtools.pipeline.bundles._bundle import Bundle, Content
 from qtools.pipeline.bundles._vectors import Wanted
 from qtools.pipeline.contract_of_run import MADE, Run, open_run
@@ -18,6 +18,8 @@ from qtools.pipeline.progress import Listener
 from qtools.pipeline.verify import REPORT
 
 FOLDER = "qtools.pipeline.bundles"
+EVERY = "every"
+"""Templates that all platforms get."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def make(config: BundleConfig, listener: Listener) -> Made:
     """
     plugins.check(FOLDER, config.platform, "platform")
     kind: Bundle = plugins.find(FOLDER, config.platform, "BUNDLE")
+    if config.out is not None and config.out.exists() and not config.force:
+        raise files.exists_already(config.out)
     listener.stage("read the run")
     run = open_run(_choose(config.run, config.platform, kind))
     listener.stage("make vectors")
@@ -128,4 +132,5 @@ def _write(content: Content, run: Run, kind: Bundle, work: Path) -> None:
     copy = shutil.copytree if run.artifact.is_dir() else shutil.copyfile
     copy(run.artifact, assets / run.artifact.name)
     _vectors.write(content, work / kind.vectors)
+    _templates.place(EVERY, content, work, title=kind.title, how=kind.how, where=kind.vectors)
     kind.place(content, work)

@@ -104,3 +104,31 @@ def test_the_client_prepares_what_a_run_feeds(client, made_up, said: dict[str, A
         numbers = client.real_numbers(vector.output, plain)
         assert numbers == pytest.approx([0.05 * (int(code) - 9) for code in vector.output[0]])
         assert client.probabilities(numbers, plain).sum() == pytest.approx(1)
+
+
+def test_the_client_runs_an_onnx_file(client, made_up, tmp_path: Path) -> None:
+    """The mean of each channel, by a graph of one operation."""
+    onnx = pytest.importorskip("onnx")
+    content = made_up("float32", "NCHW").content
+    shape = content.whole.input.shape
+    float32 = onnx.TensorProto.FLOAT
+    ends = [
+        onnx.helper.make_tensor_value_info(name, float32, size) for name, size in (("image", shape), ("logits", (1, 3)))
+    ]
+    node = onnx.helper.make_node("ReduceMean", ["image"], ["logits"], axes=[2, 3], keepdims=0)
+    graph = onnx.helper.make_graph([node], "means", ends[:1], ends[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8),
+        tmp_path / "m.onnx",
+    )
+    said = json.loads(files.to_json(content.contract))
+    said["artifact"] |= {"name": "m.onnx", "format": "onnx"}
+    said["output"] |= {"scale": None, "zero_point": None}
+    (tmp_path / "contract.json").write_text(json.dumps(said))
+    vector = content.vectors[0]
+    means = vector.tensor.mean((2, 3))[0]
+    opened = client.Client(tmp_path)
+    np.testing.assert_allclose(opened.run(vector.tensor)[0], means, atol=1e-5)
+    first = opened.classify(vector.picture, 1)[0]
+    assert first[0] == means.argmax() and first[1] == content.contract.labels[first[0]]
+    assert first[2] == pytest.approx(np.exp(means.max()) / np.exp(means).sum(), abs=1e-5)
