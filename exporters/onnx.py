@@ -32,8 +32,10 @@ FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 OPTION = "activations"
 COMPATIBILITY = "https://onnxruntime.ai/docs/reference/compatibility.html"
-OPSETS = ((15, "1.10"), (16, "1.11"), (17, "1.12"), (18, "1.14"), (19, "1.15"), (20, "1.17"), (21, "1.18"))
-"""Newest operator set that a version knows, by that page."""
+OPSETS = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18"}
+"""Operator set -> the first version that implements it, by that page."""
+IR_VERSIONS = {8: "1.14", 9: "1.15", 10: "1.18"}
+"""Version of the file format -> the first version that reads it, by the versions of ONNX on that page."""
 LABELS = {"ort": "artifact, onnxruntime", "ort_float": "artifact, onnxruntime without integer kernels"}
 INT8_LABELS = LABELS | {"ort": "artifact, onnxruntime as on Arm (int8 allowed)"}
 """x86 has no fast kernels for int8 activations and its default is to rewrite them: measured is what Arm does."""
@@ -167,14 +169,15 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
 
 
 def needs(path: Path) -> Runtime:
-    """What an .onnx needs: the first onnxruntime that knows its operator set."""
+    """What an .onnx needs: the first onnxruntime that knows its operators and its file format."""
     import onnx
 
-    sets = {each.domain: each.version for each in onnx.load(path, load_external_data=False).opset_import}
-    opset = sets.get("", 0)
-    found = next((name for newest, name in OPSETS if newest >= opset), "")
-    said = f"operator set {opset}, {COMPATIBILITY}"
-    return Runtime("onnxruntime", found, said, {"onnxruntime": version("onnxruntime")})
+    model = onnx.load(path, load_external_data=False)
+    opset = next((each.version for each in model.opset_import if not each.domain), 0)
+    both = [OPSETS.get(opset, ""), IR_VERSIONS.get(model.ir_version, "")]
+    oldest = max(both, key=lambda name: [int(part) for part in name.split(".")]) if all(both) else ""
+    said = f"operator set {opset}, file format {model.ir_version}: {COMPATIBILITY}"
+    return Runtime("onnxruntime", oldest, said, {"onnxruntime": version("onnxruntime")})
 
 
 def target(spec: TargetSpec) -> Target:

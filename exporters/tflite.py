@@ -28,6 +28,8 @@ METADATA = "qtools"
 INPUT, OUTPUT = "image", "logits"
 OLDEST = "min_runtime_version"
 """Entry of the metadata: the first runtime that has every version of every operation."""
+LAST_BEFORE = (2, 17)
+"""TensorFlow's version when LiteRT got a name and numbers of its own, in September 2024."""
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 LABELS = {
@@ -162,7 +164,10 @@ def needs(path: Path) -> Runtime:
 
     entry = flatbuffer.metadata(flatbuffer.read(path.read_bytes()), OLDEST) or b""
     oldest = entry.rstrip(b"\0").decode("ascii", "replace")
-    return Runtime("LiteRT", oldest, f"{OLDEST} in the file", {"ai-edge-litert": version("ai-edge-litert")})
+    parts = oldest.split(".")
+    before = all(part.isdigit() for part in parts) and tuple(map(int, parts[:2])) <= LAST_BEFORE
+    words = f"TensorFlow Lite {oldest}{', any LiteRT' if before else ''}" if oldest else ""
+    return Runtime("LiteRT", words, f"{OLDEST} in the file", {"ai-edge-litert": version("ai-edge-litert")})
 
 
 TARGET = Target(

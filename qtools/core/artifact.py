@@ -35,7 +35,8 @@ class Runtime:
 
     Attributes:
         name: Of the runtime.
-        minimum: Its oldest version that takes the file, or the oldest system it comes with; "" where nobody knows.
+        minimum: Its oldest version that takes the file, or the oldest systems it comes with, in words; "" where
+            nobody knows.
         source: Who says so.
         tested: Package -> version of what ran the file when it was made.
         systems: Operating system -> its oldest version, where the runtime belongs to the system.
