@@ -12,7 +12,9 @@ from qtools.core.errors import ExitStatus, InputError
 
 Option = typer.Option
 
-Folder = Annotated[Path | None, typer.Argument(help="The run or the bundle that the device runs.")]
+Folder = Annotated[
+    Path | None, typer.Argument(help="The run or the bundle that the device runs; default: this folder.")
+]
 Output = Annotated[
     Path | None,
     Option("--device-output", help="What came out of the network on the device: bytes, .npy, or numbers as text."),
@@ -36,18 +38,18 @@ def doctor(
     Example: qtools doctor app/vision --device-output phone.bin --vector 0
     """
     asked = device_output is not None or device_input is not None
-    if asked != (folder is not None) or asked != bool(vector):
+    if asked != bool(vector) or (folder is not None and not asked):
         raise InputError(
-            "a diagnosis needs a run or bundle, the vector that was shown, and what the device gave",
+            "a diagnosis needs the vector that was shown and what the device gave",
             "qtools doctor BUNDLE --device-output FILE --vector 0; alone: qtools doctor",
         )
-    if folder is None:
+    if not asked:
         _host(as_json=json)
         return
     from qtools.core.files import to_json
     from qtools.pipeline.doctor.subject import Asked, run
 
-    found = run(Asked(folder, vector, device_output, device_input))
+    found = run(Asked(folder or Path(), vector, device_output, device_input))
     if json:
         sys.stdout.write(to_json(found))
     else:

@@ -122,7 +122,7 @@ def test_the_doctor_names_what_the_app_did(folder: Path, qtools: Call) -> None:
     interpreter.invoke()
     answer = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     answer.tofile(folder / "phone.bin")
-    ended = qtools(folder, "doctor", "apps/python", "--device-output", "phone.bin", "--vector", "0", "--json")
+    ended = qtools(app, "doctor", "--device-output", folder / "phone.bin", "--vector", "0", "--json")
     assert ended.code == 1
     (found,) = json.loads(ended.out)
     assert found["verdict"] == "mistake"
