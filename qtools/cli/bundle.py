@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
+from qtools.core import plugins
 from qtools.core.errors import InputError
 
 Option = typer.Option
 
 RunFolder = Annotated[Path | None, typer.Argument(help="The run folder.")]
-Platform = Annotated[str, Option("--platform", "-p", help="android, ios, web, python or cpp.")]
+Platform = Annotated[
+    str, Option("--platform", "-p", help=f"One of: {', '.join(plugins.names('qtools.pipeline.bundles'))}.")
+]
 Data = Annotated[
     Path | None, Option("--data", help="Folder or CSV of pictures for the vectors; default: rendered ones.")
 ]

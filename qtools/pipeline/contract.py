@@ -23,6 +23,7 @@ FILE = "contract.json"
 SCHEMA_FILE = "contract.schema.json"
 CONTRACT_SCHEMA = 2
 LEVELS = 256
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 NEXT = (
     'write e.g. {"schema_version": 2, "preparation": {"resize": "bilinear", "crop": "squash", "range": [-1, 1]}, '
     '"labels_offset": 1}'
@@ -142,6 +143,13 @@ class Input:
     def __post_init__(self) -> None:
         if any(len(row) != LEVELS for row in self.table):
             raise ValueError(f"each row of the table holds {LEVELS} numbers")
+        lo, hi = LIMITS.get(self.dtype, (-math.inf, math.inf))
+        numbers = [number for row in self.table for number in row]
+        if not all(math.isfinite(number) and lo <= number <= hi for number in numbers):
+            raise ValueError(f"the table holds numbers that are no {self.dtype}")
+        if self.dtype in LIMITS and not all(float(number).is_integer() for number in numbers):
+            raise ValueError(f"the table of {self.dtype} holds fractions")
+        _check_grid(self.scale, self.zero_point)
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,9 @@ class Output:
     scale: float | None = None
     zero_point: int | None = None
     by_label: bool = False
+
+    def __post_init__(self) -> None:
+        _check_grid(self.scale, self.zero_point)
 
 
 @dataclass(frozen=True)
@@ -301,7 +312,7 @@ def read(path: Path, called: str = "--contract ") -> Contract:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{called}{path} cannot be read: {error.strerror}", NEXT) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{called}{path} is no JSON: {error}", NEXT) from error
     try:
         return _adapter().validate_json(json.dumps(_of_today(entries)))
@@ -321,6 +332,13 @@ def schema() -> dict[str, Any]:
         for name, words in ENTRY.findall(inspect.cleandoc(attributes)):
             place["properties"][name]["description"] = " ".join(words.split())
     return found
+
+
+def _check_grid(scale: float | None, zero_point: int | None) -> None:
+    if (scale is None) != (zero_point is None):
+        raise ValueError("a scale and a zero point come together")
+    if scale is not None and not 0 < scale < math.inf:
+        raise ValueError("a scale is above 0")
 
 
 def _of_today(entries: Any) -> Any:
