@@ -212,6 +212,10 @@ class File:
     sha256: str
     plan_sha256: str
 
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name:
+            raise ValueError("the artifact lies beside its contract")
+
 
 @dataclass(frozen=True)
 class Model:

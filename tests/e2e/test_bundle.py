@@ -162,6 +162,11 @@ def test_a_changed_contract_fails_verification(folder: Path, qtools: Call) -> No
         (("doctor", "apps/cpp", "--device-output", "names.txt", "--vector", "0"), 2, "holds no numbers"),
         (("doctor", "apps/cpp", "--device-output", "names.txt", "--vector", "9"), 2, "no vector '9'"),
         (
+            ("doctor", "other", "--device-output", "names.txt", "--vector", "0"),
+            1,
+            "not the file that its contract is about",
+        ),
+        (
             ("doctor", "apps/cpp", "--device-output", "apps/cpp/vectors/0.input.bin", "--vector", "0"),
             2,
             "--device-input",
@@ -173,6 +178,9 @@ def test_what_cannot_be_done_is_said(folder: Path, qtools: Call, words: Any, cod
         shutil.copytree(folder / "run", folder / "damaged")
         artifact = folder / "damaged" / "model.tflite"
         artifact.write_bytes(artifact.read_bytes() + b"\0")
+    if "other" in words:
+        shutil.copytree(folder / "apps" / "cpp", folder / "other")
+        (folder / "other" / "model.tflite").write_bytes(b"another model")
     ended = qtools(folder, *words)
     assert ended.code == code, ended.err
     assert message in ended.err and "next:" in ended.err

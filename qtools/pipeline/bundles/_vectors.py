@@ -119,10 +119,9 @@ def read(folder: Path, whole: Whole) -> Content:
 
 
 def _read(folder: Path, whole: Whole, row: Any) -> PictureVector:
-    pixels = np.frombuffer((folder / row["rgb"]).read_bytes(), np.uint8).reshape(row["height"], row["width"], 3)
-    memory = (folder / row["input"]).read_bytes()
-    kind = np.dtype(whole.output.dtype).newbyteorder("<")
-    output = np.frombuffer((folder / row["output"]).read_bytes(), kind).reshape(whole.output.shape)
+    rgb, memory, answer = ((folder / Path(row[part]).name).read_bytes() for part in ("rgb", "input", "output"))
+    pixels = np.frombuffer(rgb, np.uint8).reshape(row["height"], row["width"], 3)
+    output = np.frombuffer(answer, np.dtype(whole.output.dtype).newbyteorder("<")).reshape(whole.output.shape)
     tops = tuple(Top(int(each["index"]), str(each["label"]), float(each["value"])) for each in row["top"])
     return PictureVector(row["name"], row["what"], pixels, tensor_of(whole, memory), memory, output, tops)
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.errors import InputError, did_you_mean
+from qtools.core import files
+from qtools.core.errors import CheckFailed, InputError, did_you_mean
 from qtools.core.protocols import Session, Target
 from qtools.pipeline import contract
 from qtools.pipeline.bundles import _vectors
@@ -104,7 +105,8 @@ def open_subject(folder: Path) -> Subject:
     """Reads a run or a bundle; a run shows the pictures that a bundle without --data has.
 
     Raises:
-        InputError: If it is neither, or its parts do not fit together.
+        InputError: If it is neither, or something of it is missing.
+        CheckFailed: If the artifact is another one than was audited.
     """
     if (folder / REPORT).is_file():
         made = open_run(folder)
@@ -114,6 +116,8 @@ def open_subject(folder: Path) -> Subject:
     artifact = said.parent / whole.artifact.name
     if not artifact.exists():
         raise InputError(f"{folder} has no {whole.artifact.name} beside its contract", MAKE)
+    if files.digest(artifact) != whole.artifact.sha256:
+        raise CheckFailed(f"{artifact} is not the file that its contract is about", "make the bundle again of the run")
     return Subject(_vectors.read(index.parent, whole), artifact, by_suffix()[artifact.suffix])
 
 

@@ -62,6 +62,7 @@ def test_a_contract_by_hand_is_not_enough_for_a_bundle(tmp_path: Path) -> None:
         {"input": {"table": [[128] * 256] * 3}},
         {"input": {"scale": None}},
         {"output": {"scale": 0}},
+        {"artifact": {"name": "../other.tflite"}},
         {"output": {"meaning": "guesses"}},
         {"answer": 3},
     ],
