@@ -76,13 +76,13 @@ def make(config: BundleConfig, listener: Listener) -> Made:
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
     listener.stage("read the run")
-    run = open_run(_choose(config.run, config.platform, kind))
+    run = open_run(choose(config.run, config.platform, kind))
     listener.stage("make vectors")
     content = _with_systems(_vectors.make(run, config.pictures), kind)
     folder = config.out or config.run / "bundles" / config.platform
     listener.stage("write")
     with files.whole_folder(folder, replace=config.force or config.out is None) as work:
-        _write(content, run, kind, work)
+        write(content, run, kind, work)
         written = tuple(sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()))
     assets = Path(kind.assets)
     return Made(
@@ -96,8 +96,12 @@ def make(config: BundleConfig, listener: Listener) -> Made:
     )
 
 
-def _choose(folder: Path, platform: str, kind: Bundle) -> Path:
-    """The run itself, or that of a run for all targets whose artifact the platform likes best."""
+def choose(folder: Path, platform: str, kind: Bundle) -> Path:
+    """The run itself, or that of a run for all targets whose artifact the platform likes best.
+
+    Raises:
+        InputError: If there is none that the platform can run.
+    """
     if (folder / REPORT).is_file():
         found = [folder]
     else:
@@ -125,7 +129,8 @@ def _with_systems(content: Content, kind: Bundle) -> Content:
     return dataclasses.replace(content, whole=dataclasses.replace(content.whole, contract=said))
 
 
-def _write(content: Content, run: Run, kind: Bundle, work: Path) -> None:
+def write(content: Content, run: Run, kind: Bundle, work: Path) -> None:
+    """Contract, artifact, vectors, and the platform's own files."""
     assets = work / kind.assets
     files.write_text(assets / contract.FILE, files.to_json(content.contract))
     files.write_text(assets / contract.SCHEMA_FILE, files.to_json(contract.schema()))
