@@ -84,12 +84,13 @@ def preprocess(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     return normalise(fitted(image, spec), spec)
 
 
-def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+def fitted(image: NDArray[np.uint8], spec: InputSpec, fill: tuple[int, int, int] | None = None) -> NDArray[np.uint8]:
     """Resizes and crops a picture to the model's size; the result is rounded to bytes, as Pillow does it.
 
     Args:
         image: RGB, shape (height, width, 3).
         spec: The model's preprocessing.
+        fill: Bytes around a picture that is too small; None takes `fill_of`.
 
     Returns:
         RGB, channels first, shape (3, spec.size[0], spec.size[1]).
@@ -102,12 +103,17 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
         raise InputError(
             f"unknown interpolation '{spec.interpolation}'", f"choose one of: {', '.join(sorted(_INTERPOLATIONS))}"
         )
-    height, width = _resized(image.shape[:2], spec)
+    height, width = goal_size(image.shape[:2], spec)
     picture = Image.fromarray(image)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), mode)
-    fill = [round(255 * m) for m in spec.mean] if spec.crop_mode == "border" else [0, 0, 0]
-    return np.ascontiguousarray(_centre(np.asarray(picture), spec.size, fill).transpose(2, 0, 1))
+    picture = _scaled(picture, (width, height), mode)
+    cut = centre(np.asarray(picture), spec.size, fill_of(spec) if fill is None else fill)
+    return np.ascontiguousarray(cut.transpose(2, 0, 1))
+
+
+def fill_of(spec: InputSpec) -> tuple[int, int, int]:
+    """Bytes that go around a picture which is too small after resizing."""
+    red, green, blue = (round(255 * m) if spec.crop_mode == "border" else 0 for m in spec.mean)
+    return red, green, blue
 
 
 def normalise(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
@@ -124,7 +130,24 @@ def normalise(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
     return scaled
 
 
-def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
+def _scaled(picture: Image.Image, size: tuple[int, int], mode: Image.Resampling) -> Image.Image:
+    """A picture resized to (width, height), one side after the other.
+
+    Bytes lie between the two passes, so that their order shows. Pillow 13 takes the height first where it loses more
+    than twice the pixels that the width does (src/libImaging/Resample.c, ImagingResampleInner); older ones never do.
+    Here the order is the newer one whatever Pillow is installed, and contracts promise it to apps.
+    """
+    width, height = size
+    lost = picture.height - height
+    height_first = lost > 0 and lost > 2 * (picture.width - width)
+    between = (picture.width, height) if height_first else (width, picture.height)
+    for step in (between, size) if mode is not Image.Resampling.NEAREST else (size,):
+        if picture.size != step:
+            picture = picture.resize(step, mode)
+    return picture
+
+
+def goal_size(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
     """Height and width of the picture before the crop."""
     height, width = shape
     goal_h, goal_w = (math.floor(side / spec.crop_pct) for side in spec.size)
@@ -143,7 +166,7 @@ def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: list[int]) -> NDArray[np.uint8]:
+def centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: tuple[int, int, int]) -> NDArray[np.uint8]:
     """The middle of `pixels`, shape (*size, 3), filled around where it is smaller."""
     short = [max(goal - have, 0) for goal, have in zip(size, pixels.shape, strict=False)]
     if any(short):

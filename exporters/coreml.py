@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from exporters._ends import end_types
 from qtools.core import files
-from qtools.core.artifact import Artifact
+from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, Session, Target
@@ -124,9 +124,21 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
 
 def open_session(path: Path, kernels: str, threads: int) -> Session:
     """Opens a package of any origin, to be evaluated on tensors as they are."""
-    from exporters._coreml.run import PackageSession
+    from exporters._coreml.run import PRECISIONS, PackageSession
 
-    return PackageSession(path)
+    return PackageSession(path, PRECISIONS.get(kernels, "float32"))
+
+
+def needs(path: Path) -> Runtime:
+    """What a package needs: the first system with the operations of its specification."""
+    from exporters._coreml.describe import SYSTEMS
+    from exporters._coreml.package import Package
+
+    spec = Package(path).spec.specificationVersion
+    systems = SYSTEMS.get(spec, {})
+    oldest = ", ".join(f"{name} {number}" for name, number in systems.items())
+    tested = {"coremltools": version("coremltools")}
+    return Runtime("Core ML", oldest, f"version {spec} of the model specification", tested, systems)
 
 
 def configure(options: Mapping[str, str]) -> Target:
@@ -154,9 +166,13 @@ TARGET = Target(
     labels={
         "coreml": "artifact, Core ML",
         "evaluator": "artifact, evaluated by qtools' reading of the ML Program (float32)",
+        "evaluator_fp16": "artifact, evaluated by qtools' reading of the ML Program (float16)",
         "simulated": "simulated (float operations on quantized values)",
     },
     configure=configure,
+    needs=needs,
+    toolchain=TOOLCHAIN,
+    rough=("evaluator_fp16",),
     session=open_session,
     binding=binding,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},

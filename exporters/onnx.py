@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
-from qtools.core import files
-from qtools.core.artifact import Artifact
+from qtools.core import files, numerics
+from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, Session, Target, TimedFile, Timer
@@ -31,6 +31,11 @@ INPUT, OUTPUT = "image", "logits"
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 OPTION = "activations"
+COMPATIBILITY = "https://onnxruntime.ai/docs/reference/compatibility.html"
+OPSETS = {18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18"}
+"""Operator set -> the first version that implements it, by that page."""
+IR_VERSIONS = {8: "1.14", 9: "1.15", 10: "1.18"}
+"""Version of the file format -> the first version that reads it, by the versions of ONNX on that page."""
 LABELS = {"ort": "artifact, onnxruntime", "ort_float": "artifact, onnxruntime without integer kernels"}
 INT8_LABELS = LABELS | {"ort": "artifact, onnxruntime as on Arm (int8 allowed)"}
 """x86 has no fast kernels for int8 activations and its default is to rewrite them: measured is what Arm does."""
@@ -170,6 +175,18 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
     return timed.profile(path, threads, runs)
 
 
+def needs(path: Path) -> Runtime:
+    """What an .onnx needs: the first onnxruntime that knows its operators and its file format."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    opset = next((each.version for each in model.opset_import if not each.domain), 0)
+    both = [OPSETS.get(opset, ""), IR_VERSIONS.get(model.ir_version, "")]
+    oldest = max(both, key=lambda name: [int(part) for part in name.split(".")]) if all(both) else ""
+    said = f"operator set {opset}, file format {model.ir_version}: {COMPATIBILITY}"
+    return Runtime("onnxruntime", oldest, said, {"onnxruntime": version("onnxruntime")})
+
+
 def target(spec: TargetSpec) -> Target:
     """What there is to do with a set of rules."""
     return Target(
@@ -187,6 +204,9 @@ def target(spec: TargetSpec) -> Target:
         binding=binding,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
+        codes=numerics.quantize_by_division,
+        needs=needs,
+        toolchain=TOOLCHAIN,
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
     )
 

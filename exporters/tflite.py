@@ -14,7 +14,7 @@ from exporters._ends import check_bytes, end_types
 from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
-from qtools.core.artifact import Artifact
+from qtools.core.artifact import Artifact, Runtime
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Session, Target, TimedFile, Timer
 from qtools.core.timing import Profile
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
 INPUT, OUTPUT = "image", "logits"
+OLDEST = "min_runtime_version"
+"""Entry of the metadata: the first runtime that has every version of every operation."""
+LAST_BEFORE = (2, 17)
+"""TensorFlow's version when LiteRT got a name and numbers of its own, in September 2024."""
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 LABELS = {
@@ -161,6 +165,18 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
     return profiling.profile(path, threads, runs)
 
 
+def needs(path: Path) -> Runtime:
+    """What a .tflite needs, as the converter wrote it into the file."""
+    from exporters._tflite import flatbuffer
+
+    entry = flatbuffer.metadata(flatbuffer.read(path.read_bytes()), OLDEST) or b""
+    oldest = entry.rstrip(b"\0").decode("ascii", "replace")
+    parts = oldest.split(".")
+    before = all(part.isdigit() for part in parts) and tuple(map(int, parts[:2])) <= LAST_BEFORE
+    words = f"TensorFlow Lite {oldest}{', any LiteRT' if before else ''}" if oldest else ""
+    return Runtime("LiteRT", words, f"{OLDEST} in the file", {"ai-edge-litert": version("ai-edge-litert")})
+
+
 TARGET = Target(
     SPEC,
     lower,
@@ -174,6 +190,8 @@ TARGET = Target(
     slow=frozenset({"default", "reference"}),
     inspectors={SPEC.suffix: inspect_artifact},
     tensors={SPEC.suffix: read_tensors},
+    needs=needs,
+    toolchain=TOOLCHAIN,
     second=SecondRuntime(second.NAME, second.run),
     timer=Timer("LiteRT with XNNPACK", ("ai-edge-litert",), open_timed, profile),
 )

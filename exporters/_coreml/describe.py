@@ -17,6 +17,8 @@ from qtools.core.errors import InputError
 METADATA = "qtools"
 SPECIFICATION = {7: 8, 8: 9}
 """Version of the model specification that an operation set belongs to: iOS 17 and iOS 18."""
+SYSTEMS = {8: {"iOS": "17", "macOS": "14"}, 9: {"iOS": "18", "macOS": "15"}}
+"""Version of the specification -> the first systems that read it."""
 LABEL, PROBABILITIES, CLASSES = "classLabel", "classLabel_probs", "classes"
 RGB = 20
 """FeatureTypes.proto: ImageFeatureType.ColorSpace."""

@@ -121,8 +121,8 @@ class NativePackage:
 class PackageSession:
     """A package of any origin, evaluated on tensors as they are."""
 
-    def __init__(self, path: Path) -> None:
-        self._evaluator = Evaluator(path)
+    def __init__(self, path: Path, precision: str = "float32") -> None:
+        self._evaluator = Evaluator(path, precision)
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Output name -> array; a class label is an array of text."""

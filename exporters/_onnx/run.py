@@ -74,9 +74,8 @@ class OrtRunner:
         params = self._ends.get(self._input)
         data: NDArray[Any] = np.ascontiguousarray(image[None])
         if params is not None:
-            limits = params.scheme.qmin, params.scheme.qmax
-            codes = np.rint(data / params.scale_array[0]) + params.zero_point[0]
-            data = np.clip(codes, *limits).astype(np.int8 if params.scheme.signed else np.uint8)
+            codes = numerics.quantize_by_division(data, params)
+            data = codes.astype(np.int8 if params.scheme.signed else np.uint8)
         return {self._input: data}
 
     def invoke(self) -> None:

@@ -1,9 +1,9 @@
-"""A file that ships."""
+"""A file that ships, and what it needs to run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -27,3 +27,23 @@ class Artifact:
     sha256: str
     toolchain: Mapping[str, str]
     float_constants: tuple[str, ...] | None = ()
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What runs a file.
+
+    Attributes:
+        name: Of the runtime.
+        minimum: Its oldest version that takes the file, or the oldest systems it comes with, in words; "" where
+            nobody knows.
+        source: Who says so.
+        tested: Package -> version of what ran the file when it was made.
+        systems: Operating system -> its oldest version, where the runtime belongs to the system.
+    """
+
+    name: str
+    minimum: str = ""
+    source: str = ""
+    tested: Mapping[str, str] = field(default_factory=dict)
+    systems: Mapping[str, str] = field(default_factory=dict)

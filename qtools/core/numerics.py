@@ -149,6 +149,13 @@ def quantize_float32(x: Array, params: QuantParams) -> Array:
     return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
 
 
+def quantize_by_division(x: Array, params: QuantParams) -> Array:
+    """Codes as ONNX's QuantizeLinear makes them: round(x / scale) + zero_point, in float32. Only per tensor."""
+    xp = array_namespace(x)
+    codes = xp.round(x / xp.asarray(params.scale_array[:1])) + params.zero_point[0]
+    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
+
+
 def requantize(accumulator: Array, multiplier: Array | float, params: QuantParams, lowest: int | None = None) -> Array:
     """Brings an integer accumulator to the output grid: clip(round(float32(acc) * multiplier) + zero_point).
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.artifact import Artifact
+from qtools.core import numerics
+from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.target import TargetSpec
@@ -189,6 +190,10 @@ class Target:
         binding: () -> the dataclass that `Lowered.binding` has of each value; a function, as it imports SDKs.
         second: Another runtime of the format, where there is one.
         timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
+        codes: (float32 array, per-tensor grid) -> codes of an integer input, as the runtime's own kernel makes them.
+        needs: What a file of the format needs to run; None where nobody has looked.
+        toolchain: Packages that write into an artifact.
+        rough: Further kernel sets of `session`, less exact, that a device may run in place of the first.
     """
 
     spec: TargetSpec
@@ -208,6 +213,10 @@ class Target:
     tensors: Mapping[str, Callable[[Path], Mapping[str, Tensor]]] = field(default_factory=dict)
     second: SecondRuntime | None = None
     timer: Timer | None = None
+    codes: Callable[[NDArray[np.float32], QuantParams], NDArray[Any]] = numerics.quantize_float32
+    needs: Callable[[Path], Runtime] | None = None
+    toolchain: Sequence[str] = ()
+    rough: Sequence[str] = ()
 
     def replay(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Runs a file of any origin once, in the kernels that ship, on tensors as they are."""

@@ -17,11 +17,13 @@ from qtools.core.errors import InputError
 from qtools.core.inspection import End, Inspection
 from qtools.core.protocols import Session
 from qtools.core.types import InputSpec, QuantParams, QuantScheme
-from qtools.pipeline.contract import Contract, Triple
+from qtools.pipeline.contract import Bytes3, Contract, Preparation, Triple
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What torch's networks are trained with where nothing else is said."""
 LEVELS = 255
+IMAGE = "image"
+"""What the type of an input begins with where the runtime takes a picture (Core ML)."""
 BACKGROUND = frozenset({"background", "dummy", "???"})
 """First names of label files whose output 0 stands for no class."""
 IMAGENET_AND_BACKGROUND = 1001
@@ -44,6 +46,8 @@ class Reading:
         labels: Names of the outputs; () where nothing names them.
         source: Who says so, in words.
         assumed: Whether nobody does.
+        fill: Bytes around a picture that is too small, in RGB; None makes them of the mean for "border", else zero.
+        table: What every byte becomes, shape (3, 256), in the order of the channels; None computes it.
     """
 
     end: End
@@ -55,16 +59,22 @@ class Reading:
     labels: tuple[str, ...] = ()
     source: str = ""
     assumed: bool = False
+    fill: Bytes3 | None = None
+    table: NDArray[Any] | None = None
 
     def tensor(self, picture: Raw) -> NDArray[Any]:
         """A picture, RGB of shape (height, width, 3), as what the input takes."""
-        laid: NDArray[Any] = fitted(picture, self.spec)
+        laid: NDArray[Any] = fitted(picture, self.spec, self.fill)
         laid = laid[::-1] if self.colours == "BGR" else laid
-        if not self.pixels:
+        if self.table is not None:
+            laid = self.table[np.arange(3)[:, None, None], laid]
+        elif not self.pixels:
             laid = normalise(laid, self.spec)
         laid = np.ascontiguousarray((laid.transpose(1, 2, 0) if self.channels_last else laid)[None])
         if not is_integer(self.end):
             return laid.astype(np.float32)
+        if self.table is not None:
+            return laid.astype(self.end.dtype)
         dtype, params = np.dtype(self.end.dtype), params_of(self.end)
         if self.pixels:  # what a byte means is the file's business: an app copies it
             return (laid.astype(np.int32) + min(0, int(np.iinfo(dtype).min))).astype(dtype)
@@ -96,21 +106,25 @@ def contract_of(found: Reading) -> Contract:
     """The contract that says the same."""
     spec = found.spec
     scaling = (None, None) if found.pixels else (spec.mean, spec.std)
-    return TypeAdapter(Contract).validate_python(
+    preparation = TypeAdapter(Preparation).validate_python(
         {"size": spec.size, "colours": found.colours, "resize": spec.interpolation, "crop": spec.crop_mode}
-        | {"keep": spec.crop_pct, "mean": scaling[0], "std": scaling[1], "labels_offset": found.offset}
+        | {"keep": spec.crop_pct, "mean": scaling[0], "std": scaling[1], "fill": found.fill}
     )
+    return Contract(preparation, found.offset)
 
 
 def _as_given(inspection: Inspection, end: End, given: Contract) -> Reading:
-    last = _channels_last(end) if given.layout is None else given.layout == "NHWC"
-    size = given.size or _size(inspection.file, end, last)
-    mean, std = given.scaling or ((0.0,) * 3, (1.0,) * 3)
-    spec = InputSpec(size, mean, std, given.resize, given.keep, given.crop)
-    names = inspection.picture.labels if inspection.picture else ()
-    return Reading(
-        end, spec, given.colours, last, given.scaling is None, given.labels_offset, names, "the contract says how"
+    said = given.preparation
+    last = channels_last(end) if said.layout is None or end.dtype.startswith(IMAGE) else said.layout == "NHWC"
+    size = said.size or _size(inspection.file, end, last)
+    mean, std = said.scaling or (said.mean or (0.0,) * 3, said.std or (1.0,) * 3)
+    spec = InputSpec(size, mean, std, said.resize, said.keep, said.crop)
+    names = given.labels or (inspection.picture.labels if inspection.picture else ())
+    found = Reading(
+        end, spec, said.colours, last, said.scaling is None, given.labels_offset, names, "the contract says how"
     )
+    table = None if given.input is None else np.asarray(given.input.table)
+    return dataclasses.replace(found, fill=said.fill, table=table)
 
 
 def _as_recorded(inspection: Inspection, end: End) -> Reading:
@@ -122,12 +136,12 @@ def _as_recorded(inspection: Inspection, end: End) -> Reading:
         raise InputError(f"{inspection.file}: the preprocessing in its metadata is damaged") from error
     names = inspection.picture.labels if inspection.picture else ()
     pixels = facts.get("io") == "pixels"
-    return Reading(end, spec, "RGB", _channels_last(end), pixels, 0, names, "preprocessing as qtools wrote it into it")
+    return Reading(end, spec, "RGB", channels_last(end), pixels, 0, names, "preprocessing as qtools wrote it into it")
 
 
 def _as_usual(inspection: Inspection, end: End) -> Reading:
     """As the format's own metadata say, or as networks of its kind are fed."""
-    last, facts = _channels_last(end), inspection.picture
+    last, facts = channels_last(end), inspection.picture
     names = facts.labels if facts else ()
     spec = InputSpec(_size(inspection.file, end, last), (0.0,) * 3, (1.0,) * 3, "bilinear", 1.0, "squash")
     offset, background = _background(inspection, names)
@@ -170,7 +184,12 @@ def _triple(numbers: tuple[float, ...]) -> Triple:
     return first / LEVELS, second / LEVELS, third / LEVELS
 
 
-def _channels_last(end: End) -> bool:
+def channels_last(end: End) -> bool:
+    """Whether an input lays a picture out as rows of pixels, (1, height, width, 3).
+
+    Raises:
+        InputError: If it takes no RGB picture.
+    """
     if len(end.shape) == 4 and 3 in (end.shape[1], end.shape[3]):
         return end.shape[3] == 3 and end.shape[1] != 3
     raise InputError(f"the input '{end.name}' of shape {end.shape} takes no RGB picture", CONTRACT_NEXT)

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from calibration.collect import read_stats, write_stats
 from qtools.core import files
 from qtools.core.errors import InputError
-from qtools.core.types import InputSpec, TensorStats
+from qtools.core.types import TensorStats
+from qtools.pipeline import run_facts
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.run_facts import AGAIN, FOLDER, RunFacts
 from qtools.pipeline.trial import Decision
 
-FOLDER = "audit"
-WEIGHTS, STATS, RUN = "weights.safetensors", "stats.npz", "run.json"
-AGAIN = "run qtools quantize again"
+WEIGHTS, STATS = "weights.safetensors", "stats.npz"
 _FLOAT, _SHIPPED = "float.", "shipped."
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """How a run was set up, as far as its files do not say it.
-
-    Attributes:
-        io: "int8", "float32" or "pixels".
-        input: Preprocessing of its images.
-        target_options: Choices that only its target has.
-        classes: Names of the classes; () where nothing named them.
-        schema_version: 1.
-    """
-
-    io: str
-    input: InputSpec
-    target_options: Mapping[str, str]
-    classes: tuple[str, ...] = ()
-    schema_version: int = 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +49,7 @@ def write(folder: Path, prepared: Prepared, decision: Decision, facts: RunFacts)
     inside = folder / FOLDER
     files.write_bytes(inside / WEIGHTS, save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}))
     write_stats(inside / STATS, prepared.stats)
-    files.write_text(inside / RUN, files.to_json(facts))
+    files.write_text(inside / run_facts.FILE, files.to_json(facts))
     return inside
 
 
@@ -82,18 +60,11 @@ def read(folder: Path) -> Kept:
         InputError: If something is missing or damaged.
     """
     inside = folder / FOLDER
-    if not inside.is_dir():
-        raise InputError(f"{folder} keeps nothing to audit: it has no {FOLDER}/", AGAIN)
+    facts = run_facts.read(folder)
     try:
         tensors = load_file(inside / WEIGHTS)
-        facts = _adapter().validate_python(json.loads((inside / RUN).read_text(encoding="utf-8")))
-    except (OSError, ValueError, SafetensorError, ValidationError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
     exact = {name.removeprefix(_FLOAT): tensor for name, tensor in tensors.items() if name.startswith(_FLOAT)}
     changed = {name.removeprefix(_SHIPPED): tensor for name, tensor in tensors.items() if name.startswith(_SHIPPED)}
     return Kept(facts, exact, exact | changed, read_stats(inside / STATS))
-
-
-@cache
-def _adapter() -> TypeAdapter[RunFacts]:
-    return TypeAdapter(RunFacts)

@@ -15,7 +15,7 @@ from qtools.core.artifact import Artifact
 from qtools.core.checks import Check
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
-from qtools.pipeline import judge, kept, vectors
+from qtools.pipeline import contract, contract_of_run, judge, kept, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
 from qtools.pipeline.prepare import Prepared
@@ -147,7 +147,8 @@ def conclude(
     size = Size(leg.artifact.size_bytes, files.size(prepared.lowered.path))
     files.remove(prepared.lowered.path)
     measured = Measured(speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed), prices)
-    vectors.write(folder / vectors.FILE, _vectors(leg))
+    recorded = _vectors(leg)
+    vectors.write(folder / vectors.FILE, recorded)
     facts = kept.RunFacts(config.io, prepared.images.input, config.target_options, prepared.images.classes)
     kept.write(folder, prepared, decision, facts)
     notices = leg.notices + judge.agreement_warning(outputs, first)
@@ -164,6 +165,9 @@ def conclude(
             kept.FOLDER: files.digest(folder / kept.FOLDER),
         },
     )
+    promise = contract_of_run.of_artifact((leg.path, target, leg.artifact.sha256), report, facts, recorded[0])
+    said = files.write_text(folder / contract.FILE, files.to_json(promise))
+    report = dataclasses.replace(report, digests={**report.digests, "contract": files.digest(said)})
     files.write_text(folder / "plan.json", files.to_json(decision.plan))
     files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))
     files.write_text(folder / "report.json", report_text(report))

@@ -11,7 +11,7 @@ from qtools.core import files, plugins
 from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.protocols import Target
-from qtools.pipeline import vectors
+from qtools.pipeline import contract, vectors
 from reports.build import Report, read_report
 
 FLOAT_LIMIT = 1e-4
@@ -59,11 +59,12 @@ def run(path: Path) -> Verification:
     if not (folder / REPORT).is_file():
         raise InputError(f"there is no {REPORT} beside {path.name}: nothing says what it should be", TARGETS_NEXT)
     report = read_report(folder / REPORT)
-    target = _target(report)
+    target = target_of(report)
     checks = [
         _same("artifact is the one reported", files.digest(artifact), report.digests.get("artifact")),
         _same("plan is the one reported", _digest(folder / "plan.json"), report.digests.get("plan")),
         _same("vectors are the ones reported", _digest(folder / vectors.FILE), report.digests.get("vectors")),
+        _same("contract is the one reported", _digest(folder / contract.FILE), report.digests.get("contract")),
         _own_plan(target, artifact, report),
         _replayed(target, artifact, folder / vectors.FILE),
         _verdict(report),
@@ -79,13 +80,14 @@ def artifact_of(path: Path) -> Path:
     """
     if not (path / REPORT).is_file():
         return path
-    artifact = path / f"model{_target(read_report(path / REPORT)).spec.suffix}"
+    artifact = path / f"model{target_of(read_report(path / REPORT)).spec.suffix}"
     if not artifact.exists():
         raise InputError(f"{path} has no {artifact.name}", "run qtools quantize again")
     return artifact
 
 
-def _target(report: Report) -> Target:
+def target_of(report: Report) -> Target:
+    """What the artifact of a report is for."""
     target: Target = plugins.find("exporters", report.subject.target, "TARGET")
     return target
 

@@ -21,9 +21,9 @@ from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 
 
 def quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
-    """QuantizeLinear: round(x / scale) + zero_point in float32. It divides, it does not multiply by 1 / scale."""
-    codes = torch.round(x / torch.tensor(params.scale_array[0])) + params.zero_point[0]
-    return codes.clamp(params.scheme.qmin, params.scheme.qmax)
+    """QuantizeLinear: it divides, it does not multiply by 1 / scale."""
+    codes: torch.Tensor = numerics.quantize_by_division(x, params)
+    return codes
 
 
 def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:

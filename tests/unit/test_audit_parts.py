@@ -116,7 +116,7 @@ def test_a_planted_mistake_is_named(trained: SimpleNamespace, name: str) -> None
     found, rows = tried(trained, asked(plant(trained.module)), fed)
     assert found is not None and found.cause == f"preprocessing: {name}", rows
     assert found.measure == WRONG and found.after < found.before and found.gain_interval[0] > 0
-    assert '"schema_version": 1' in found.remedy and found.images == COUNT
+    assert '"schema_version": 2' in found.remedy and found.images == COUNT
 
 
 @pytest.mark.parametrize("moved", [1, -1])

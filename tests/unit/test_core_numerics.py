@@ -241,3 +241,15 @@ def test_requantize_with_one_multiplier_per_channel() -> None:
 
 def test_float32_is_the_nearest_float32() -> None:
     assert numerics.float32(0.1) == 0.10000000149011612
+
+
+@given(st.floats(1e-3, 10), st.integers(-128, 127), st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=20))
+def test_onnx_divides_where_xnnpack_multiplies(scale, zero_point, numbers):
+    """By ONNX's definition of QuantizeLinear, saturate(round(x / y_scale) + y_zero_point), in numpy and in torch."""
+    import torch
+
+    params = QuantParams(QuantScheme(8, False, None, -128, 127), (scale,), (zero_point,))
+    x = np.array(numbers, np.float32)
+    expected = np.clip(np.rint(x / np.float32(scale)) + zero_point, -128, 127)
+    np.testing.assert_array_equal(numerics.quantize_by_division(x, params), expected)
+    np.testing.assert_array_equal(numerics.quantize_by_division(torch.from_numpy(x), params).numpy(), expected)

@@ -62,7 +62,7 @@ def test_who_says_how_a_picture_goes_in() -> None:
     assert ours.spec == SPEC and not ours.assumed and not ours.pixels
     theirs = feeding.reading(inspection(picture=Picture((127.5,), (63.75,), ("background", "a", "b", "c", "d"))))
     assert theirs.spec.mean == (0.5,) * 3 and theirs.spec.std == (0.25,) * 3 and theirs.offset == 1
-    given = feeding.reading(inspection(metadata=facts), contract.Contract(range=(-1.0, 1.0), labels_offset=2))
+    given = feeding.reading(inspection(metadata=facts), contract.Contract(contract.Preparation(range=(-1.0, 1.0)), 2))
     assert given.spec.mean == given.spec.std == (0.5,) * 3 and given.offset == 2 and not given.assumed
     usual = feeding.reading(inspection("uint8", grid=Grid((0.0078,), (128,)), outputs=1001))
     assert usual.pixels and usual.assumed and usual.offset == 1 and "assumed" in usual.source
@@ -82,12 +82,12 @@ def test_what_takes_no_picture_is_refused(found: Inspection, said: str) -> None:
     with pytest.raises(InputError, match=said):
         feeding.reading(found)
     if "size" in said:
-        assert feeding.reading(found, contract.Contract(size=(4, 6))).spec.size == (4, 6)
+        assert feeding.reading(found, contract.Contract(contract.Preparation(size=(4, 6)))).spec.size == (4, 6)
 
 
 def test_a_contract_has_to_fit_the_tensor() -> None:
     with pytest.raises(InputError, match="not of"):
-        feeding.reading(inspection(), contract.Contract(size=(9, 9)))
+        feeding.reading(inspection(), contract.Contract(contract.Preparation(size=(9, 9))))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_reading_survives_its_contract(mean: Any, std: Any, colours: Any, pixe
 
 @pytest.mark.parametrize("range_", [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0), (-3.0, 5.0)])
 def test_a_range_is_what_black_and_white_become(range_: tuple[float, float]) -> None:
-    found = feeding.reading(inspection(), contract.Contract(range=range_))
+    found = feeding.reading(inspection(), contract.Contract(contract.Preparation(range=range_)))
     ends = np.array([[[0] * 3, [255] * 3]] * 8, np.uint8).repeat(4, 1)
     assert np.unique(np.round(found.tensor(ends), 4)).tolist() == pytest.approx(list(range_), abs=1e-3)
     assert fitted(ends, found.spec).shape == (3, 8, 8)

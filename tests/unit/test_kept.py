@@ -12,7 +12,7 @@ import torch
 
 from qtools.core.errors import InputError
 from qtools.core.types import InputSpec, TensorStats
-from qtools.pipeline import kept
+from qtools.pipeline import kept, run_facts
 
 SPEC = InputSpec((32, 48), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), "bicubic", 0.95, "squash")
 FACTS = kept.RunFacts("int8", SPEC, {"activations": "int8"}, ("cat", "dog"))
@@ -53,11 +53,11 @@ def test_what_nothing_corrected_is_stored_once(tmp_path: Path, run: tuple[Any, A
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path, run: tuple[Any, Any]) -> None:
     a, b = (kept.write(tmp_path / name, *run, FACTS) for name in "ab")
-    for name in (kept.WEIGHTS, kept.STATS, kept.RUN):
+    for name in (kept.WEIGHTS, kept.STATS, run_facts.FILE):
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
-@pytest.mark.parametrize("file", [kept.WEIGHTS, kept.STATS, kept.RUN])
+@pytest.mark.parametrize("file", [kept.WEIGHTS, kept.STATS, run_facts.FILE])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_damage_is_told(tmp_path: Path, run: tuple[Any, Any], file: str, damage: str) -> None:
     path = kept.write(tmp_path, *run, FACTS) / file

@@ -52,11 +52,14 @@ class Variant:
     def contract(self) -> str:
         """How pictures go in, as a contract file says it."""
         said = contract_of(replace(self.reading, offset=self.reading.offset + self.shift))
-        return json.dumps({f.name: v for f in fields(said) if (v := getattr(said, f.name)) is not None})
+        inside = {f.name: v for f in fields(said.preparation) if (v := getattr(said.preparation, f.name)) is not None}
+        entries = {"schema_version": said.schema_version, "preparation": inside, "labels_offset": said.labels_offset}
+        return json.dumps(entries)
 
 
 def variants(present: Reading) -> Iterator[Variant]:
     """Every other way that is worth a try."""
+    present = replace(present, table=None)  # a table is of the present numbers
     spec = present.spec
     other: Literal["RGB", "BGR"] = "RGB" if present.colours == "BGR" else "BGR"
     # the numbers stay with their places in the tensor: what is exchanged is the picture

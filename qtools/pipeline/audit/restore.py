@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from calibration.images import normalise
 from calibration.plan_file import read_plan
 from qtools import models, reference
 from qtools.core import files, plugins
@@ -17,10 +19,12 @@ from qtools.core.errors import CheckFailed, InputError
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
 from qtools.fuse.apply import fuse
+from qtools.fuse.certificate import FusionCertificate
 from qtools.graph.capture import Program, capture
 from qtools.graph.pixels import taking_pixels
 from qtools.pipeline import kept
 from qtools.pipeline.audit.config import AuditConfig
+from qtools.pipeline.config import PIXELS
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.leg import Leg
 from qtools.pipeline.prepare import BATCH, Prepared
@@ -126,16 +130,8 @@ def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[
     target = run.target
     first = next(iter(images.batches(images.evaluation, 1)))
     examples = first, np.ascontiguousarray(first[..., ::-1])
-    with watch.stage("fuse"):
-        module, certificate = fuse(
-            run.loaded.module, torch.from_numpy(images.normalised(first)), strict=run.loaded.spec.verified
-        )
-    with watch.stage("capture"):
-        module = taking_pixels(module, images.input, target.spec) if images.pixels else module
-        captured = capture(module, torch.from_numpy(first), target.spec.expand)
-        _same_graph(captured, run)
-        program = captured.with_constants(run.kept.exact)
-        batch = program.batch_size(BATCH)
+    program, certificate = captured_again(run, first, watch)
+    batch = program.batch_size(BATCH)
     with watch.stage(f"convert to {target.spec.name}"):
         lowered = target.lower(program, examples, work)
     with watch.stage("open"):
@@ -149,6 +145,28 @@ def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[
     decision = Decision(run.plan, shipped, simulator, steps)
     notices = () if digests_hold(run) else (CHANGED,)
     return Leg(target, prepared, decision, _artifact(run), run.folder, runners, notices), plain
+
+
+def captured_again(run: Run, example: NDArray[np.float32], watch: Stopwatch) -> tuple[Program, FusionCertificate]:
+    """Fuses and captures the network again, and gives the graph the weights that the run quantized.
+
+    Args:
+        run: The run.
+        example: An input as the run's artifact takes it before it is quantized, shape (1, 3, height, width).
+        watch: Told of each stage.
+
+    Raises:
+        CheckFailed: If the graph is not the one that was planned.
+    """
+    facts, pixels = run.kept.facts, run.kept.facts.io == PIXELS
+    with watch.stage("fuse"):
+        shown = normalise(example, facts.input) if pixels else example
+        module, certificate = fuse(run.loaded.module, torch.from_numpy(shown), strict=run.loaded.spec.verified)
+    with watch.stage("capture"):
+        module = taking_pixels(module, facts.input, run.target.spec) if pixels else module
+        captured = capture(module, torch.from_numpy(example), run.target.spec.expand)
+        _same_graph(captured, run)
+    return captured.with_constants(run.kept.exact), certificate
 
 
 def _artifact(run: Run) -> Artifact:

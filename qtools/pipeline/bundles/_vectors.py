@@ -1,0 +1,206 @@
+"""Pictures with their tensors and answers: what an app replays to prove that it computes what was audited.
+
+The pictures have the shapes that go wrong: wide, tall, smaller than the input, odd, and of the input's own size. They
+lie there as PNG and as plain bytes, so that a decoder can be told from a wrong resize.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calibration.data import open_folder
+from calibration.sampling import select
+from qtools.core import files
+from qtools.core.errors import InputError
+from qtools.core.protocols import Session
+from qtools.pipeline import feeding
+from qtools.pipeline.bundles._bundle import Content, PictureVector, Tolerance, Top
+from qtools.pipeline.contract import Whole
+from qtools.pipeline.contract_of_run import Run
+from qtools.pipeline.feeding import Raw
+from qtools.pipeline.inspect import run as inspect
+from qtools.reference.images import render
+
+FILE = "vectors.json"
+SCHEMA = 1
+TOP = 5
+AGAIN = "make the bundle again: qtools bundle RUN --platform NAME"
+FLOAT_PART = 1e-4
+"""Share of the largest answer that sums of floats may differ by from host to host, as `qtools verify` allows."""
+ROUNDED = 1 + 1e-5
+"""Codes that differ by a step are worth a step, but for the rounding of their real numbers to 32 bits."""
+SHAPES = (("wide", 2.13, 1.29), ("tall", 1.21, 1.77), ("smaller", 0.61, 0.73), ("as the input", 1.0, 1.0))
+"""What a rendered picture is there for, its width and its height in sizes of the input."""
+LEAST = 16
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures.
+
+    Attributes:
+        data: Folder or CSV of the user's own; None renders some.
+        count: How many.
+        seed: Of the choice.
+    """
+
+    data: Path | None = None
+    count: int = 5
+    seed: int = 0
+
+
+def make(run: Run, wanted: Wanted) -> Content:
+    """Prepares pictures as the contract says, and asks the artifact.
+
+    Raises:
+        InputError: If the folder cannot be used.
+    """
+    inspection = inspect(run.artifact).inspection
+    reading = feeding.reading(inspection, run.whole.contract)
+    session = run.target.session(run.artifact, run.target.kernels[0], 1)
+    found = []
+    for number, (what, picture) in enumerate(_pictures(run.whole.size, wanted)):
+        tensor = reading.tensor(picture)
+        output = session({run.whole.input.name: tensor})[run.whole.output.name]
+        memory = memory_of(run.whole, tensor)
+        found.append(
+            PictureVector(str(number), what, picture, tensor, memory, output, top(run.whole, values(run.whole, output)))
+        )
+    return Content(run.whole, tuple(found), _tolerance(run, found))
+
+
+def write(content: Content, folder: Path) -> None:
+    """`vectors.json` and four files per vector."""
+    rows = []
+    for vector in content.vectors:
+        png = io.BytesIO()
+        Image.fromarray(vector.picture).save(png, "PNG")
+        parts = {
+            "png": (f"{vector.name}.png", png.getvalue()),
+            "rgb": (f"{vector.name}.rgb", vector.picture.tobytes()),
+            "input": (f"{vector.name}.input.bin", vector.memory),
+            "output": (f"{vector.name}.output.bin", _little(vector.output).tobytes()),
+        }
+        for name, data in parts.values():
+            files.write_bytes(folder / name, data)
+        rows.append(
+            {key: name for key, (name, _) in parts.items()}
+            | {"name": vector.name, "what": vector.what, "top": vector.top}
+            | dict(zip(("height", "width"), vector.picture.shape[:2], strict=True))
+            | {"input_sha256": hashlib.sha256(vector.memory).hexdigest()}
+        )
+    index = {"schema_version": SCHEMA, "artifact_sha256": content.whole.artifact.sha256}
+    files.write_text(folder / FILE, files.to_json(index | {"tolerance": content.tolerance, "vectors": rows}))
+
+
+def read(folder: Path, whole: Whole) -> Content:
+    """Reads what `write` wrote.
+
+    Raises:
+        InputError: If something is missing or damaged, or belongs to another artifact.
+    """
+    try:
+        index = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if index["artifact_sha256"] != whole.artifact.sha256:
+            raise InputError(f"the vectors in {folder} are of another artifact than the contract", AGAIN)
+        return Content(whole, tuple(_read(folder, whole, row) for row in index["vectors"]), _said(index))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the vectors in {folder} cannot be read: {error!r}", AGAIN) from error
+
+
+def _read(folder: Path, whole: Whole, row: Any) -> PictureVector:
+    rgb, memory, answer = ((folder / Path(row[part]).name).read_bytes() for part in ("rgb", "input", "output"))
+    pixels = np.frombuffer(rgb, np.uint8).reshape(row["height"], row["width"], 3)
+    output = np.frombuffer(answer, np.dtype(whole.output.dtype).newbyteorder("<")).reshape(whole.output.shape)
+    tops = tuple(Top(int(each["index"]), str(each["label"]), float(each["value"])) for each in row["top"])
+    return PictureVector(row["name"], row["what"], pixels, tensor_of(whole, memory), memory, output, tops)
+
+
+def _said(index: Any) -> Tolerance:
+    said = index["tolerance"]
+    return Tolerance(float(said["value"]), dict(said["measured"]), str(said["why"]))
+
+
+def memory_of(whole: Whole, tensor: NDArray[Any]) -> bytes:
+    """A tensor as an app holds it: an image's bytes in rows of interleaved channels, anything else as it is."""
+    if whole.input.kind == "image":
+        return np.rint(tensor[0].transpose(1, 2, 0)).astype(np.uint8).tobytes()
+    return _little(tensor).tobytes()
+
+
+def tensor_of(whole: Whole, memory: bytes) -> NDArray[Any]:
+    """What `memory_of` was made of, as the runtime here takes it."""
+    if whole.input.kind == "image":
+        rows = np.frombuffer(memory, np.uint8).reshape(*whole.size, 3)
+        return rows.transpose(2, 0, 1)[None].astype(np.float32)
+    return np.frombuffer(memory, np.dtype(whole.input.dtype).newbyteorder("<")).reshape(whole.input.shape)
+
+
+def values(whole: Whole, output: NDArray[Any]) -> NDArray[np.float32]:
+    """The real numbers of an output, flat."""
+    flat = output.reshape(-1)
+    if whole.output.scale is None:
+        return flat.astype(np.float32)
+    codes = flat.astype(np.int32) - np.int32(whole.output.zero_point or 0)
+    return codes.astype(np.float32) * np.float32(whole.output.scale)
+
+
+def top(whole: Whole, numbers: NDArray[np.float32]) -> tuple[Top, ...]:
+    """The largest numbers; of equal ones the first comes first."""
+    labels = whole.contract.labels
+    order = np.argsort(-numbers, kind="stable")[:TOP]
+    return tuple(Top(int(i), labels[i] if i < len(labels) else "", float(numbers[i])) for i in order)
+
+
+def _tolerance(run: Run, found: Sequence[PictureVector]) -> Tolerance:
+    """A step of the output, or what other kernels on this machine give, whichever is more."""
+    target, whole = run.target, run.whole
+    measured = {}
+    for kernels in (*target.kernels[1:], *target.rough):
+        session = target.session(run.artifact, kernels, 1)
+        measured[target.labels.get(kernels, kernels)] = max(_gap(whole, session, vector) for vector in found)
+    largest = max(float(np.abs(values(whole, vector.output)).max()) for vector in found)
+    least = whole.output.scale or FLOAT_PART * max(1.0, largest)
+    said = "one step of the output" if whole.output.scale else f"{FLOAT_PART:g} of the largest answer"
+    why = f"the larger of {said} and of what other kernels differ by on these vectors"
+    return Tolerance(max(least, *measured.values(), 0.0) * ROUNDED, measured, why)
+
+
+def _gap(whole: Whole, session: Session, vector: PictureVector) -> float:
+    now = values(whole, session({whole.input.name: vector.tensor})[whole.output.name])
+    return float(np.abs(now - values(whole, vector.output)).max())
+
+
+def _pictures(size: tuple[int, int], wanted: Wanted) -> list[tuple[str, Raw]]:
+    if wanted.data is not None:
+        folder = open_folder(wanted.data)
+        chosen = select(folder, min(wanted.count, len(folder)), wanted.seed)
+        return [("an image of the user's", chosen[index][0]) for index in range(len(chosen))]
+    shapes = [
+        (what, max(LEAST, round(size[0] * tall)), max(LEAST, round(size[1] * wide))) for what, wide, tall in SHAPES
+    ]
+    found = [(what, _rendered(number, *shape)) for number, (what, *shape) in enumerate(shapes)]
+    noise = np.random.default_rng(wanted.seed).integers(0, 256, (2 * size[0] + 1, 2 * size[1] - 3, 3), np.uint8)
+    found.append(("noise: every byte, every slope", noise))
+    return found[: wanted.count]
+
+
+def _rendered(number: int, height: int, width: int) -> Raw:
+    """The middle of a rendered square."""
+    square, _ = render(number, split="test", size=max(height, width))
+    top_row, left = (len(square) - height) // 2, (len(square) - width) // 2
+    return np.ascontiguousarray(square[top_row : top_row + height, left : left + width])
+
+
+def _little(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -1,0 +1,90 @@
+/** Runs the artifact beside contract.json, in a page or in Node; knows only the contract. */
+
+import { prepare, realNumbers, top } from "./prepare.js";
+
+const RUNTIMES = { onnx: openOnnx, tflite: openTflite };
+
+/**
+ * Opens an artifact.
+ *
+ * @param {object} contract What contract.json says.
+ * @param {Uint8Array} artifact Bytes of the file that it names.
+ * @param {{accelerator?: "wasm" | "webgpu", wasm?: string, threads?: number}} options `accelerator`: "wasm" runs the
+ *   integer kernels that were audited; "webgpu" may compute in other widths, so replay the vectors on it before you
+ *   trust it. `wasm`: folder with the runtime's .wasm files, as a URL. `threads`: more than one needs a page that is
+ *   cross-origin isolated.
+ * @returns {Promise<Client>}
+ */
+export async function open(contract, artifact, options = {}) {
+  const runtime = RUNTIMES[contract.artifact.format];
+  if (runtime === undefined) throw new Error(`no runtime in a browser takes .${contract.artifact.format}`);
+  return new Client(contract, await runtime(contract, artifact, options));
+}
+
+/** Fetches contract and artifact from a folder, and opens them. */
+export async function fetchClient(folder = "./", options = {}) {
+  const contract = await (await fetched(`${folder}contract.json`)).json();
+  const answer = await fetched(`${folder}${contract.artifact.name}`);
+  return open(contract, new Uint8Array(await answer.arrayBuffer()), options);
+}
+
+async function fetched(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`${address}: ${answer.status} ${answer.statusText}`);
+  return answer;
+}
+
+export class Client {
+  #run;
+
+  constructor(contract, run) {
+    this.contract = contract;
+    this.#run = run;
+  }
+
+  /** The output for an input tensor, both as the artifact has them. */
+  run(tensor) {
+    return this.#run(tensor);
+  }
+
+  /** The real numbers of the output for a picture, one per class. */
+  async numbers(picture) {
+    return realNumbers(await this.#run(prepare(picture, this.contract)), this.contract);
+  }
+
+  /** The likeliest classes of a picture. */
+  async classify(picture, count = 5) {
+    return top(await this.numbers(picture), this.contract, count);
+  }
+}
+
+async function openOnnx(contract, artifact, options) {
+  const webgpu = options.accelerator === "webgpu";
+  const ort = await (webgpu ? import("onnxruntime-web/webgpu") : import("onnxruntime-web/wasm"));
+  if (options.wasm) ort.env.wasm.wasmPaths = options.wasm;
+  ort.env.wasm.numThreads = options.threads ?? 1;
+  const session = await ort.InferenceSession.create(artifact, { executionProviders: webgpu ? ["webgpu"] : ["wasm"] });
+  const { input, output } = contract;
+  return async (tensor) => {
+    const given = new ort.Tensor(input.dtype, tensor, input.shape);
+    const answers = await session.run({ [input.name]: given });
+    return answers[output.name].getData();
+  };
+}
+
+let litert; // its WebAssembly module can be loaded once in a page
+
+async function openTflite(contract, artifact, options) {
+  const runtime = await import("@litertjs/core");
+  litert ??= runtime.loadLiteRt(options.wasm ?? "./node_modules/@litertjs/core/wasm/");
+  await litert;
+  const model = await runtime.loadAndCompile(artifact, { accelerator: options.accelerator ?? "wasm" });
+  return async (tensor) => {
+    const given = new runtime.Tensor(tensor, contract.input.shape);
+    const answers = await model.run(given);
+    const answer = await answers[0].moveTo("wasm");
+    const numbers = answer.toTypedArray().slice();
+    for (const each of [given, answer]) if (!each.deleted) each.delete();
+    return numbers;
+  };
+}

@@ -1,0 +1,184 @@
+/** The page: a picture from a file or the camera, answers and their time, and the vectors replayed. */
+
+import { fetchClient } from "./client.js";
+import { crop, goalSize, resize, top } from "./prepare.js";
+import { replay, words } from "./replay.js";
+
+const part = (name) => document.getElementById(name);
+const TIMES = 30;
+const clients = {};
+const times = [];
+const { notInBrowser, answered } = document.body.dataset;
+
+/** The picture of a file, as the decoder has it: no colour profile, no alpha, turned as its tags say. */
+async function decode(blob) {
+  const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation: "from-image" });
+  return pixels(bitmap, bitmap.width, bitmap.height);
+}
+
+function pixels(source, width, height) {
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(source, 0, 0);
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const data = new Uint8Array(width * height * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4, to += 3) {
+    data[to] = rgba[from];
+    data[to + 1] = rgba[from + 1];
+    data[to + 2] = rgba[from + 2];
+  }
+  return { width, height, data };
+}
+
+/** Draws what the network sees. */
+function show(picture, { preparation }) {
+  const [height, width] = goalSize(picture.height, picture.width, preparation);
+  const cut = crop(resize(picture, height, width, preparation.resize), preparation.size, preparation.fill);
+  const image = new ImageData(cut.width, cut.height);
+  for (let from = 0, to = 0; from < cut.data.length; from += 3, to += 4) {
+    image.data.set([cut.data[from], cut.data[from + 1], cut.data[from + 2], 255], to);
+  }
+  part("picture").getContext("2d").putImageData(image, 0, 0);
+}
+
+async function chosen() {
+  const accelerator = part("accelerator").value;
+  clients[accelerator] ??= fetchClient("./", { accelerator });
+  return clients[accelerator];
+}
+
+function card(title, answers, note) {
+  const article = document.createElement("article");
+  const list = document.createElement("ol");
+  for (const { index, label, probability } of answers) {
+    const row = document.createElement("li");
+    const meter = Object.assign(document.createElement("meter"), { value: probability, max: 1 });
+    const name = Object.assign(document.createElement("span"), { textContent: label || `class ${index}` });
+    const share = Object.assign(document.createElement("span"), { textContent: `${(100 * probability).toFixed(1)} %` });
+    row.append(name, share, meter);
+    list.append(row);
+  }
+  article.append(
+    Object.assign(document.createElement("h2"), { textContent: title }),
+    list,
+    Object.assign(document.createElement("p"), { textContent: note }),
+  );
+  return article;
+}
+
+/** Answers a picture: in this browser, and by whoever serves the page, where they do. */
+async function answer(picture) {
+  show(picture, await contract());
+  const place = part("answers");
+  if (!answered) return place.replaceChildren(await own(picture));
+  const cards = [notInBrowser ? card("Artifact, in this browser", [], `not run: ${notInBrowser}`) : await own(picture)];
+  place.replaceChildren(...cards, ...(await served(picture)));
+}
+
+async function own(picture) {
+  const client = await chosen();
+  const started = performance.now();
+  const numbers = await client.numbers(picture);
+  times.push(performance.now() - started);
+  if (times.length > TIMES) times.shift();
+  const median = [...times].sort((one, other) => one - other)[Math.floor(times.length / 2)];
+  const note = `${times.at(-1).toFixed(1)} ms with its preparation, median of ${times.length}: ${median.toFixed(1)} ms`;
+  return card("Artifact, in this browser", top(numbers, client.contract), note);
+}
+
+async function served({ width, height, data }) {
+  const response = await fetch(`answers?width=${width}&height=${height}`, { method: "POST", body: data });
+  if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
+  const { answers, error } = await response.json();
+  if (error) throw new Error(error);
+  return answers.map((each) => card(each.title, each.top, each.note));
+}
+
+let said;
+function contract() {
+  said ??= fetchJson("contract.json");
+  return said;
+}
+
+async function fetchJson(name) {
+  const response = await fetch(name);
+  if (!response.ok) throw new Error(`${name}: ${response.status}`);
+  return response.json();
+}
+
+async function guarded(work) {
+  try {
+    await work();
+  } catch (error) {
+    say(`${error.message ?? error}`, true);
+  }
+}
+
+function say(text, failed = false) {
+  part("state").textContent = text;
+  part("state").classList.toggle("failed", failed);
+}
+
+async function bytes(name) {
+  const response = await fetch(`vectors/${name}`);
+  if (!response.ok) throw new Error(`vectors/${name}: ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+async function replayed() {
+  const result = await replay(await chosen(), bytes);
+  const good = result.rows.filter((row) => row.passed).length;
+  part("log").hidden = false;
+  part("log").textContent = result.rows.map(words).join("\n");
+  say(`${good} of ${result.rows.length} vectors passed`, !result.passed);
+  return result;
+}
+
+let stream;
+async function camera() {
+  const video = part("video");
+  if (stream) {
+    stream.getTracks().forEach((track) => track.stop());
+    stream = undefined;
+    part("camera").textContent = "Camera";
+    return;
+  }
+  stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  part("camera").textContent = "Stop";
+  video.srcObject = stream;
+  await video.play();
+  while (stream) {
+    await answer(pixels(video, video.videoWidth, video.videoHeight));
+    await new Promise(requestAnimationFrame);
+  }
+}
+
+function wire() {
+  const drop = part("drop");
+  const take = (files) => files[0] && guarded(async () => answer(await decode(files[0])));
+  part("file").addEventListener("change", (event) => take(event.target.files));
+  for (const name of ["dragover", "dragleave", "drop"]) {
+    drop.addEventListener(name, (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", name === "dragover");
+      if (name === "drop") take(event.dataTransfer.files);
+    });
+  }
+  part("camera").addEventListener("click", () => guarded(camera));
+  part("replay").addEventListener("click", () => guarded(replayed));
+  part("accelerator").addEventListener("change", () => times.splice(0));
+  if (navigator.gpu) part("accelerator").add(new Option("WebGPU (not audited)", "webgpu"));
+}
+
+wire();
+await guarded(async () => {
+  const { labels, output } = await contract();
+  if (notInBrowser) part("replay").disabled = true;
+  else await chosen();
+  say(`ready: ${labels.length || output.shape.at(-1)} classes`);
+  if (new URLSearchParams(location.search).has("picture")) {
+    const name = new URLSearchParams(location.search).get("picture");
+    await answer(await decode(new Blob([await bytes(name)])));
+  }
+  if (!notInBrowser && new URLSearchParams(location.search).has("replay")) await replayed();
+});

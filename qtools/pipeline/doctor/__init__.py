@@ -1,0 +1,1 @@
+"""What is wrong: with the bytes that a device produced, or with this machine."""

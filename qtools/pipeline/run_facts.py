@@ -1,0 +1,56 @@
+"""How a run was set up, as far as its other files do not say it. Read without the weights that lie beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from qtools.core.errors import InputError
+from qtools.core.types import InputSpec
+
+FOLDER, FILE = "audit", "run.json"
+AGAIN = "run qtools quantize again"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """How a run was set up.
+
+    Attributes:
+        io: "int8", "float32" or "pixels".
+        input: Preprocessing of its images.
+        target_options: Choices that only its target has.
+        classes: Names of the classes; () where nothing named them.
+        schema_version: 1.
+    """
+
+    io: str
+    input: InputSpec
+    target_options: Mapping[str, str]
+    classes: tuple[str, ...] = ()
+    schema_version: int = 1
+
+
+def read(folder: Path) -> RunFacts:
+    """Those of a run folder.
+
+    Raises:
+        InputError: If they are missing or damaged.
+    """
+    inside = folder / FOLDER
+    if not inside.is_dir():
+        raise InputError(f"{folder} keeps nothing to audit: it has no {FOLDER}/", AGAIN)
+    try:
+        return _adapter().validate_python(json.loads((inside / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
+
+
+@cache
+def _adapter() -> TypeAdapter[RunFacts]:
+    return TypeAdapter(RunFacts)
