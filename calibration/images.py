@@ -95,7 +95,8 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
         RGB, channels first, shape (3, spec.size[0], spec.size[1]).
 
     Raises:
-        InputError: If the spec names an interpolation or a crop mode that does not exist.
+        InputError: If the spec names an interpolation or a crop mode that does not exist, or enlarges beyond
+            `MAX_PIXELS`.
     """
     mode = _INTERPOLATIONS.get(spec.interpolation)
     if mode is None:
@@ -103,6 +104,12 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
             f"unknown interpolation '{spec.interpolation}'", f"choose one of: {', '.join(sorted(_INTERPOLATIONS))}"
         )
     height, width = _resized(image.shape[:2], spec)
+    if max(height * width, math.prod(spec.size)) > MAX_PIXELS:
+        raise InputError(
+            f"an input of {spec.size[0]} x {spec.size[1]}, crop {spec.crop_pct:g}, means enlarging a picture to "
+            f"{height} x {width} pixels, more than {MAX_PIXELS // 10**6} million",
+            "correct the size or the crop in the file that says so",
+        )
     picture = Image.fromarray(image)
     if picture.size != (width, height):
         picture = picture.resize((width, height), mode)

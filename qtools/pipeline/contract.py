@@ -88,7 +88,7 @@ def read(path: Path) -> Contract:
         json.loads(text)
     except OSError as error:
         raise InputError(f"--contract {path} cannot be read: {error.strerror}", NEXT) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"--contract {path} is no JSON: {error}", NEXT) from error
     try:
         return _adapter().validate_json(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -86,7 +85,7 @@ def read(folder: Path) -> Kept:
         raise InputError(f"{folder} keeps nothing to audit: it has no {FOLDER}/", AGAIN)
     try:
         tensors = load_file(inside / WEIGHTS)
-        facts = _adapter().validate_python(json.loads((inside / RUN).read_text(encoding="utf-8")))
+        facts = _adapter().validate_json((inside / RUN).read_bytes())
     except (OSError, ValueError, SafetensorError, ValidationError) as error:
         raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
     exact = {name.removeprefix(_FLOAT): tensor for name, tensor in tensors.items() if name.startswith(_FLOAT)}
