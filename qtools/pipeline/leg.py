@@ -15,7 +15,7 @@ from qtools.core.artifact import Artifact
 from qtools.core.checks import Check
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
-from qtools.pipeline import judge, kept, vectors
+from qtools.pipeline import judge, kept, seal, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
 from qtools.pipeline.prepare import Prepared
@@ -168,6 +168,8 @@ def conclude(
     files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))
     files.write_text(folder / "report.json", report_text(report))
     files.write_text(folder / "report.html", plugins.find("reports.render", "html", "RENDER")(report))
+    seal.bill(folder, report, leg.path)
+    seal.sums(folder)
     return RunResult(folder, leg.artifact, decision.plan, report)
 
 

@@ -11,7 +11,7 @@ from qtools.core import files, plugins
 from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.protocols import Target
-from qtools.pipeline import vectors
+from qtools.pipeline import seal, vectors
 from reports.build import Report, read_report
 
 FLOAT_LIMIT = 1e-4
@@ -65,6 +65,7 @@ def run(path: Path) -> Verification:
         _same("plan is the one reported", _digest(folder / "plan.json"), report.digests.get("plan")),
         _same("vectors are the ones reported", _digest(folder / vectors.FILE), report.digests.get("vectors")),
         _own_plan(target, artifact, report),
+        seal.check(folder),
         _replayed(target, artifact, folder / vectors.FILE),
         _verdict(report),
     ]
