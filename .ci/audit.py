@@ -2,8 +2,8 @@
 
     .venv-audit/bin/python .ci/audit.py requirements.lock requirements-dev.lock
 
-Exit status: 0 every pin was asked about and none is known to be vulnerable, 1 some are, 3 the service could not be asked
-about some or all, which is no pass. The environment is one of its own, from requirements-audit.lock.
+Exit status: 0 every pin was asked about and none is known to be vulnerable, 1 some are, 3 the service could not be
+asked about some or all, which is no pass. The environment is one of its own, from requirements-audit.lock.
 """
 
 from __future__ import annotations

@@ -129,10 +129,17 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
 
 
 def open_session(path: Path, kernels: str, threads: int) -> Session:
-    """Opens an .onnx of any origin, to be run on tensors as they are."""
+    """Opens an .onnx, to be run on tensors as they are."""
     from exporters._onnx.run import OrtSession
 
     return OrtSession(path, kernels, threads)
+
+
+def open_confined(path: Path, kernels: str, threads: int) -> Session:
+    """The same in a process apart, for a file of any origin."""
+    from exporters._confined import ConfinedSession
+
+    return ConfinedSession(("exporters._onnx.run", "OrtSession"), "onnxruntime", path, kernels, threads)
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -177,6 +184,7 @@ def target(spec: TargetSpec) -> Target:
         quantized="QDQ",
         configure=partial(configure, spec),
         session=open_session,
+        confined=open_confined,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),

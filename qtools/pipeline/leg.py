@@ -177,7 +177,8 @@ def _vectors(leg: Leg) -> list[Vector]:
     """The first evaluation images as the artifact takes them, and its answers."""
     images, runner = leg.prepared.images, leg.runners[leg.target.kernels[0]]
     feeds = [runner.feed(pixels[0]) for pixels in islice(images.batches(images.evaluation, 1), vectors.COUNT)]
-    return [Vector(feed, leg.target.replay(leg.path, feed)) for feed in feeds]
+    session = leg.target.session(leg.path, leg.target.kernels[0], 1)
+    return [Vector(feed, session(feed)) for feed in feeds]
 
 
 def _time(leg: Leg) -> latency.Latency:

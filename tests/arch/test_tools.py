@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 PACKAGES = ("qtools", "calibration", "exporters", "reports")
 
 
