@@ -1,4 +1,4 @@
-"""The harnesses of tests/fuzz without atheris: valid inputs are read; what fuzzing kept and random damage is refused."""
+"""The harnesses of tests/fuzz without atheris: valid inputs are read, random damage and what was kept is refused."""
 
 from __future__ import annotations
 
