@@ -21,6 +21,7 @@ from qtools.pipeline.trial import Decision
 
 FOLDER = "audit"
 WEIGHTS, STATS, RUN = "weights.safetensors", "stats.npz", "run.json"
+RUN_SCHEMA = 1
 AGAIN = "run qtools quantize again"
 _FLOAT, _SHIPPED = "float.", "shipped."
 
@@ -34,14 +35,20 @@ class RunFacts:
         input: Preprocessing of its images.
         target_options: Choices that only its target has.
         classes: Names of the classes; () where nothing named them.
-        schema_version: 1.
+        schema_version: At most RUN_SCHEMA.
     """
 
     io: str
     input: InputSpec
     target_options: Mapping[str, str]
     classes: tuple[str, ...] = ()
-    schema_version: int = 1
+    schema_version: int = RUN_SCHEMA
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.schema_version <= RUN_SCHEMA:
+            raise ValueError(
+                f"schema {self.schema_version} of {RUN} is not one of 1 to {RUN_SCHEMA}: take a newer qtools"
+            )
 
 
 @dataclass(frozen=True)
