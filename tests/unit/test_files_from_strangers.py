@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 
+from calibration import images
 from calibration.collect import read_stats
 from calibration.data import open_folder
 from calibration.images import preprocess, read_rgb
@@ -42,10 +43,10 @@ SPEC = InputSpec((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 1.0)
 
 
 def refused(read: Callable[[], Any], *words: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError) as error:
         read()
-    assert error.value.exit_status == ExitStatus.BAD_INPUT and time.monotonic() - began < 5
+    assert error.value.exit_status == ExitStatus.BAD_INPUT and time.process_time() - began < 5
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -184,6 +185,19 @@ def test_a_picture_that_claims_too_much_is_not_decoded(tmp_path: Path) -> None:
     refused(lambda: read_rgb(tmp_path / "bomb.png"), "bomb.png")
 
 
+def test_a_jpeg_cannot_be_made_to_take_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last scan, which says nothing, three hundred times: half a second each at a picture of full size."""
+    monkeypatch.setattr(images, "MAX_PIXELS", 1 << 16)
+    jpeg = io.BytesIO()
+    Image.new("RGB", (250, 250)).save(jpeg, "JPEG", progressive=True)
+    honest = jpeg.getvalue()
+    (tmp_path / "honest.jpg").write_bytes(honest)
+    assert read_rgb(tmp_path / "honest.jpg").shape == (250, 250, 3)
+    last = honest[honest.rindex(b"\xff\xda") : -2]
+    (tmp_path / "slow.jpg").write_bytes(honest[:-2] + last * 300 + honest[-2:])
+    refused(lambda: read_rgb(tmp_path / "slow.jpg"), "slow.jpg", "310 passes")
+
+
 def test_a_table_may_name_what_cannot_be_a_file(tmp_path: Path) -> None:
     for name in ("a" * 5000, "\x01", "../" * 2000 + "etc/passwd"):
         (tmp_path / "labels.csv").write_text(f"file,label\n{name}.jpg,1\n")
@@ -220,14 +234,14 @@ def tflite(shape: list[int]) -> dict[str, Any]:
 
 
 def test_the_product_of_a_million_dimensions_is_not_computed() -> None:
-    began = time.monotonic()
+    message = coremltools().proto.MIL_pb2.TensorType()
+    began = time.process_time()
     made = tflite([1 << 30] * 1_000_000)
     assert inspect._tensor_fault(made, made["tensor"]) == "has 1,000,000 dimensions"
-    message = coremltools().proto.MIL_pb2.TensorType()
     for _ in range(1000):
         message.dimensions.add().constant.size = 1 << 62
     refused(lambda: values.shape_of(message), "1,000 dimensions")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_label_file_that_is_encrypted_or_damaged_is_none() -> None:
@@ -318,11 +332,11 @@ def test_an_honest_external_tensor_passes(save: Callable[..., Path]) -> None:
 
 
 def test_long_lines_of_a_log_take_no_time() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     head = "=== Run Order ===\n[node type]\t[avg ms]\t[times called]\t[Name]\n"
     for line in ("a " * 20_000 + "1 1", "x" + " " * 40_000, "1 " * 20_000 + "b"):
         with contextlib.suppress(InputError):
             kernel_times(head + line + "\n\n", 1)
     for line in ("Graph: [" * 10_000, "count=1 " * 10_000, "ERROR:" + " " * 100_000):
         android.read(f"count=1 avg=1 min=1 max=1\n{line}\n", "log.txt")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
