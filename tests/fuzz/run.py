@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
-import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,12 +30,15 @@ FOUND = HERE.parents[1] / ".fuzz"
 CORPUS = HERE / "corpus"
 OURS = ("qtools", "calibration", "exporters", "reports")
 HANG_SECONDS = 10
+LONGEST = 4096
+"""Bytes of an input, where a harness says nothing else."""
 LEAST_RUNS = 10_000
 MEMORY = 2
 """Times what the process needs that has read the valid inputs."""
 PATIENCE = 600
 """Seconds that a harness gets beyond its share to reach LEAST_RUNS."""
-COUNTED = re.compile(r"^stat::(number_of_executed_units|peak_rss_mb):\s+(\d+)$", re.MULTILINE)
+PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+COUNTED = re.compile(r"^stat::number_of_executed_units:\s+(\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,11 @@ class Result:
     executions: int
     seconds: float
     base_mb: int
-    peak_mb: int
     findings: int
 
     def row(self) -> str:
         """Its line of the table."""
-        cells = (self.name, f"{self.executions:,}", f"{self.seconds:.0f}", f"{self.base_mb} → {self.peak_mb}")
+        cells = (self.name, f"{self.executions:,}", f"{self.seconds:.0f}", str(self.base_mb))
         return f"| {' | '.join(cells)} | {self.findings or 'none'} |"
 
 
@@ -75,22 +77,25 @@ def load(name: str) -> ModuleType:
     return module
 
 
-def kept(name: str) -> list[bytes]:
-    """The committed corpus of a harness."""
-    return [path.read_bytes() for path in sorted((CORPUS / name).glob("*"))]
+def scratch() -> Path:
+    """In memory where the system has that: a slow disk would be all that is measured."""
+    memory = Path("/dev/shm")  # noqa: S108 - the folders made there have random names
+    return memory if memory.is_dir() else Path(tempfile.gettempdir())
 
 
 def megabytes() -> int:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform != "darwin" else 1024) // 1024
+    """Largest resident memory of this program so far; what getrusage says a child has from its parent."""
+    return int(PEAK.search(Path("/proc/self/status").read_text())[1]) // 1024
 
 
-def fuzz(name: str, options: list[str]) -> None:
+def fuzz(name: str, options: list[str], corpus: str, *more: str) -> None:
     """In the process of one harness: never returns.
 
     Args:
         name: The harness.
         options: libFuzzer's.
+        corpus: Where it keeps what is new, and the valid inputs.
+        more: Other folders of inputs, read only.
     """
     import atheris
 
@@ -99,11 +104,12 @@ def fuzz(name: str, options: list[str]) -> None:
         harness = load(name)
     from qtools.core.errors import QtoolsError
 
-    memory = Path("/dev/shm")  # noqa: S108 - where the system has that: else a slow disk is all that is measured
-    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=memory if memory.is_dir() else None))
+    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=scratch()))
     tempfile.tempdir = str(folder)
-    for seed in harness.SEEDS():
+    for number, seed in enumerate(harness.SEEDS()):
         harness.read(seed, folder)
+        Path(corpus, f"seed-{number}").write_bytes(seed)
+    own = ["-rss_limit_mb=0", f"-max_len={getattr(harness, 'LONGEST', LONGEST)}"]
     base = 0
 
     def once(data: bytes) -> None:
@@ -118,7 +124,7 @@ def fuzz(name: str, options: list[str]) -> None:
         if megabytes() > MEMORY * base:
             raise MemoryError(f"{megabytes()} MB after this input; the valid ones need {base} MB")
 
-    atheris.Setup([sys.argv[0], "-rss_limit_mb=0", *options], once)
+    atheris.Setup([sys.argv[0], *own, *options, corpus, *more], once)
     atheris.Fuzz()
 
 
@@ -128,22 +134,19 @@ def campaign(name: str, seconds: float) -> Result:
     corpus = found / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     before = set(found.iterdir())
-    harness = load(name)
-    for number, seed in enumerate(harness.SEEDS()):
-        (corpus / f"seed-{number}").write_bytes(seed)
-    executed, base, peak, began = 0, 0, 0, time.monotonic()
+    executed, base, began = 0, 0, time.monotonic()
     budget = seconds
     while True:
         options = [f"-timeout={HANG_SECONDS}", f"-artifact_prefix={found}/", "-print_final_stats=1"]
-        options += [f"-max_total_time={max(1, round(budget))}", f"-max_len={getattr(harness, 'LONGEST', 4096)}"]
+        options += [f"-max_total_time={max(1, round(budget))}"]
         places = [str(corpus), *([str(CORPUS / name)] if (CORPUS / name).is_dir() else [])]
         command = [sys.executable, __file__, "--one", name, "--", *options, *places]
         done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         log = done.stdout.decode(errors="replace")
         (found / "log.txt").write_text(log)
-        stats = dict(COUNTED.findall(log))
-        executed += int(stats.get("number_of_executed_units", 0))
-        peak = max(peak, int(stats.get("peak_rss_mb", 0)))
+        for left in scratch().glob(f"fuzz-{name}-*"):  # libFuzzer ends without a word to Python
+            shutil.rmtree(left, ignore_errors=True)
+        executed += sum(map(int, COUNTED.findall(log)))
         if said := re.search(r"^base: (\d+) MB$", log, re.MULTILINE):
             base = int(said[1])
         spent = time.monotonic() - began
@@ -153,7 +156,7 @@ def campaign(name: str, seconds: float) -> Result:
     new = [path for path in set(found.iterdir()) - before if path.name.startswith(("crash-", "timeout-", "oom-"))]
     if done.returncode and not new:
         say(log[-3000:])
-    return Result(name, executed, time.monotonic() - began, base, peak, len(new) or int(done.returncode != 0))
+    return Result(name, executed, time.monotonic() - began, base, len(new) or int(done.returncode != 0))
 
 
 def main(words: Iterable[str] | None = None) -> int:
@@ -169,11 +172,11 @@ def main(words: Iterable[str] | None = None) -> int:
         say("fuzz: atheris is not installed here (it has wheels for Linux on x86-64): not run")
         return 3
     if asked.one:
-        fuzz(asked.one, given[split + 1 :])
-    sys.path.insert(0, str(HERE.parents[1]))
+        behind = given[split + 1 :]
+        fuzz(asked.one, [w for w in behind if w.startswith("-")], *(w for w in behind if not w.startswith("-")))
     chosen = asked.names or names()
     say(f"atheris {version('atheris')}, Python {sys.version.split()[0]}")
-    say("| harness | executions | seconds | memory, MB | found |\n|---|---|---|---|---|")
+    say("| harness | executions | seconds | valid inputs need, MB | found |\n|---|---|---|---|---|")
     results = []
     for name in chosen:
         results.append(campaign(name, asked.seconds / len(chosen)))
