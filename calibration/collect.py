@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.histogram import BINS, CHUNK, bin_counts
+from qtools.core.arrays import read_arrays
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.files import write_bytes
 from qtools.core.protocols import Batches, Progress
@@ -26,6 +25,7 @@ from qtools.graph.side_by_side import side_by_side
 T = TypeVar("T")
 
 STATS_SCHEMA = 1
+AGAIN = "delete it and run again"
 
 _SHORT_ROW = 128
 """Elements in a row below which folding images first is quicker: 0.5 against 2.3 ns an element at 7 x 7."""
@@ -258,25 +258,29 @@ def read_stats(path: Path) -> dict[str, TensorStats]:
     Raises:
         InputError: If the file is missing, damaged or of another version.
     """
+    held = read_arrays(path, "statistics", AGAIN)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if int(file["schema"]) != STATS_SCHEMA:
-                raise InputError(f"{path} holds statistics of version {file['schema']}", "delete it and run again")
-            held = {name: file[name] for name in file.files}
-        per_channel = np.split(held["per_channel"], np.cumsum(held["channels"])[:-1], axis=1)
-        rows = zip(held["ids"], held["count"], held["summary"], per_channel, held["counts"], strict=False)
+        if int(held["schema"].item()) != STATS_SCHEMA:
+            raise InputError(f"{path} holds statistics of version {held['schema']}", AGAIN)
+        ids, channels, summary, counts = (held[name] for name in ("ids", "channels", "summary", "counts"))
+        per_channel = held["per_channel"]
+        whole = channels.ndim == 1 and (channels >= 0).all() and summary.shape == (len(ids), 3)
+        if not whole or per_channel.ndim != 2 or per_channel.shape != (3, channels.sum()) or counts.ndim != 2:
+            raise ValueError("its arrays do not fit together")
+        split = np.split(per_channel, np.cumsum(channels)[:-1], axis=1) if len(ids) else []
+        rows = zip(ids.tolist(), held["count"].tolist(), summary.tolist(), split, counts, strict=True)
         return {
             str(name): TensorStats(
                 count=int(count),
-                lo=float(summary[0]),
-                hi=float(summary[1]),
-                mean=float(summary[2]),
+                lo=float(lo),
+                hi=float(hi),
+                mean=float(mean),
                 channel_lo=channel[0],
                 channel_hi=channel[1],
                 channel_mean=channel[2],
-                counts=counts,
+                counts=bins,
             )
-            for name, count, summary, channel, counts in rows
+            for name, count, (lo, hi, mean), channel, bins in rows
         }
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"statistics {path} cannot be read: {error}", "delete it and run again") from error
+    except (ValueError, LookupError, TypeError, OverflowError) as error:
+        raise InputError(f"statistics {path} cannot be read: {error}", AGAIN) from error

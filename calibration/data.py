@@ -208,7 +208,7 @@ def _from_csv(path: Path, classes: Classes) -> FolderSource:
             raise InputError(f"{path} line {number} has no {'label' if name else 'file'}", "complete or delete it")
         if words.setdefault(name, label) != label:
             raise InputError(f"{path} line {number} gives {name} a second label", "keep one of them")
-        if not (root / name).is_file():
+        if not _is_file(root / name):
             raise InputError(
                 f"{path} line {number} names {name}, and there is no file {root / name}",
                 "correct the line; names are relative to the folder of the CSV file",
@@ -219,6 +219,13 @@ def _from_csv(path: Path, classes: Classes) -> FolderSource:
     names = tuple(sorted(words))
     labels = np.array([index[words[n]] for n in names], np.int64)
     return FolderSource(root, names, labels, f"{path.name}, {how}", _ordered(index))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long to be one
+        return False
 
 
 def _csv_rows(path: Path) -> list[tuple[int, str, str]]:

@@ -18,6 +18,9 @@ from qtools.core.types import InputSpec
 MAX_PIXELS = 89_478_485
 """A file that claims more is refused before a pixel is decoded (a quarter gigabyte as RGB, Pillow's own limit)."""
 
+MAX_SCANS = 16
+"""Passes of a JPEG over a picture of `MAX_PIXELS`, in proportion more over a smaller one; Pillow itself writes 10."""
+
 MAX_ASPECT = 100
 """A longer strip is refused: enlarging its short side to the model's input would not fit into memory."""
 
@@ -25,6 +28,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """Decoders tried, whatever the file is called; Pillow's others (EPS starts a program) stay shut. JPEG includes the
 several-picture files of phones (MPO)."""
 
+_SCAN = b"\xff\xda"
+"""Start of a scan; inside coded pixels a zero follows each 0xff."""
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,6 +60,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(path, *image.size)
+            _check_scans(path, image)
             image.load()
             turn = _UPRIGHT.get(_orientation(image))
             return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
@@ -96,7 +102,8 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec, fill: tuple[int, int, int]
         RGB, channels first, shape (3, spec.size[0], spec.size[1]).
 
     Raises:
-        InputError: If the spec names an interpolation or a crop mode that does not exist.
+        InputError: If the spec names an interpolation or a crop mode that does not exist, or enlarges beyond
+            `MAX_PIXELS`.
     """
     mode = _INTERPOLATIONS.get(spec.interpolation)
     if mode is None:
@@ -104,6 +111,12 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec, fill: tuple[int, int, int]
             f"unknown interpolation '{spec.interpolation}'", f"choose one of: {', '.join(sorted(_INTERPOLATIONS))}"
         )
     height, width = goal_size(image.shape[:2], spec)
+    if max(height * width, math.prod(spec.size)) > MAX_PIXELS:
+        raise InputError(
+            f"an input of {spec.size[0]} x {spec.size[1]}, crop {spec.crop_pct:g}, means enlarging a picture to "
+            f"{height} x {width} pixels, more than {MAX_PIXELS // 10**6} million",
+            "correct the size or the crop in the file that says so",
+        )
     picture = Image.fromarray(image)
     picture = _scaled(picture, (width, height), mode)
     cut = centre(np.asarray(picture), spec.size, fill_of(spec) if fill is None else fill)
@@ -185,6 +198,15 @@ def _check_size(path: Path, width: int, height: int) -> None:
         raise InputError(f"image {path} has {width} x {height} pixels, {limit}", "make it smaller or take it out")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise InputError(f"image {path} is a strip of {width} x {height} pixels", "crop it or take it out")
+
+
+def _check_scans(path: Path, image: Image.Image) -> None:
+    """Refuses a JPEG that says everything hundreds of times: 31 bytes more are another pass over all pixels."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    scans = path.read_bytes().count(_SCAN)
+    if scans * image.width * image.height > MAX_SCANS * MAX_PIXELS:
+        raise InputError(f"image {path} takes {scans} passes over its pixels", "save it again, or take it out")
 
 
 def _orientation(image: Image.Image) -> int:

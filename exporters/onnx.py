@@ -141,10 +141,17 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
 
 
 def open_session(path: Path, kernels: str, threads: int) -> Session:
-    """Opens an .onnx of any origin, to be run on tensors as they are."""
+    """Opens an .onnx, to be run on tensors as they are."""
     from exporters._onnx.run import OrtSession
 
     return OrtSession(path, kernels, threads)
+
+
+def open_confined(path: Path, kernels: str, threads: int) -> Session:
+    """The same in a process apart, for a file of any origin."""
+    from exporters._confined import ConfinedSession
+
+    return ConfinedSession(("exporters._onnx.run", "OrtSession"), "onnxruntime", path, kernels, threads)
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -202,6 +209,7 @@ def target(spec: TargetSpec) -> Target:
         configure=partial(configure, spec),
         session=open_session,
         binding=binding,
+        confined=open_confined,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
         codes=numerics.quantize_by_division,

@@ -145,10 +145,17 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def open_session(path: Path, kernels: str, threads: int) -> Session:
-    """Opens a .tflite of any origin, to be run on tensors as they are."""
+    """Opens a .tflite, to be run on tensors as they are."""
     from exporters._tflite.run import TfliteSession
 
     return TfliteSession(path, kernels, threads)
+
+
+def open_confined(path: Path, kernels: str, threads: int) -> Session:
+    """The same in a process apart, for a file of any origin."""
+    from exporters._confined import ConfinedSession
+
+    return ConfinedSession(("exporters._tflite.run", "TfliteSession"), "LiteRT", path, kernels, threads)
 
 
 def open_timed(path: Path, threads: int) -> TimedFile:
@@ -186,6 +193,7 @@ TARGET = Target(
     simulator="xnnpack",
     session=open_session,
     binding=binding,
+    confined=open_confined,
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
     inspectors={SPEC.suffix: inspect_artifact},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -19,6 +20,8 @@ MAX_RATIO = 200
 SMALL = 64 << 20
 """Below this the ratio is not looked at: a small network of zeros is no bomb."""
 PIECE = 1 << 20
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, OverflowError, struct.error, OSError)
+"""What zipfile raises on a damaged archive."""
 SUFFIX = ".mlpackage"
 MANIFEST = "Manifest.json"
 
@@ -33,7 +36,7 @@ def package_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: If the archive is broken, holds no package, or is made to do harm.
     """
-    if path.is_dir() or not _is_archive(path):
+    if path.is_dir() or not is_archive(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -42,12 +45,13 @@ def package_folder(path: Path) -> Iterator[Path]:
             with zipfile.ZipFile(path) as archive:
                 members = _checked(archive, path)
                 _unpack(archive, members, target, path)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, RuntimeError) as error:
+        except _BROKEN as error:
             raise InputError(f"{path.name} is a broken archive: {error}", "pack or copy it again") from error
         yield _root(target, path)
 
 
-def _is_archive(path: Path) -> bool:
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive by its name or its first bytes."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -78,6 +82,8 @@ def _refuse_harm(member: zipfile.ZipInfo, path: Path) -> None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise InputError(f"{path.name} holds a link or a device: {name!r}", "do not trust this archive")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{path.name} packs {name!r} in an unusual way", "zip it again")
     if member.flag_bits & 1:
         raise InputError(f"{path.name} is encrypted", "unpack it first")
 

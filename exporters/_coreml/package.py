@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from exporters._coreml.archive import is_archive
 from exporters._coreml.blob import BlobReader
 from exporters._coreml.sdk import coremltools
 from qtools.core import files
@@ -80,7 +81,7 @@ class Package:
 
 
 def _folder(path: Path) -> Path:
-    if path.suffix == ".zip" or (path.is_file() and path.read_bytes()[:2] == b"PK"):
+    if path.suffix == ".zip" or is_archive(path):
         raise InputError(f"{path} is an archive, not an .mlpackage folder", "unpack it first")
     if not path.exists():
         raise InputError(f"{path} does not exist")

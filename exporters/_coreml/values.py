@@ -24,6 +24,7 @@ _FIELDS = {
     "bool": "bools", "string": "strings", "float32": "floats", "float64": "doubles", "int64": "longInts",
     "uint64": "longInts",
 }  # fmt: skip
+MAX_RANK = 32
 MAX_ELEMENTS = 1 << 30
 """No tensor of a phone model is larger; a shape beyond this is an attack on memory."""
 
@@ -35,6 +36,8 @@ def shape_of(tensor_type: Any) -> tuple[int, ...]:
         MissingPlatform: If a dimension is not a constant.
     """
     sizes = []
+    if len(tensor_type.dimensions) > MAX_RANK:
+        raise InputError(f"the package declares a tensor of {len(tensor_type.dimensions):,} dimensions")
     for dimension in tensor_type.dimensions:
         if dimension.WhichOneof("dimension") != "constant":
             raise MissingPlatform("qtools' evaluator runs static shapes only, and this package has a flexible one")

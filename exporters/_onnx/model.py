@@ -76,8 +76,19 @@ def parse(path: Path) -> onnx.ModelProto:
 
 
 def external(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Tensors that are kept in other files."""
-    return [t for t in tensors(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+    """Tensors that are kept in other files, wherever a runtime may look for them: in functions and training too."""
+    return [t for t in every_tensor(model) if t.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def every_tensor(message: Any) -> Iterator[onnx.TensorProto]:
+    """Tensors anywhere inside a message, sparse ones as their two parts."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in [value] if hasattr(value, "ListFields") else value:
+                yield from every_tensor(inner)
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:

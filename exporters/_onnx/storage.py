@@ -9,9 +9,10 @@ from typing import Any
 
 import onnx
 
-from exporters._onnx.model import NEXT_STEP, external, location, tensors
+from exporters._onnx.model import NEXT_STEP, every_tensor, external, location, tensors
 from qtools.core.errors import InputError
 
+MAX_RANK = 32
 MAX_ELEMENTS = 1 << 31
 """More than a file can hold; a shape beyond this is an attack on memory."""
 BITS = {"float32": 32, "float64": 64, "float16": 16, "bfloat16": 16, "bool": 8, "int4": 4, "uint4": 4}
@@ -45,13 +46,14 @@ def check(model: onnx.ModelProto, path: Path) -> None:
     """
     if any(isinstance(text, bytes) for text in _texts(model)):
         raise InputError(f"{path.name} is corrupt: a name in it is no text", NEXT_STEP)
-    for tensor in external(model):
-        _outside(tensor, path)
-    for tensor in tensors(model.graph):
+    for tensor in every_tensor(model):
         name = tensor.name or "without a name"
-        elements = math.prod(tensor.dims)
-        if any(size < 0 for size in tensor.dims) or elements > MAX_ELEMENTS:
+        if len(tensor.dims) > MAX_RANK:
+            raise InputError(f"{path.name}: tensor '{name}' has {len(tensor.dims):,} dimensions", NEXT_STEP)
+        if any(size < 0 for size in tensor.dims) or math.prod(tensor.dims) > MAX_ELEMENTS:
             raise InputError(f"{path.name}: tensor '{name}' declares the shape {tuple(tensor.dims)}", NEXT_STEP)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _outside(tensor, path)
         held, wanted = _held_bytes(tensor), _bytes(tensor)
         if held is not None and wanted is not None and held != wanted:
             raise InputError(
@@ -75,6 +77,9 @@ def _texts(message: Any) -> Iterator[str | bytes]:
 
 def _outside(tensor: onnx.TensorProto, path: Path) -> Path:
     """The file an external tensor names: regular, in the model's folder or below, and long enough."""
+    keys = [entry.key for entry in tensor.external_data]
+    if len(set(keys)) != len(keys):  # readers differ in which of two they follow, and only one would be checked
+        raise InputError(f"{path.name} says twice where tensor '{tensor.name}' is", "do not trust this file")
     where = location(tensor)
     parts = PurePosixPath(where).parts
     windows = PureWindowsPath(where)
@@ -84,9 +89,14 @@ def _outside(tensor: onnx.TensorProto, path: Path) -> Path:
             f"{path.name} keeps tensor '{tensor.name}' in {where!r}, outside its folder",
             "do not trust this file; a model names its data by a plain file name",
         )
-    if not file.resolve().is_relative_to(path.parent.resolve()):
+    try:
+        inside = file.resolve().is_relative_to(path.parent.resolve())
+        there = file.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, or links in a circle
+        raise InputError(f"{path.name} keeps tensor '{tensor.name}' in a file that cannot be: {error}") from error
+    if not inside:
         raise InputError(f"{path.name} keeps tensor '{tensor.name}' behind a link that leaves its folder: {where!r}")
-    if not file.is_file():
+    if not there:
         raise InputError(f"{path.name} keeps tensors in '{where}', which is not there", "put it beside the model")
     fields = {entry.key: entry.value for entry in tensor.external_data}
     try:

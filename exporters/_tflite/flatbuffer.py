@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,10 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
+from qtools.core.errors import InputError
 from qtools.core.types import QuantParams
 
+_LOST = (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RuntimeError)
 Model = Any
 """schema.ModelT; the generated code carries no types."""
 
@@ -34,8 +37,15 @@ _DTYPES = {
 
 
 def read(data: bytes) -> Model:
-    """Parses a model, buffers that lie behind the flatbuffer included."""
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    """Parses a model, buffers that lie behind the flatbuffer included.
+
+    Raises:
+        InputError: If the generated code, which follows every offset, ends outside the file.
+    """
+    try:
+        return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+    except _LOST as error:
+        raise InputError(f"the TFLite model is corrupt: {error}", "copy or export it again") from error
 
 
 class _SharingBuilder(flatbuffers.Builder):

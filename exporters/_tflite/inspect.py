@@ -24,6 +24,8 @@ XNNPACK, KERNEL = "XNNPACK", "LiteRT kernel"
 MAX_BYTES = 4 << 30
 MAX_ELEMENTS = 1 << 30
 """No tensor of a phone model is larger; a shape beyond this is an attack on memory."""
+MAX_RANK = 32
+"""No operation of LiteRT takes more than eight dimensions; the product of a million is a number that takes minutes."""
 BITS = {"FLOAT16": 16, "BFLOAT16": 16, "FLOAT32": 32, "FLOAT64": 64, "INT4": 4, "INT2": 2, "UINT4": 4, "BOOL": 8}
 BITS |= {f"{sign}INT{width}": width for sign in ("", "U") for width in (8, 16, 32, 64)}
 FLOATS = frozenset({"FLOAT16", "BFLOAT16", "FLOAT32", "FLOAT64"})
@@ -114,6 +116,8 @@ def _graph_fault(model: Mapping[str, Any], graph: Mapping[str, Any]) -> str:
 
 def _tensor_fault(model: Mapping[str, Any], tensor: Mapping[str, Any]) -> str:
     shape, dtype = tensor["shape"].tolist(), TENSOR_TYPES.get(tensor["type"])
+    if max(len(shape), len(tensor["signature"])) > MAX_RANK:
+        return f"has {max(len(shape), len(tensor['signature'])):,} dimensions"
     if dtype is None:
         return f"has the unknown type {tensor['type']}"
     if tensor["buffer"] >= len(model["buffers"]):

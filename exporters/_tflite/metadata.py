@@ -8,7 +8,9 @@ https://github.com/tensorflow/tflite-support/blob/master/tensorflow_lite_support
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,10 @@ PARSER = "1.0.0"
 LEVELS = 255
 LABELS_BYTES = 1 << 20
 """A longer label file is not read: it may be an archive made to fill memory."""
+_UNREADABLE = (
+    KeyError, ValueError, OSError, EOFError, RuntimeError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What zipfile raises on a damaged or an encrypted archive."""
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """What a zip archive can say at least: a date of today would make two builds differ."""
 _FEATURE, _IMAGE = 1, 2
@@ -176,10 +182,14 @@ def _labels(file: bytes, name: str) -> tuple[str, ...]:
     """Lines of a label file in the archive behind a model; () where it cannot be read."""
     try:
         with zipfile.ZipFile(io.BytesIO(file)) as archive:
-            if archive.getinfo(name).file_size > LABELS_BYTES:
+            member = archive.getinfo(name)
+            if member.file_size > LABELS_BYTES or member.compress_type not in (
+                zipfile.ZIP_STORED,
+                zipfile.ZIP_DEFLATED,
+            ):
                 return ()
             text = archive.read(name).decode()
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile, NotImplementedError):
+    except _UNREADABLE:
         return ()
     return tuple(line.strip() for line in text.rstrip().split("\n"))
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from exporters._quiet import quiet
 from exporters._tflite import flatbuffer
 from exporters._tflite.bind import TensorBinding
+from exporters._tflite.inspect import checked
 from qtools.core import numerics
 from qtools.core.errors import InputError
 from qtools.core.types import QuantParams, QuantScheme
@@ -137,6 +138,7 @@ class TfliteSession:
 
 
 def _interpreter(data: bytes, kernels: str, threads: int) -> Interpreter:
+    checked(data, "the artifact")  # LiteRT follows offsets unchecked
     with quiet():  # XNNPACK announces itself on stderr
         try:
             interpreter = Interpreter(

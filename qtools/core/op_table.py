@@ -18,6 +18,7 @@ START = re.compile(r"=+ Run Order =+")
 BEGINNING, INSIDE = "Initialization", "Delegate internal"
 TITLES = ("Profiling Info for", INSIDE)
 HEAD = re.compile(r"\[([^\]]+)\]")
+WORDS, NUMBER = re.compile(r"\S+"), re.compile(r"([\d.eE+-]+)%?")
 IN_DELEGATE = "Delegate/"
 """How LiteRT's library marks an operation inside the delegate; `benchmark_model` gives these a table of their own."""
 DELEGATE_NODE = re.compile(r"^TfLite\w*Delegate$|^DELEGATE$")
@@ -95,16 +96,21 @@ def _rows(lines: Iterator[str]) -> tuple[Row, ...]:
 def _row(line: str, columns: list[str]) -> Row | None:
     """Columns from the right: the first, a name, may hold blanks."""
     named = columns[-1] == "name"
-    numbers = len(columns) - 1 - named
-    pattern = r"^.*?\s*(?P<kind>\S.*?)" + r"\s+([\d.eE+-]+)%?" * numbers + (r"\s+\S.*$" if named else r"\s*$")
-    found = re.match(pattern, line)
-    if found is None:
+    count = len(columns) - 1 - named
+    words = list(WORDS.finditer(line))
+    numbers = [NUMBER.fullmatch(word[0]) for word in words]
+    last = len(words) - count - named
+    ends = range(1, last + 1) if named else range(max(1, last), last + 1)
+    start = next((i for i in ends if all(numbers[i : i + count])), None)
+    if start is None:
         return None
     try:
-        values = dict(zip(columns[1:], map(float, found.groups()[1:]), strict=False))
+        found = [float(number[1]) for number in numbers[start : start + count] if number]
     except ValueError:
         return None
+    values = dict(zip(columns[1:], found, strict=False))
+    kind = line[words[0].start() : words[start - 1].end()]
     avg, calls = values["avg ms"], values["times called"]
     if not all(math.isfinite(v) and 0 <= v < LARGEST for v in (avg, calls)):
         return None
-    return Row(found["kind"], avg, calls)
+    return Row(kind, avg, calls)

@@ -186,7 +186,8 @@ class Target:
             are none to make.
         inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
         tensors: File suffix -> what reads the tensors of such a file, of any origin, by name.
-        session: (path of any origin, kernels, threads) -> Session; kernels is one of `kernels`.
+        session: (path, kernels, threads) -> Session in this process; kernels is one of `kernels`.
+        confined: The same for files of any origin, in a process of its own; None where what runs them is our own code.
         binding: () -> the dataclass that `Lowered.binding` has of each value; a function, as it imports SDKs.
         second: Another runtime of the format, where there is one.
         timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
@@ -211,6 +212,7 @@ class Target:
     configure: Callable[[Mapping[str, str]], Target] | None = None
     inspectors: Mapping[str, Callable[[Path], Inspection]] = field(default_factory=dict)
     tensors: Mapping[str, Callable[[Path], Mapping[str, Tensor]]] = field(default_factory=dict)
+    confined: Callable[[Path, str, int], Session] | None = None
     second: SecondRuntime | None = None
     timer: Timer | None = None
     codes: Callable[[NDArray[np.float32], QuantParams], NDArray[Any]] = numerics.quantize_float32
@@ -218,9 +220,9 @@ class Target:
     toolchain: Sequence[str] = ()
     rough: Sequence[str] = ()
 
-    def replay(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Runs a file of any origin once, in the kernels that ship, on tensors as they are."""
-        return self.session(path, self.kernels[0], 1)(inputs)
+    def foreign(self, path: Path, kernels: str, threads: int) -> Session:
+        """A session of a file of any origin."""
+        return (self.confined or self.session)(path, kernels, threads)
 
     def configured(self, options: Mapping[str, str]) -> Target:
         """This target with the user's choices.

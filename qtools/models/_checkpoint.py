@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +16,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from qtools.core.bounds import memory_bounded
 from qtools.core.errors import InputError
 from qtools.core.files import digest_file
 
 EXTENSIONS = (".safetensors", ".pth", ".pt")
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
-_PARSER_ERRORS = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+_ROOM, _SPARE = 3, 1 << 30
+"""Address space that reading may take: times the file's length, and bytes for what torch loads late."""
+_PARSER_ERRORS = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    ArithmeticError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 """What torch's unpickler raises on bytes that are no pickle, besides UnpicklingError."""
 
 
@@ -67,8 +74,20 @@ def read(path: Path) -> Checkpoint:
     state, more = _without_prefix(state)
     if not state:
         raise InputError(f"{path.name} holds no tensor", "give the file that the training saved")
+    for name, tensor in state.items():
+        _check_whole(name, tensor, path)
     check_finite(state, path.name)
     return Checkpoint(path, state, metadata, digest_file(path), (*notes, *more))
+
+
+def _check_whole(name: str, tensor: Tensor, path: Path) -> None:
+    """Refuses what is no plain array: a view that repeats a few numbers may stand for more than any memory holds."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.is_nested or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise InputError(
+            f"{path.name}: {name} of shape {tuple(tensor.shape) if plain else '?'} is no plain array of numbers",
+            "save plain tensors: torch.save(model.state_dict(), path), or safetensors",
+        )
 
 
 def check_finite(state: Mapping[str, Tensor], where: str) -> None:
@@ -107,8 +126,13 @@ def _read_pickle(path: Path) -> Any:
         raise _damaged(path, "the end of the archive is missing")
     try:
         # Training scripts save their command line too; a Namespace is a bag of values and runs nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            memory_bounded(_ROOM * path.stat().st_size + _SPARE),
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError as error:
+        raise _damaged(path, "it asks for far more memory than its length explains") from error
     except pickle.UnpicklingError as error:
         if "truncated" in str(error) or not any(word in str(error) for word in ("GLOBAL", "global", "REDUCE")):
             raise _damaged(path, str(error).splitlines()[0]) from error

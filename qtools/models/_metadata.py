@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from math import isqrt
@@ -19,7 +20,15 @@ from torch import Tensor
 from qtools.core.errors import InputError
 from qtools.core.types import InputSpec
 
-_SIZE = re.compile(r"\s*(?:3\s*[x,]\s*)?(\d+)(?:\s*[x,]\s*(\d+))?(?:\s+RGB)?\s*")
+_SIZE = re.compile(r"\s*(?:3\s*[x,]\s*)?([0-9]{1,6})(?:\s*[x,]\s*([0-9]{1,6}))?(?:\s+RGB)?\s*")
+_NUMBER = re.compile(r"[0-9]{1,6}")
+LONGEST = 4096
+"""Characters of `kwargs`."""
+MAX_ITEMS, MAX_NUMBER = 64, 4096
+"""Constructor arguments beyond these build a network that fills memory before any shape is compared."""
+MAX_SIDE = 8192
+"""Pixels."""
+_SHOWN = 80
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
 
@@ -27,15 +36,27 @@ def arguments(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     """Constructor arguments from the header.
 
     Raises:
-        InputError: If `kwargs` is not a JSON object.
+        InputError: If `kwargs` is not a JSON object, or asks for a network of absurd size.
     """
+    text = metadata.get("kwargs") or "{}"
     try:
-        found = json.loads(metadata.get("kwargs") or "{}")
-    except json.JSONDecodeError as error:
-        raise _unreadable(where, "kwargs", metadata["kwargs"]) from error
-    if not isinstance(found, dict):
-        raise _unreadable(where, "kwargs", metadata["kwargs"])
+        found = json.loads(text) if len(text) <= LONGEST else None
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(where, "kwargs", text) from error
+    if not isinstance(found, dict) or not _harmless(found):
+        raise _unreadable(where, "kwargs", text)
     return found
+
+
+def _harmless(value: Any) -> bool:
+    """Whether constructor arguments are of a size that a network for a phone can have."""
+    if isinstance(value, dict):
+        return all(map(_harmless, value.values()))
+    if isinstance(value, list):
+        return len(value) <= MAX_ITEMS and all(map(_harmless, value))
+    if isinstance(value, (int, float)):
+        return math.isfinite(value) and abs(value) <= MAX_NUMBER
+    return True
 
 
 def classes(state: Mapping[str, Tensor], metadata: Mapping[str, str], heads: Iterable[str], where: str) -> int | None:
@@ -51,7 +72,7 @@ def classes(state: Mapping[str, Tensor], metadata: Mapping[str, str], heads: Ite
         InputError: If shapes and header disagree.
     """
     said = metadata.get("num_classes")
-    if said is not None and not said.strip().isdigit():
+    if said is not None and not _NUMBER.fullmatch(said.strip()):
         raise _unreadable(where, "num_classes", said)
     for head in heads:
         parts = head.split(".")
@@ -82,6 +103,8 @@ def input_spec(default: InputSpec, metadata: Mapping[str, str], where: str) -> t
     changes: dict[str, Any] = {}
     if "input" in metadata:
         found = _SIZE.fullmatch(metadata["input"])
+        if found is not None and max(int(found[1]), int(found[2] or 0)) > MAX_SIDE:
+            found = None
         if found is None:
             raise _unreadable(where, "input", metadata["input"])
         height = int(found[1])
@@ -123,6 +146,8 @@ def _three(text: str, word: str, where: str) -> tuple[float, float, float]:
         first, second, third = (float(part) for part in text.strip("[]() ").split(","))
     except ValueError as error:
         raise _unreadable(where, word, text) from error
+    if not all(map(math.isfinite, (first, second, third))) or (word == "std" and not (first and second and third)):
+        raise _unreadable(where, word, text)
     return first, second, third
 
 
@@ -138,6 +163,6 @@ def _share(text: str, where: str) -> float:
 
 def _unreadable(where: str, word: str, text: str) -> InputError:
     return InputError(
-        f"{where}: the metadata says {word} = {text!r}, which cannot be read",
+        f"{where}: the metadata says {word} = {text[:_SHOWN]!r}, which cannot be read",
         "write the file again with metadata such as input = '3x224x224 RGB', kwargs = '{}'",
     )

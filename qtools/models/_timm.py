@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -11,6 +12,7 @@ from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, list_pretrained, model_entrypoint
 from torch import nn
 
+from qtools.core.bounds import memory_bounded
 from qtools.core.errors import InputError, did_you_mean
 from qtools.core.types import InputSpec
 from qtools.models._spec import Family, ModelCard, ModelSpec, PretrainedTag
@@ -22,6 +24,8 @@ REFUSED_ARGUMENTS = frozenset(
     }
 )
 """Arguments of timm.create_model that make it fetch, open or return something else; no file may set them."""
+MOST_BYTES = 4 << 30
+"""Memory for a network whose constructor gets arguments from a file."""
 
 
 def exists(name: str) -> bool:
@@ -121,11 +125,22 @@ def create(spec: ModelSpec, *, device: str = "cpu") -> nn.Module:
     if refused:
         raise InputError(f"constructor argument '{refused[0]}' may not be set", "remove it from the file's metadata")
     try:
-        with torch.device(device):
+        # arguments may come from a file: they may not ask for more than any network for a phone has
+        bound = memory_bounded(MOST_BYTES) if spec.arguments else nullcontext()
+        with torch.device(device), bound:
             module = timm.create_model(
                 spec.architecture, pretrained=False, num_classes=spec.classes, **dict(spec.arguments)
             )
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         raise InputError(
             f"timm cannot build {spec.architecture} with {dict(spec.arguments)}: {error}",
             "check the constructor arguments in the file's metadata",

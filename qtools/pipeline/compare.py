@@ -169,7 +169,7 @@ def _reading(each: Opened) -> feeding.Reading:
 
 
 def _session(each: Opened) -> Session:
-    return each.target.session(each.path, each.target.kernels[0], 1)
+    return each.target.foreign(each.path, each.target.kernels[0], 1)
 
 
 def _classes(each: Opened) -> int | None:

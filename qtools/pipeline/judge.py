@@ -116,6 +116,8 @@ def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tu
         "classes": loaded.spec.classes,
         "data": images.described,
         "plan_sha256": files.digest_json(plan),
+        "weights_sha256": loaded.weights.sha256,
+        "calibration_sha256": images.calibration.digest,
         "notices": notices,
     }
 

@@ -15,7 +15,7 @@ from qtools.core.artifact import Artifact
 from qtools.core.checks import Check
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
-from qtools.pipeline import contract, contract_of_run, judge, kept, vectors
+from qtools.pipeline import contract, contract_of_run, judge, kept, seal, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
 from qtools.pipeline.prepare import Prepared
@@ -172,6 +172,8 @@ def conclude(
     files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))
     files.write_text(folder / "report.json", report_text(report))
     files.write_text(folder / "report.html", plugins.find("reports.render", "html", "RENDER")(report))
+    seal.bill(folder, report, leg.path)
+    seal.sums(folder)
     return RunResult(folder, leg.artifact, decision.plan, report)
 
 
@@ -179,7 +181,8 @@ def _vectors(leg: Leg) -> list[Vector]:
     """The first evaluation images as the artifact takes them, and its answers."""
     images, runner = leg.prepared.images, leg.runners[leg.target.kernels[0]]
     feeds = [runner.feed(pixels[0]) for pixels in islice(images.batches(images.evaluation, 1), vectors.COUNT)]
-    return [Vector(feed, leg.target.replay(leg.path, feed)) for feed in feeds]
+    session = leg.target.session(leg.path, leg.target.kernels[0], 1)
+    return [Vector(feed, session(feed)) for feed in feeds]
 
 
 def _time(leg: Leg) -> latency.Latency:

@@ -15,7 +15,7 @@ from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
-from qtools.pipeline import data, second
+from qtools.pipeline import data, seal, second
 from qtools.pipeline.config import ALL, ALL_TARGETS, PIXELS, Images, Options, RunConfig
 from qtools.pipeline.decide import decide
 from qtools.pipeline.evaluate import Logits, evaluate, of_module, of_program
@@ -167,6 +167,7 @@ def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], Cr
         cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs})
         if len(legs) > 1:
             files.write_text(work / "cross.json", files.to_json(cross))
+            seal.sums(work)
     return folder, results, cross
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from qtools.core.errors import InputError
 from qtools.core.types import InputSpec
 
 FOLDER, FILE = "audit", "run.json"
+RUN_SCHEMA = 1
 AGAIN = "run qtools quantize again"
 
 
@@ -26,14 +26,20 @@ class RunFacts:
         input: Preprocessing of its images.
         target_options: Choices that only its target has.
         classes: Names of the classes; () where nothing named them.
-        schema_version: 1.
+        schema_version: At most RUN_SCHEMA.
     """
 
     io: str
     input: InputSpec
     target_options: Mapping[str, str]
     classes: tuple[str, ...] = ()
-    schema_version: int = 1
+    schema_version: int = RUN_SCHEMA
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.schema_version <= RUN_SCHEMA:
+            raise ValueError(
+                f"schema {self.schema_version} of {FILE} is not one of 1 to {RUN_SCHEMA}: take a newer qtools"
+            )
 
 
 def read(folder: Path) -> RunFacts:
@@ -46,7 +52,7 @@ def read(folder: Path) -> RunFacts:
     if not inside.is_dir():
         raise InputError(f"{folder} keeps nothing to audit: it has no {FOLDER}/", AGAIN)
     try:
-        return _adapter().validate_python(json.loads((inside / FILE).read_text(encoding="utf-8")))
+        return _adapter().validate_json((inside / FILE).read_bytes())
     except (OSError, ValueError, ValidationError) as error:
         raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qtools.core.arrays import read_arrays
 from qtools.core.errors import InputError
 from qtools.core.files import write_bytes
 
@@ -20,6 +20,7 @@ FILE = "vectors.npz"
 COUNT = 4
 """Vectors kept with an artifact; one would do for a wrong byte, several make a chance agreement unlikely."""
 
+NEXT_STEP = "run qtools quantize again"
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -56,17 +57,17 @@ def read(path: Path) -> list[Vector]:
     Raises:
         InputError: If the file is missing or damaged.
     """
+    held = read_arrays(path, "the golden vectors", NEXT_STEP)
     try:
-        with np.load(path, allow_pickle=False) as held:
-            names = json.loads(str(held["names"]))
-            return [
-                Vector(
-                    *(
-                        {name: held[f"{number}.{side}.{place}"] for place, name in enumerate(each[side])}
-                        for side in ("inputs", "outputs")
-                    )
+        names = json.loads(str(held["names"]))
+        return [
+            Vector(
+                *(
+                    {str(name): held[f"{number}.{side}.{place}"] for place, name in enumerate(each[side])}
+                    for side in ("inputs", "outputs")
                 )
-                for number, each in enumerate(names)
-            ]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"the golden vectors {path} cannot be read: {error}", "run qtools quantize again") from error
+            )
+            for number, each in enumerate(names)
+        ]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(f"the golden vectors {path} cannot be read: {error}", NEXT_STEP) from error

@@ -71,6 +71,8 @@ def test_no_file_names_a_machine_or_an_index(root: Path, tracked: list[str]) -> 
         ("requirements.lock", ["runtime", "build"]),
         ("requirements-dev.lock", ["runtime", "build", "dev", "tensorflow"]),
         ("requirements-uv.lock", ["bootstrap"]),
+        ("requirements-fuzz.lock", ["fuzz"]),
+        ("requirements-audit.lock", ["audit"]),
     ],
 )
 def test_lock_is_in_step_with_the_project(
@@ -87,7 +89,7 @@ def test_lock_is_in_step_with_the_project(
     assert not stale, "run `make lock`: " + "; ".join(stale)
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock", "requirements-uv.lock"])
+@pytest.mark.parametrize("lock", [f"requirements{part}.lock" for part in ("", "-dev", "-uv", "-fuzz", "-audit")])
 def test_lock_holds_names_versions_and_hashes_only(root: Path, lock: str) -> None:
     bare = [str(requirement) for requirement, hashes in pins(root / lock) if not hashes]
     assert not bare, "without a hash: " + ", ".join(bare)

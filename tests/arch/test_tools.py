@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+PACKAGES = ("qtools", "calibration", "exporters", "reports")
+
 
 @pytest.mark.parametrize(
     "command",
@@ -17,8 +19,9 @@ import pytest
         ["ruff", "format", "--check", "--output-format=concise"],
         ["mypy"],
         ["lint-imports", "--no-logo"],
+        ["bandit", "--quiet", "--configfile=pyproject.toml", "--recursive", *PACKAGES, ".ci"],
     ],
-    ids=["ruff check", "ruff format", "mypy", "lint-imports"],
+    ids=["ruff check", "ruff format", "mypy", "lint-imports", "bandit"],
 )
 def test_tool_has_nothing_to_say(root: Path, command: list[str]) -> None:
     program = Path(sys.executable).parent / command[0]

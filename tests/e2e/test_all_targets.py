@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qtools.core import files
-from qtools.pipeline import vectors
+from qtools.pipeline import seal, vectors
 
 pytestmark = pytest.mark.e2e
 
@@ -88,7 +88,7 @@ def failed(ended: Any) -> set[str]:
 def test_a_changed_artifact_fails(together, qtools):
     path = together / "tflite" / "model.tflite"
     path.write_bytes(path.read_bytes() + b"\0")
-    assert failed(qtools(together, "verify", "tflite", "--json")) == {"artifact is the one reported"}
+    assert failed(qtools(together, "verify", "tflite", "--json")) == {"artifact is the one reported", seal.CHECK}
 
 
 def test_an_artifact_of_another_run_answers_otherwise(together, qtools, album):
@@ -110,12 +110,12 @@ def test_changed_vectors_and_plans_fail(together, qtools):
     wrong = vectors.Vector(recorded[0].inputs, {name: np.flip(answer, -1).copy()})
     vectors.write(file, [wrong, *recorded[1:]])
     assert failed(qtools(together, "verify", "onnx", "--json")) == {
-        "vectors are the ones reported", "golden vectors replayed",
+        "vectors are the ones reported", "golden vectors replayed", seal.CHECK,
     }  # fmt: skip
     (together / "coreml" / "plan.json").write_text("{}")
     (together / "coreml" / vectors.FILE).unlink()
     assert failed(qtools(together, "verify", "coreml", "--json")) == {
-        "plan is the one reported", "vectors are the ones reported", "golden vectors replayed",
+        "plan is the one reported", "vectors are the ones reported", "golden vectors replayed", seal.CHECK,
     }  # fmt: skip
 
 

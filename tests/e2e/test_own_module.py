@@ -23,6 +23,7 @@ from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps
 
 import qtools as package
+from qtools.pipeline import seal
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES
 
 pytestmark = pytest.mark.e2e
@@ -155,7 +156,8 @@ def test_it_succeeds_with_json_alone_on_stdout_and_talk_on_stderr(first):
 
 def test_the_run_folder_is_whole(first):
     names = {path.name for path in first.folder().iterdir()}
-    assert {"model.tflite", "plan.json", "fusion.json", "report.json", "report.html"} <= names
+    assert {"model.tflite", "plan.json", "fusion.json", "report.json", "report.html", seal.BILL} <= names
+    assert seal.check(first.folder()).status == "passed"
     assert not [name for name in names if name.startswith(".") or "float" in name]
     assert [path.name for path in first.cwd.rglob(".*")] == []
 
@@ -194,7 +196,10 @@ def test_the_artifact_says_what_it_is(first):
     facts = blob(first.folder() / "model.tflite")
     assert facts["weights"]["kind"] == "builder" and facts["weights"]["source"] == "user_network:build"
     assert (facts["scheme"], facts["target"].split()[0], facts["io"]) == ("w8a8", "tflite", "int8")
-    assert facts["plan_sha256"] == first.report()["digests"]["plan"]
+    digests = first.report()["digests"]
+    assert [facts[f"{name}_sha256"] for name in ("plan", "weights", "calibration")] == [
+        digests[name] for name in ("plan", "weights", "calibration")
+    ]
     assert facts["notices"] == first.report()["warnings"]
     assert facts["input"]["size"] == [32, 32] and facts["classes"] == 5
     interpreter = Interpreter(model_path=str(first.folder() / "model.tflite"))

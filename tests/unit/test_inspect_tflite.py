@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporters._confined import ConfinedSession, packed, unpacked
 from exporters._quiet import quiet
+from exporters._tflite import flatbuffer
 from exporters._tflite.inspect import checked, inspect
+from qtools.core import plugins
 from qtools.core.errors import InputError
 from qtools.core.inspection import Grid
 from reports.inspection import Border, describe
@@ -272,3 +276,43 @@ def test_a_file_that_only_litert_can_refuse(save: Any) -> None:
 
     with pytest.raises(InputError, match="LiteRT"):
         inspect(save(change(wrong_types)))
+
+
+def test_a_session_apart_answers_as_one_here(save: Any) -> None:
+    target = plugins.find("exporters", "tflite", "TARGET")
+    path, given = save(GOOD), {"image": np.arange(-4, 4, dtype=np.int8)[None]}
+    apart, here = (opened(path, "xnnpack", 1) for opened in (target.foreign, target.session))
+    assert isinstance(apart, ConfinedSession)
+    for _ in range(2):
+        assert {n: a.tolist() for n, a in apart(given).items()} == {n: a.tolist() for n, a in here(given).items()}
+    with pytest.raises(InputError, match="other inputs"):
+        apart({"image": np.zeros((1, 3), np.int8)})
+
+
+def test_a_runtime_that_dies_on_an_input_takes_nothing_along(save: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "killer.py").write_text(
+        "import os, signal\nclass Session:\n    def __init__(self, *_): pass\n"
+        "    def __call__(self, inputs): os.kill(os.getpid(), signal.SIGSEGV)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    session = ConfinedSession(("killer", "Session"), "LiteRT", save(GOOD), "xnnpack", 1)
+    with pytest.raises(InputError, match=r"LiteRT crashed on foreign.tflite \(signal 11\)"):
+        session({"image": np.zeros((1, SIDE), np.int8)})
+
+
+def test_what_another_process_answers_is_numbers_of_the_declared_size() -> None:
+    array = np.arange(6, dtype=">i2").reshape(2, 3)
+    assert unpacked(packed(array)).tolist() == array.tolist()
+    for change in ({"dtype": "<f8"}, {"shape": [1 << 60]}, {"dtype": "|O"}, {"dtype": "<U1"}):
+        with pytest.raises((InputError, TypeError, ValueError)):
+            unpacked(packed(array) | change)
+
+
+def test_no_option_of_an_operation_leads_the_generated_code_astray() -> None:
+    """tables.py leaves options out; whatever the generated code finds there ends in an InputError."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(GOOD)
+        data[int(rng.integers(8, len(data)))] = int(rng.integers(256))
+        with contextlib.suppress(InputError):
+            flatbuffer.read(bytes(data))

@@ -100,7 +100,7 @@ def _open(path: Path, given: contract.Contract | None) -> Side:
     inspection = inspect.run(path).inspection
     target = by_suffix()[path.suffix.lower()]
     reading = feeding.reading(inspection, given)
-    return Side(path, inspection, target, reading, target.session(path, target.kernels[0], os.cpu_count() or 1))
+    return Side(path, inspection, target, reading, target.foreign(path, target.kernels[0], os.cpu_count() or 1))
 
 
 def _images(config: AuditConfig, side: Side) -> tuple[ImageSource, Labels | None, str]:
@@ -142,7 +142,7 @@ def _pieces(source: ImageSource, sides: tuple[Side, Side | None], listener: List
     first, last = _names(artifact, against)
     target = artifact.target
     others = {
-        target.labels.get(kernels, kernels): target.session(artifact.path, kernels, os.cpu_count() or 1)
+        target.labels.get(kernels, kernels): target.foreign(artifact.path, kernels, os.cpu_count() or 1)
         for kernels in target.kernels[1:]
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,10 @@ class Run:
     @property
     def bits(self) -> int:
         """Width of activations that the run was asked for."""
-        return int(self.report.subject.scheme.rpartition("a")[2])
+        found = re.fullmatch(r"w[0-9]{1,2}a([0-9]{1,2})", self.report.subject.scheme)
+        if found is None:
+            raise InputError(f"the report names no scheme but {self.report.subject.scheme!r}", kept.AGAIN)
+        return int(found[1])
 
 
 def is_run(path: Path) -> bool:
@@ -88,10 +92,11 @@ def read(config: AuditConfig) -> Run:
     if not artifact.exists():
         raise InputError(f"{folder} has no {artifact.name}", kept.AGAIN)
     loaded = _loaded(config, report, stored.facts)
-    if loaded.weights.sha256 != report.digests["weights"]:
+    named = report.digests.get("weights", "none")
+    if loaded.weights.sha256 != named:
         raise InputError(
             f"these are other weights than the run's: sha256 {loaded.weights.sha256[:12]}, and the report says "
-            f"{report.digests['weights'][:12]}",
+            f"{named[:12]}",
             "give the file that the run was made from",
         )
     return Run(folder, report, target, artifact, read_plan(folder / "plan.json"), stored, loaded)

@@ -143,7 +143,9 @@ def _read(path: Path, key: Mapping[str, str]) -> dict[str, float]:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         of, distances = held["of"], {str(name): float(value) for name, value in held["distances"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not np.isfinite(list(distances.values())).all():
+            raise ValueError("a distance in it is no number")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"{path} holds no measurements of a sweep: {error}", "give another file") from error
     if of != key:
         raise InputError(f"{path} holds measurements of another network, plan or images", "give another file")

@@ -16,6 +16,8 @@ from qtools.core.errors import InputError
 from reports.bench import Machine, Subject
 
 WORD = "qtools-bench:"
+LONGEST_LINE = 1000
+"""What lies beyond is no log of a tool, and the patterns that look for one take the square of a line's length."""
 T = TypeVar("T")
 
 
@@ -69,7 +71,7 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
             yield mark, "\n".join(lines)
             mark, lines = behind.strip(), []
         else:
-            lines.append(each)
+            lines.append(each[:LONGEST_LINE])
     yield mark, "\n".join(lines)
 
 

@@ -1,0 +1,99 @@
+"""Habits that SECURITY.md promises: no pickle of our own, no shell, no network but the hub, escaped pages."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NETWORK = {"socket", "ssl", "http", "urllib", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "websockets"}
+HUB = {"qtools/models/_hub.py": "asks whether the hub answers, before timm fetches weights that the user asked for"}
+PICKLE = {
+    "qtools/models/_checkpoint.py": "catches its errors; torch reads with weights_only",
+    "qtools/models/_hub.py": "catches its errors",
+}
+BANNED_CALLS = {"eval", "exec", "os.system", "os.popen", "pickle.loads", "pickle.load", "pickle.dump", "pickle.dumps"}
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def imported(tree: ast.Module) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def faults(path: str, tree: ast.Module) -> Iterator[str]:
+    for name, call in calls(tree):
+        words = {word.arg: word.value for word in call.keywords}
+        if name in BANNED_CALLS:
+            yield f"{name} in {path}:{call.lineno}"
+        if "shell" in words and not _is(words["shell"], False):
+            yield f"a shell in {path}:{call.lineno}"
+        if name == "torch.load" and not _is(words.get("weights_only"), True):
+            yield f"torch.load without weights_only in {path}:{call.lineno}"
+        if _is(words.get("allow_pickle"), True):
+            yield f"allow_pickle in {path}:{call.lineno}"
+        if name in ("Markup", "markupsafe.Markup") and not all(isinstance(a, ast.Constant) for a in call.args):
+            yield f"Markup of something that is no constant in {path}:{call.lineno}"
+        if (
+            name in ("Environment", "jinja2.Environment")
+            and "loader" in words
+            and not _is(words.get("autoescape"), True)
+        ):
+            yield f"a page without autoescape in {path}:{call.lineno}"
+    names = imported(tree)
+    if names & NETWORK and path not in HUB:
+        yield f"{path} imports {sorted(names & NETWORK)}"
+    if names & {"pickle", "marshal", "shelve", "dill", "joblib"} and path not in PICKLE:
+        yield f"{path} imports a pickle"
+    if "yaml" in names:
+        yield f"{path} imports yaml, whose load runs code: say safe_load here, and this test"
+
+
+def _is(node: ast.expr | None, value: bool) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def test_nothing_of_the_kind(sources: list[Any]) -> None:
+    found = [fault for source in sources for fault in faults(source.path, source.tree)]
+    assert not found, "\n".join(found)
+
+
+def test_templates_leave_escaping_on(root: Path, tracked: list[str]) -> None:
+    pages = [name for name in tracked if name.endswith(".j2")]
+    assert pages
+    bad = [name for name in pages if re.search(r"\|\s*safe\b|autoescape|Markup", (root / name).read_text())]
+    assert not bad
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import subprocess\nsubprocess.run('x', shell=True)",
+        "import os\nos.system('x')",
+        "import torch\ntorch.load('x')",
+        "import torch\ntorch.load('x', weights_only=False)",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "import pickle",
+        "import requests",
+        "from urllib.request import urlopen",
+        "Markup(name)",
+        "Environment(loader=here)",
+        "import yaml",
+    ],
+)
+def test_the_search_finds_each(code: str) -> None:
+    assert list(faults("qtools/new.py", ast.parse(code)))

@@ -1,0 +1,89 @@
+"""Files of every schema version there ever was are read: tests/golden holds one of each, written by the qtools of then.
+
+Whoever raises a version keeps the old file, adds one of the new, and keeps reading both.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from calibration.collect import write_stats
+from calibration.plan_file import read_plan
+from qtools.core.errors import InputError
+from qtools.core.types import QuantPlan
+from qtools.pipeline import contract, kept
+from qtools.pipeline import run_facts as facts_of_runs
+from reports.bench import BENCH_SCHEMA, parse_bench
+from reports.build import REPORT_SCHEMA, read_report
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+PLAN_SCHEMA = 1
+"""plan.json carries no number: a change that old plans do not survive has to bring one."""
+
+
+def run_facts(path: Path) -> kept.RunFacts:
+    inside = path.parent / "run" / kept.FOLDER
+    inside.mkdir(parents=True, exist_ok=True)
+    save_file({"float.w": torch.ones(1)}, inside / kept.WEIGHTS)
+    write_stats(inside / kept.STATS, {})
+    shutil.copy(path, inside / facts_of_runs.FILE)
+    return kept.read(inside.parent).facts
+
+
+SPEC = ((8, 8), "center", (0.5,) * 3)
+RUN = ("int8", (224, 224), ("cat", "dog"))
+READERS: dict[str, tuple[int, Callable[[Path], Any], Callable[[Any], object], object]] = {
+    "report": (REPORT_SCHEMA, read_report, lambda r: (r.subject.model, len(r.ledger), r.checks[0].name), None),
+    "bench": (BENCH_SCHEMA, lambda p: parse_bench(p.read_text(), p.name), lambda b: b.timings[0].artifact, "m"),
+    "contract": (contract.CONTRACT_SCHEMA, contract.read, lambda c: (c.preparation.size, c.preparation.crop, c.preparation.mean), SPEC),
+    "run": (facts_of_runs.RUN_SCHEMA, run_facts, lambda f: (f.io, f.input.size, f.classes), RUN),
+    "plan": (PLAN_SCHEMA, read_plan, lambda p: (p.model, p.values["image"].params.scale), ("m", (0.05,))),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_every_version_is_read(kind: str, tmp_path: Path) -> None:
+    newest, read, facts, expected = READERS[kind]
+    for version in range(1, newest + 1):
+        path = Path(shutil.copy(GOLDEN / f"{kind}-{version}.json", tmp_path))
+        found = facts(read(path))
+        if expected is not None:
+            assert found == expected
+        held = json.loads(path.read_text())
+        if kind == "report":
+            first = held["checks"][0]["name"]
+            assert found == (held["subject"]["model"], len(held["ledger"]), first)
+        assert held.get("schema_version", version) == version
+
+
+@pytest.mark.parametrize("kind", ["report", "bench", "contract", "run"])
+@pytest.mark.parametrize("version", [0, -1, 2.5, "1", None, 10**30, True], ids=str)
+def test_a_version_that_is_not_known_is_refused(kind: str, version: Any, tmp_path: Path) -> None:
+    newest, read, _, _ = READERS[kind]
+    held = json.loads((GOLDEN / f"{kind}-{newest}.json").read_text())
+    path = tmp_path / f"{kind}.json"
+    path.write_text(json.dumps(held | {"schema_version": newest + 1}))
+    with pytest.raises(InputError):
+        read(path)
+    if version in ("1", True):  # pydantic takes both for 1
+        return
+    path.write_text(json.dumps(held | {"schema_version": version}))
+    with pytest.raises(InputError):
+        read(path)
+
+
+def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    held = json.loads((GOLDEN / "report-1.json").read_text())
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(held | {"written_by_a_later_qtools": {"a": 1}}))
+    assert read_report(path).subject.model == held["subject"]["model"]
+    plan: QuantPlan = read_plan(GOLDEN / "plan-1.json")
+    assert plan.values["softmax"].params is None
