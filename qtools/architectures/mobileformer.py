@@ -112,8 +112,8 @@ class Slopes(nn.Module):
             nn.Linear(width, width // 4), nn.ReLU(), nn.Linear(width // 4, 2 * channels), nn.Hardsigmoid()
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.hyper(tokens[:, 0])
+    def forward(self, token: Tensor) -> Tensor:
+        return self.hyper(token)
 
 
 def dynamic_relu(x: Tensor, slopes: Tensor) -> Tensor:
@@ -160,8 +160,9 @@ class Inverted(Bridged):
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.global_block(self.local_global(x, tokens))
-        out = dynamic_relu(self.conv1(x), self.hyper1(tokens))
-        out = self.conv3(dynamic_relu(self.conv2(out), self.hyper2(tokens)))
+        first = tokens[:, 0]
+        out = dynamic_relu(self.conv1(x), self.hyper1(first))
+        out = self.conv3(dynamic_relu(self.conv2(out), self.hyper2(first)))
         return self.global_local(out + x if self.identity else out, tokens), tokens
 
 
@@ -185,8 +186,9 @@ class Strided(Bridged):
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.global_block(self.local_global(x, tokens))
-        half = self.conv2(dynamic_relu(self.conv1(x), self.hyper1(tokens)))
-        out = self.conv4(dynamic_relu(self.conv3(half), self.hyper3(tokens)))
+        first = tokens[:, 0]
+        half = self.conv2(dynamic_relu(self.conv1(x), self.hyper1(first)))
+        out = self.conv4(dynamic_relu(self.conv3(half), self.hyper3(first)))
         return self.global_local(out + half, tokens), tokens
 
 
