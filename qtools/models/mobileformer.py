@@ -1,7 +1,7 @@
 """Mobile-Former (Chen et al., CVPR 2022, arXiv 2108.05895), written in `qtools.architectures.mobileformer`.
 
 Accuracy: the table of https://github.com/AAboys/MobileFormer. Parameters and multiply-accumulates: counted; the
-paper's, which name the networks, also count each BatchNorm and each dynamic ReLU.
+paper's, which name the networks, also count norms and activations.
 """
 
 from __future__ import annotations
