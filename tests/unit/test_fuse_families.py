@@ -79,7 +79,7 @@ FAMILIES: dict[str, tuple[int, dict[str, Any], dict[Rule, int]]] = {
     "edgevit_xxs": (64, {}, {conv_bn.NORM_BEFORE: 10, conv_bn.ALONE: 1, layer_norm.LAYER_NORM: 19}),
     "mobileformer_26m": (64, {}, {conv_bn.NEIGHBOURS: 31, linear_bn.NORM_AFTER: 1}),
     "mpcvit_cifar": (32, {}, {layer_norm.LAYER_NORM: 7}),
-    "elasticvit_400m": (224, {}, {conv_bn.NEIGHBOURS: 39, linear_bn.NORM_AFTER: 1}),
+    "elasticvit_400m": (64, {"img_size": 64}, {conv_bn.NEIGHBOURS: 39, linear_bn.NORM_AFTER: 1}),
 }
 
 
