@@ -74,6 +74,29 @@ def hub_card(
     return ModelCard(name, (*aliases, name), name, params, macs, tags)
 
 
+def own_card(
+    name: str,
+    params: float,
+    macs: float,
+    top1: float | None,
+    weights: tuple[str, str],
+    aliases: tuple[str, ...] = (),
+) -> ModelCard:
+    """The card of a network of `qtools.architectures`, whose weights its authors publish on a page of their own.
+
+    Args:
+        name: Name in timm's registry, and ours.
+        params: Millions of weights (see ModelCard).
+        macs: Billions of multiply-accumulates.
+        top1: Published ImageNet top-1 in percent.
+        weights: Their licence and the page they are on; both "" where none are published.
+        aliases: Other names than the name itself.
+    """
+    licence, page = weights
+    published = (PretrainedTag("in1k", top1, licence, page),) if page or top1 is not None else ()
+    return ModelCard(name, (*aliases, name), name, params, macs, published)
+
+
 Level = Literal["verified", "converted", "listed"]
 """verified: qtools' tests cover fusion and graph. converted: the conformance matrix saw the smallest member through all
 targets at 8 bits. listed: only the facts on the cards are checked."""
@@ -98,6 +121,7 @@ class Family:
         arguments: Constructor arguments that a state dict (in timm's layout) implies, such as a missing second head.
         level: How far qtools answers for them.
         paper: Address of the paper.
+        note: What is to be said wherever a member is loaded: whose parameter names are read, what nobody has verified.
     """
 
     name: str
@@ -106,6 +130,7 @@ class Family:
     arguments: Callable[[State], dict[str, Any]] = _no_arguments
     level: Level = "listed"
     paper: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

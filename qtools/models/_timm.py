@@ -12,10 +12,13 @@ from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, list_pretrained, model_entrypoint
 from torch import nn
 
+from qtools import architectures
 from qtools.core.bounds import memory_bounded
 from qtools.core.errors import InputError, did_you_mean
 from qtools.core.types import InputSpec
 from qtools.models._spec import Family, ModelCard, ModelSpec, PretrainedTag
+
+architectures.register()
 
 REFUSED_ARGUMENTS = frozenset(
     {

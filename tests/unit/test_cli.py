@@ -85,7 +85,7 @@ def test_models_as_json(run):
     assert code == 0 and err == ""
     assert [row["name"] for row in rows] == [f"repvit_m{size}" for size in ("0_9", "1_0", "1_1", "1_5", "2_3")]
     for row in rows:
-        assert set(row) == {"name", "family", "params", "macs", "input", "task", "weights", "level", "paper"}
+        assert set(row) == {"name", "family", "params", "macs", "input", "task", "weights", "level", "paper", "note"}
         assert (row["family"], row["task"], row["input"]["size"]) == ("repvit", "classification", [224, 224])
         assert 1e6 < row["params"] < 1e8 < row["macs"] < 1e10
         assert {"tag", "top1", "licence", "source"} == set(row["weights"][0])

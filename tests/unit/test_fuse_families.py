@@ -12,9 +12,12 @@ from timm.models.fastvit import ReparamLargeKernelConv, RepMixer
 from timm.utils import reparameterize_model
 from torch import nn
 
+from qtools import architectures
 from qtools.core.errors import CheckFailed
-from qtools.fuse import branches, conv_bn, find, fuse, linear_bn
+from qtools.fuse import branches, conv_bn, find, fuse, layer_norm, linear_bn
 from qtools.fuse.rule import Rule
+
+architectures.register()
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +71,15 @@ FAMILIES: dict[str, tuple[int, dict[str, Any], dict[Rule, int]]] = {
     "efficientformerv2_s0": (224, {}, {conv_bn.NEIGHBOURS: 74, conv_bn.ALONE: 1}),
     "swiftformer_xs": (64, {}, {conv_bn.NEIGHBOURS: 21, conv_bn.NORM_BEFORE: 4, conv_bn.ALONE: 1}),
     "mobilenetv4_hybrid_medium": (64, {}, {conv_bn.NEIGHBOURS: 88, conv_bn.ALONE: 8}),
+    "fastervit_0": (
+        224,
+        {"depths": (1, 1, 1, 1), "dim": 8, "in_dim": 8, "heads": 1},
+        {conv_bn.NEIGHBOURS: 6, conv_bn.ALONE: 1, layer_norm.LAYER_NORM: 6},
+    ),
+    "edgevit_xxs": (64, {}, {conv_bn.NORM_BEFORE: 10, conv_bn.ALONE: 1, layer_norm.LAYER_NORM: 19}),
+    "mobileformer_26m": (64, {}, {conv_bn.NEIGHBOURS: 31, linear_bn.NORM_AFTER: 1}),
+    "mpcvit_cifar": (32, {}, {layer_norm.LAYER_NORM: 7}),
+    "elasticvit_400m": (64, {"img_size": 64}, {conv_bn.NEIGHBOURS: 39, linear_bn.NORM_AFTER: 1}),
 }
 
 

@@ -162,3 +162,10 @@ def test_what_a_module_keeps_of_its_first_run_is_in_the_graph_of_every_batch() -
     assert program.batch_size(4) == 4
     x = torch.randn(4, 3, 4, 4)
     assert torch.equal(execute.run(program, x), module(x))
+
+
+def test_a_hardtanh_from_0_to_6_is_the_relu6_it_is_meant_as() -> None:
+    program, x = _captured(nn.ReLU6(inplace=True), (1, 3, 9, 9))
+    assert [op.kind for op in program.view.ops] == [OpKind.RELU6]
+    torch.testing.assert_close(execute.run(program, 9 * x), (9 * x).clamp(0, 6), rtol=0, atol=0)
+    assert _names(_captured(nn.Hardtanh(-1, 6))[0]) == ["hardtanh"]
