@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from exporters._ends import end_types
@@ -101,6 +102,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return EvaluatedPackage(path, kernels, binding)
 
 
+def bound(kept: Mapping[str, Any]) -> Any:
+    """A binding that a file kept."""
+    from exporters._coreml.bind import TensorBinding
+
+    return TypeAdapter(TensorBinding).validate_python(kept)
+
+
 def inspect_artifact(path: Path) -> Inspection:
     """Reads a package of any origin, or a zip archive of one."""
     from exporters._coreml.inspect import inspect
@@ -153,4 +161,5 @@ TARGET = Target(
     session=open_session,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},
+    bound=bound,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
@@ -135,6 +136,13 @@ def open_session(path: Path, kernels: str, threads: int) -> Session:
     return OrtSession(path, kernels, threads)
 
 
+def bound(kept: Mapping[str, Any]) -> Any:
+    """A binding that a file kept."""
+    from exporters._onnx.bind import TensorBinding
+
+    return TypeAdapter(TensorBinding).validate_python(kept)
+
+
 def inspect_artifact(path: Path) -> Inspection:
     """Reads an .onnx of any origin."""
     from exporters._onnx.inspect import inspect
@@ -180,6 +188,7 @@ def target(spec: TargetSpec) -> Target:
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
+        bound=bound,
     )
 
 

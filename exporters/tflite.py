@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from exporters._ends import check_bytes, end_types
 from exporters._tflite import second
@@ -119,6 +120,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     return TfliteRunner(path, kernels, threads, binding, ends)
 
 
+def bound(kept: Mapping[str, Any]) -> Any:
+    """A binding that a file kept."""
+    from exporters._tflite.bind import TensorBinding
+
+    return TypeAdapter(TensorBinding).validate_python(kept)
+
+
 def inspect_artifact(path: Path) -> Inspection:
     """Reads a .tflite of any origin."""
     from exporters._tflite.inspect import inspect
@@ -168,4 +176,5 @@ TARGET = Target(
     tensors={SPEC.suffix: read_tensors},
     second=SecondRuntime(second.NAME, second.run),
     timer=Timer("LiteRT with XNNPACK", ("ai-edge-litert",), open_timed, profile),
+    bound=bound,
 )

@@ -188,6 +188,7 @@ class Target:
         session: (path of any origin, kernels, threads) -> Session; kernels is one of `kernels`.
         second: Another runtime of the format, where there is one.
         timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
+        bound: What a file kept of an entry of `Lowered.binding` -> the entry; None where runs keep no float artifact.
     """
 
     spec: TargetSpec
@@ -206,6 +207,7 @@ class Target:
     tensors: Mapping[str, Callable[[Path], Mapping[str, Tensor]]] = field(default_factory=dict)
     second: SecondRuntime | None = None
     timer: Timer | None = None
+    bound: Callable[[Mapping[str, Any]], Any] | None = None
 
     def replay(self, path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Runs a file of any origin once, in the kernels that ship, on tensors as they are."""
