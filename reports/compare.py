@@ -264,7 +264,7 @@ def predictions(
 
 def timed(bench: Bench) -> Timed:
     """From a bench of both, on one number of threads."""
-    rows, host = bench.timings, bench.machine.cpu
+    rows, host = bench.timings, bench.machine.name
     missing = next((row for row in rows if row.spread is None or row.spread.median_ms is None), None)
     if missing is not None:
         return Timed(host, note=f"{missing.artifact}: {missing.note}")

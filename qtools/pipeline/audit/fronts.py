@@ -101,20 +101,21 @@ def fronts(program: Program, plan: QuantPlan, spec: TargetSpec, alone: Alone, di
     ):
         if choices:
             start = Point(0, "", alone.whole, alone.whole, size, 1.0)
-            points = (start, *_points(choices, alone, start, lambda n, g, t=title: distance(f"{t}, {n}", g)))
-            found.append(Front(title, points, note))
+            found.append(Front(title, (start, *_points(choices, alone, start, (title, distance))), note))
     return tuple(found)
 
 
-def _points(choices: Sequence[Choice], alone: Alone, start: Point, distance: Distance) -> Iterator[Point]:
+def _points(choices: Sequence[Choice], alone: Alone, start: Point, together: tuple[str, Distance]) -> Iterator[Point]:
+    """One point more per choice. `together`: what the choices are called, and what measures them."""
     wanted = {round(share * len(choices)) for share in MEASURED}
     square, size, time = alone.whole**2, start.weight_bytes, start.time
     grids: dict[str, QuantParams | None] = {}
+    title, distance = together
     for number, choice in enumerate(choices, 1):
         square += alone.factor * choice.square
         size, time = size + choice.size, time + choice.time
         grids |= choice.grids
-        measured = distance(str(number), grids) if number in wanted else None
+        measured = distance(f"{title}, {number}", grids) if number in wanted else None
         yield Point(number, choice.words, math.sqrt(max(square, 0.0)), measured, size, time)
 
 
