@@ -74,15 +74,16 @@ def sqnr_plot(rows: Sequence[Fidelity]) -> Markup:
 def front_plot(front: Front) -> Markup:
     """Distance from float over what it costs: over time where that changes, else over the weights' bytes."""
     timed = any(point.time != front.points[0].time for point in front.points)
-    costs = [point.time if timed else point.weight_bytes / 1e6 for point in front.points]
+    per, unit = (1e6, "MB") if front.points[0].weight_bytes >= 1e6 else (1e3, "kB")
+    costs = [point.time if timed else point.weight_bytes / per for point in front.points]
     if max(costs) == min(costs):
         return Markup("")
     reached = [d for point in front.points for d in (point.predicted, point.measured) if d is not None]
     y = svg.Axis(0.0, 1.1 * max(*reached, 1e-9), 300, 34)
     room = 0.04 * (max(costs) - min(costs))
     x = svg.Axis(min(costs) - room, max(costs) + room, LEFT, RIGHT)
-    unit = "predicted time over the plan's own" if timed else "weights as packed codes, MB"
-    parts = [svg.horizontal(x, 34, 300, unit), svg.vertical(y, LEFT, RIGHT, "mean √KL from float (lower is better)")]
+    below = "predicted time over the plan's own" if timed else f"weights as packed codes, {unit}"
+    parts = [svg.horizontal(x, 34, 300, below), svg.vertical(y, LEFT, RIGHT, "mean √KL from float (lower is better)")]
     parts.append(svg.path([(x.at(c), y.at(p.predicted)) for c, p in zip(costs, front.points, strict=True)], "real"))
     for cost, point in zip(costs, front.points, strict=True):
         hint = f"{point.changed} changed, the last {point.last}" if point.changed else "the plan as it is"

@@ -214,5 +214,5 @@ def test_the_measured_end_is_the_plan_with_all_weights_narrow(quantized: Any, tm
 
 def test_a_front_is_drawn_over_what_changes(quantized: Any) -> None:
     drawn = {title: front_plot(front) for title, front in made(quantized, alone_of(quantized, 0)).items()}
-    assert "packed codes, MB" in drawn["weights at 4 bits"] and "predicted time" in drawn["values held more precisely"]
+    assert "packed codes, kB" in drawn["weights at 4 bits"] and "predicted time" in drawn["values held more precisely"]
     assert all("as it is" in picture for picture in drawn.values())

@@ -177,5 +177,8 @@ def _packed(spec: TargetSpec) -> str:
 
 
 def _priced(spec: TargetSpec) -> str:
-    sources = dict.fromkeys(f"{island.words}: {island.source}" for island in spec.islands)
-    return f"Times are predicted from {'; '.join(sources)}." if sources else ""
+    sources: dict[str, list[str]] = {}
+    for island in spec.islands:
+        sources.setdefault(island.source, []).append(island.words)
+    told = "; ".join(f"{', '.join(words)}: {source}" for source, words in sources.items())
+    return f"Times are predicted ({told})." if told else ""
