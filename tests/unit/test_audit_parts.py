@@ -183,11 +183,11 @@ def test_evaluation_stops_where_the_rule_says(tmp_path: Path, flip: float, decis
 
 
 def test_a_folder_that_is_no_run_says_where_runs_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="so no run$"):
+    with pytest.raises(InputError, match=r"so no run\n"):
         audit(AuditConfig(tmp_path), Silent())
     (tmp_path / "mine" / "audit").mkdir(parents=True)
     (tmp_path / "mine" / "audit" / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="in it are runs: mine$"):
+    with pytest.raises(InputError, match=r"in it are runs: mine\n"):
         audit(AuditConfig(tmp_path), Silent())
     with pytest.raises(InputError, match="is a folder"):
         AuditConfig(tmp_path, sensitivity=tmp_path)
