@@ -74,7 +74,9 @@ def _time(report: Report) -> str:
     latency = report.measured.latency
     if latency is None or not latency.ratios:
         return "Latency not run."
-    return f"Latency {words.number(latency.ratios[0].median, 3)} of float on the host, not a phone."
+    ratio = latency.ratios[0]
+    interval = words.interval((ratio.lo, ratio.hi), 3)
+    return f"Latency {words.number(ratio.median, 3)} {interval} of float on the host, not a phone."
 
 
 def _kl_interval(pair: tuple[float, float] | None) -> str:
@@ -209,7 +211,7 @@ def sweep_rows(sweep: Sweep) -> Iterator[tuple[str, ...]]:
     for part in ("block", "weight", "activation"):
         rows = [row for row in sweep.rows if row.part == part][:COSTLIEST]
         for row in rows:
-            name = row.name if row.part == "block" else f"{row.name} ({row.module})"
+            name = row.name if row.part == "block" or not row.module else f"{row.name} ({row.module})"
             yield name, row.part, words.short(row.distance), f"{row.distance**2 / max(sweep.whole, 1e-12) ** 2:.0%}"
 
 
