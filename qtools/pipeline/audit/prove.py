@@ -27,7 +27,8 @@ CHANCE = 0.01
 GLANCE = 16
 """Images after which a change is given up that cannot reach WORTH any more."""
 HOPE = 0.001
-"""Probability, by Student's law over these images, that it could all the same."""
+"""Probability, by Student's law over these images, that it could all the same. Simulated on skewed distances, a glance
+takes 0.4 % of the proofs from a change that brings just WORTH, none from one that brings half as much again."""
 
 
 @dataclass(frozen=True)
