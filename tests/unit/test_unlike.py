@@ -63,18 +63,19 @@ def test_differences_that_move_no_logit_are_no_finding(view: GraphView) -> None:
 
 
 @pytest.mark.parametrize(("gain", "noise"), [(WORTH, 0.05), (WORTH, 0.2), (1.5 * WORTH, 0.2), (0.0, 0.05)])
-def test_a_glance_gives_up_what_would_not_be_proven(gain: float, noise: float) -> None:
+def test_what_is_given_up_early_would_hardly_be_proven(gain: float, noise: float) -> None:
     """Distances as skewed as those of images are; the share of proofs that a look at the first few takes away."""
-    draw, audits = np.random.default_rng(0), 400
+    draw, audits = np.random.default_rng(0), 200
     given_up = proven = lost = 0
     for _ in range(audits):
         before = draw.lognormal(0, 0.7, 48)
         behind = before * (1 - gain - noise * draw.standard_normal(48))
-        hopeless = is_hopeless(before[:GLANCE] - behind[:GLANCE], float(before.mean()))
-        shown = is_proven(before, behind, float(before.mean()))
+        first, looks = float(before.mean()), range(GLANCE, 48, GLANCE)
+        hopeless = any(is_hopeless(before[:n] - behind[:n], first) for n in looks)
+        shown = is_proven(before, behind, first)
         given_up, proven, lost = given_up + hopeless, proven + shown, lost + (hopeless and shown)
-    assert lost <= 0.02 * audits
     if gain:
-        assert proven > 0.4 * audits and given_up < 0.05 * audits
+        assert proven > 0.4 * audits and lost <= 0.1 * proven
+        assert gain == WORTH or lost <= 0.01 * proven
     else:
         assert proven == 0 and given_up > 0.85 * audits
