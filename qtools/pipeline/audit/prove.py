@@ -27,8 +27,8 @@ CHANCE = 0.01
 GLANCE = 16
 """After every so many images a change is given up that will not reach WORTH any more."""
 HOPE = 0.02
-"""Probability, by Student's law over these images, that it could all the same. Simulated on skewed distances, it takes up
-to 6 % of the proofs from changes that bring just WORTH, and 0.2 % from those that bring half as much again."""
+"""Probability, by Student's law over these images, that it could all the same. Simulated on skewed distances it takes
+up to 6 % of the proofs from changes that bring just WORTH, 0.2 % from those that bring half as much again."""
 
 
 @dataclass(frozen=True)
