@@ -23,8 +23,8 @@ def read_plan(path: Path) -> QuantPlan:
         raise InputError(f"cannot read the plan {path.name}: {error.strerror}", "give a run folder") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path.name} is no plan: {where}: {first['msg']}", "run qtools quantize again") from error
+        where = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise InputError(f"{path.name} is no plan: {where}", "run qtools quantize again") from error
 
 
 @cache

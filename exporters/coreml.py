@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from exporters._ends import end_types
@@ -47,13 +48,6 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
     binding, unbound = bind(program, Evaluator(path), examples)
     worst = max(tensor.error for tensor in binding.values())
     return Lowered(SPEC.name, path, binding, unbound, worst, files.digest(path))
-
-
-def binding() -> type:
-    """What `Lowered.binding` has of each value."""
-    from exporters._coreml.bind import TensorBinding
-
-    return TensorBinding
 
 
 def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]) -> Artifact:
@@ -106,6 +100,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
         if not values[name].const
     }
     return EvaluatedPackage(path, kernels, binding)
+
+
+def bound(kept: Mapping[str, Any]) -> Any:
+    """A binding that a file kept."""
+    from exporters._coreml.bind import TensorBinding
+
+    return TypeAdapter(TensorBinding).validate_python(kept)
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -174,7 +175,7 @@ TARGET = Target(
     toolchain=TOOLCHAIN,
     rough=("evaluator_fp16",),
     session=open_session,
-    binding=binding,
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},
+    bound=bound,
 )

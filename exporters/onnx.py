@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
@@ -65,13 +66,6 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
     path = files.write_bytes(folder / f"model_float{spec.suffix}", to_bytes(model))
     worst = max(tensor.error for tensor in found.values())
     return Lowered(spec.name, path, found, unbound, worst, files.digest_file(path))
-
-
-def binding() -> type:
-    """What `Lowered.binding` has of each value."""
-    from exporters._onnx.bind import TensorBinding
-
-    return TensorBinding
 
 
 def apply(
@@ -152,6 +146,11 @@ def open_confined(path: Path, kernels: str, threads: int) -> Session:
     from exporters._confined import ConfinedSession
 
     return ConfinedSession(("exporters._onnx.run", "OrtSession"), "onnxruntime", path, kernels, threads)
+def bound(kept: Mapping[str, Any]) -> Any:
+    """A binding that a file kept."""
+    from exporters._onnx.bind import TensorBinding
+
+    return TypeAdapter(TensorBinding).validate_python(kept)
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -208,7 +207,6 @@ def target(spec: TargetSpec) -> Target:
         quantized="QDQ",
         configure=partial(configure, spec),
         session=open_session,
-        binding=binding,
         confined=open_confined,
         inspectors={spec.suffix: inspect_artifact},
         tensors={spec.suffix: read_tensors},
@@ -216,6 +214,7 @@ def target(spec: TargetSpec) -> Target:
         needs=needs,
         toolchain=TOOLCHAIN,
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
+        bound=bound,
     )
 
 

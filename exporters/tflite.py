@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from exporters._ends import check_bytes, end_types
 from exporters._tflite import second
@@ -60,13 +61,6 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
     binding = dict(found.values())
     worst = max(tensor.error for tensor in binding.values())
     return Lowered(SPEC.name, path, binding, unbound, worst, files.digest_file(path))
-
-
-def binding() -> type:
-    """What `Lowered.binding` has of each value."""
-    from exporters._tflite.bind import TensorBinding
-
-    return TensorBinding
 
 
 def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, options: Mapping[str, Any]) -> Artifact:
@@ -128,6 +122,13 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     }
     ends = {program.view.inputs[0]: INPUT, program.view.outputs[0]: OUTPUT}
     return TfliteRunner(path, kernels, threads, binding, ends)
+
+
+def bound(kept: Mapping[str, Any]) -> Any:
+    """A binding that a file kept."""
+    from exporters._tflite.bind import TensorBinding
+
+    return TypeAdapter(TensorBinding).validate_python(kept)
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -192,7 +193,6 @@ TARGET = Target(
     tuple(LABELS),
     simulator="xnnpack",
     session=open_session,
-    binding=binding,
     confined=open_confined,
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
@@ -202,4 +202,5 @@ TARGET = Target(
     toolchain=TOOLCHAIN,
     second=SecondRuntime(second.NAME, second.run),
     timer=Timer("LiteRT with XNNPACK", ("ai-edge-litert",), open_timed, profile),
+    bound=bound,
 )

@@ -131,6 +131,7 @@ class Measured:
         peak_memory_bytes: Largest resident memory of the run, None where unknown.
         checks: Checks that judge any of these.
         islands: Artifacts with single precision islands, timed against the one without; None where there are none.
+        cpu_s: Stage -> processor seconds of all threads; empty in a report from before they were kept.
     """
 
     latency: Latency | None = None
@@ -138,6 +139,7 @@ class Measured:
     peak_memory_bytes: int | None = None
     checks: tuple[Check, ...] = ()
     islands: Latency | None = None
+    cpu_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

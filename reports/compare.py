@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qtools.core.inspection import Grid, Tensor
 from qtools.core.types import QuantParams, QuantPlan, ValuePlan
 from reports.accuracy import PairedAccuracy, paired_accuracy
+from reports.bench import Bench
 from reports.build import Report
 from reports.inspection import Description
 
@@ -105,6 +106,31 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """Both timed here in turns, or why not.
+
+    Attributes:
+        host: CPU of this machine; never a phone's.
+        threads: Threads of the runtime.
+        rounds: Rounds in which each had its turn.
+        medians_ms: Of both; None where either was not run.
+        ratio: Median over the rounds of the second's time over the first's.
+        interval: Distribution-free 95 % interval of that median.
+        warnings: Why the numbers may be worth little.
+        note: Why it was not run; "" where it was.
+    """
+
+    host: str
+    threads: int = 1
+    rounds: int = 0
+    medians_ms: tuple[float, float] | None = None
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    warnings: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything that was compared.
 
@@ -114,6 +140,7 @@ class Comparison:
         sections: Origin, plan, ends, operations, constants.
         predictions: On the same inputs.
         timings: Of both reports; a clock gives another number every time, so they never count as a difference.
+        timed: The same here, side by side; None where it was not asked for.
         schema_version: COMPARE_SCHEMA.
     """
 
@@ -122,6 +149,7 @@ class Comparison:
     sections: tuple[Section, ...]
     predictions: Predictions
     timings: tuple[Timing, Timing]
+    timed: Timed | None = None
     schema_version: int = COMPARE_SCHEMA
 
     @property
@@ -234,6 +262,18 @@ def predictions(
     return Predictions(source, len(a), equal, float(np.nan_to_num(gaps.max(), nan=np.finfo(float).max)), accuracy)
 
 
+def timed(bench: Bench) -> Timed:
+    """From a bench of both, on one number of threads."""
+    rows, host = bench.timings, bench.machine.name
+    missing = next((row for row in rows if row.spread is None or row.spread.median_ms is None), None)
+    if missing is not None:
+        return Timed(host, note=f"{missing.artifact}: {missing.note}")
+    first, second = (row.spread.median_ms for row in rows if row.spread and row.spread.median_ms is not None)
+    (ratio,), rounds = bench.comparisons[0].ratios, min(row.spread.runs for row in rows if row.spread)
+    interval = ratio.lo, ratio.hi
+    return Timed(host, rows[0].threads, rounds, (first, second), ratio.median, interval, bench.warnings)
+
+
 def timing(report: Report | None) -> Timing:
     """The artifact's own median."""
     latency = report.measured.latency if report else None
@@ -300,7 +340,8 @@ def _code_changes(name: str, a: NDArray[Any], b: NDArray[Any]) -> Iterable[Chang
         return
     width = a.dtype.itemsize
     differing = np.flatnonzero((a.view(np.uint8).reshape(-1, width) != b.view(np.uint8).reshape(-1, width)).any(1))
-    gaps = np.abs(a[differing].astype(np.float64) - b[differing].astype(np.float64))
+    with np.errstate(invalid="ignore"):  # infinity less infinity, and NaNs that signal
+        gaps = np.abs(a[differing].astype(np.float64) - b[differing].astype(np.float64))
     worst = int(differing[int(np.nan_to_num(gaps, nan=np.inf).argmax())])
     yield Change(name, f"{len(differing):,} of {a.size:,} numbers, most at {worst}", f"{a[worst]}", f"{b[worst]}")
 

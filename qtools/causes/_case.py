@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration.histogram import quantization_noise
 from calibration.read_through import Function
 from qtools.causes._grids import relaid
-from qtools.core.types import GraphView, InputSpec, QuantParams, QuantPlan, TensorStats, ValuePlan
+from qtools.core.types import GraphView, InputSpec, OpKind, QuantParams, QuantPlan, TensorStats, ValuePlan
 
 Constants = Mapping[str, NDArray[np.float32]]
 
@@ -124,6 +124,35 @@ class Cause:
     title: str
     find: Callable[[Case], Iterable[Suspect]]
     symptom: bool = False
+
+
+_MOVES = (
+    OpKind.RESHAPE,
+    OpKind.TRANSPOSE,
+    OpKind.SPLIT,
+    OpKind.SLICE,
+    OpKind.IDENTITY,
+    OpKind.ATTENTION,
+    OpKind.MATMUL,
+)
+
+
+def carried(view: GraphView, plan: QuantPlan, values: Collection[str]) -> list[str]:
+    """Values on grids that hold the numbers of some others laid out anew, or weighed by attention.
+
+    There channels lie within heads and tokens, so that no statistic of theirs shows what one channel does.
+
+    Args:
+        view: The captured graph.
+        plan: Every grid.
+        values: Those that something was seen of; none of them is given back.
+    """
+    reached, found = set(values), []
+    for op in view.ops:
+        if op.kind in _MOVES and reached.intersection(op.inputs):
+            reached.update(op.outputs)
+            found += [out for out in op.outputs if out not in values and plan.params(out) is not None]
+    return found
 
 
 def power(stats: TensorStats) -> float:

@@ -50,7 +50,7 @@ def _rest_db(weight: NDArray[np.float32], params: QuantParams) -> NDArray[np.flo
     rows = weight.reshape(len(weight), -1).astype(np.float64)
     if rows.shape[1] < 2:
         return np.empty(0)
-    error = rows - numerics.dequantize(numerics.quantize(weight, params), params).reshape(rows.shape)
+    error = rows - numerics.on_grid(weight, params).reshape(rows.shape)
     at = np.abs(rows).argmax(1)[:, None]
     rest, noise = rows.copy(), error.copy()
     np.put_along_axis(rest, at, 0.0, 1)

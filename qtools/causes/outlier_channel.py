@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from qtools.causes._case import Case, Cause, Fix, Suspect
+from qtools.causes._case import Case, Cause, Fix, Suspect, carried
 from qtools.core import numerics
 from qtools.core.types import WEIGHTED, GraphView, OpKind, QuantParams, QuantScheme
 
@@ -36,9 +36,11 @@ def find(case: Case) -> Iterable[Suspect]:
             found[name] = None if _split_by_heads(case.view, name) else _apart(case, name, channel)
             widest, where, which = max((widest, where, which), (ratio, case.module(name), channel))
     if found:
+        count = len(found)
+        found |= dict.fromkeys(carried(case.view, case.plan, found))
         yield Suspect(
             tuple(found),
-            f"channel {which} reaches {widest:.0f} x as far as the median channel at {where}; {len(found) - 1} other "
+            f"channel {which} reaches {widest:.0f} x as far as the median channel at {where}; {count - 1} other "
             f"value(s) have such a channel",
             Fix(
                 found,
@@ -51,7 +53,7 @@ def find(case: Case) -> Iterable[Suspect]:
 def _split_by_heads(view: GraphView, name: str) -> bool:
     """Whether a value is inside attention, where channels lie within heads: no axis is theirs alone."""
     made = view.producer.get(name)
-    return made is not None and made.kind not in (*WEIGHTED, *_CHANNEL_WISE) and len(view.values[name].shape) == 4
+    return made is not None and made.kind not in (*WEIGHTED, *_CHANNEL_WISE) and len(view.values[name].shape) >= 4
 
 
 def _apart(case: Case, name: str, channel: int) -> QuantParams:

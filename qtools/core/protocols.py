@@ -188,13 +188,13 @@ class Target:
         tensors: File suffix -> what reads the tensors of such a file, of any origin, by name.
         session: (path, kernels, threads) -> Session in this process; kernels is one of `kernels`.
         confined: The same for files of any origin, in a process of its own; None where what runs them is our own code.
-        binding: () -> the dataclass that `Lowered.binding` has of each value; a function, as it imports SDKs.
         second: Another runtime of the format, where there is one.
         timer: How files with the target's suffix are timed; None where this machine has no runtime for them.
         codes: (float32 array, per-tensor grid) -> codes of an integer input, as the runtime's own kernel makes them.
         needs: What a file of the format needs to run; None where nobody has looked.
         toolchain: Packages that write into an artifact.
         rough: Further kernel sets of `session`, less exact, that a device may run in place of the first.
+        bound: What a file kept of an entry of `Lowered.binding` -> the entry; None where none is ever kept.
     """
 
     spec: TargetSpec
@@ -204,7 +204,6 @@ class Target:
     kernels: Sequence[str]
     simulator: str
     session: Callable[[Path, str, int], Session]
-    binding: Callable[[], type]
     timed: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()
@@ -219,6 +218,7 @@ class Target:
     needs: Callable[[Path], Runtime] | None = None
     toolchain: Sequence[str] = ()
     rough: Sequence[str] = ()
+    bound: Callable[[Mapping[str, Any]], Any] | None = None
 
     def foreign(self, path: Path, kernels: str, threads: int) -> Session:
         """A session of a file of any origin."""

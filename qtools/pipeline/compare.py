@@ -16,13 +16,17 @@ from qtools.core.errors import InputError, QtoolsError
 from qtools.core.inspection import Tensor
 from qtools.core.protocols import Session, Target
 from qtools.core.types import QuantPlan
-from qtools.pipeline import feeding, inspect, vectors
+from qtools.pipeline import bench, feeding, inspect, vectors
+from qtools.pipeline.devices._device import Asked
 from qtools.pipeline.feeding import Answers
+from qtools.pipeline.progress import Listener
 from reports import compare as held
 from reports.build import Report, read_report
 from reports.inspection import Description
 
 IMAGES = 512
+STARTS = 1
+"""Processes that open each artifact where only a ratio is asked for."""
 PLAN, REPORT = "plan.json", "report.json"
 NO_INPUTS = "no golden vectors that both take, and no --data DIR"
 
@@ -52,7 +56,9 @@ class Opened:
     plan: QuantPlan | None = None
 
 
-def run(before: Path, after: Path, data: Path | None = None, images: int = IMAGES) -> held.Comparison:
+def run(
+    before: Path, after: Path, data: Path | None = None, images: int = IMAGES, timer: Listener | None = None
+) -> held.Comparison:
     """Compares two run folders or artifacts.
 
     Args:
@@ -60,6 +66,7 @@ def run(before: Path, after: Path, data: Path | None = None, images: int = IMAGE
         after: Another one, or the same.
         data: Images to ask both, where both say how their input is made of one.
         images: Most of them to take.
+        timer: Where both are to be timed, who hears how far that is; None times nothing.
 
     Raises:
         InputError: If a side or the images cannot be read.
@@ -68,7 +75,14 @@ def run(before: Path, after: Path, data: Path | None = None, images: int = IMAGE
     described = a.description, b.description
     sections = (*_runs(a, b), held.ends(*described), held.operations(*described), _stored(a, b))
     answers = _predictions(a, b, data, images)
-    return held.Comparison(a.side, b.side, sections, answers, (held.timing(a.report), held.timing(b.report)))
+    timed = None if timer is None else _timed(a, b, timer)
+    return held.Comparison(a.side, b.side, sections, answers, (held.timing(a.report), held.timing(b.report)), timed)
+
+
+def _timed(a: Opened, b: Opened, listener: Listener) -> held.Timed:
+    """Both in turns, by the bench's own timer."""
+    config = bench.BenchConfig((a.path, b.path), Asked(starts=STARTS), command="qtools compare --time")
+    return held.timed(bench.run(config, listener).bench)
 
 
 def _open(path: Path) -> Opened:

@@ -14,7 +14,7 @@ from calibration.collect import read_stats, write_stats
 from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.types import TensorStats
-from qtools.pipeline import run_facts
+from qtools.pipeline import float_artifact, run_facts
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.run_facts import AGAIN, FOLDER, RunFacts
 from qtools.pipeline.trial import Decision
@@ -41,7 +41,7 @@ class Kept:
 
 
 def write(folder: Path, prepared: Prepared, decision: Decision, facts: RunFacts) -> Path:
-    """Stores a run's float constants, those that ship, and its statistics in the run folder's own `audit/`."""
+    """Stores a run's float constants and artifact, the constants that ship, and its statistics in its `audit/`."""
     exact, shipped = prepared.program.constants, decision.program.constants
     tensors = {_FLOAT + name: tensor for name, tensor in exact.items()}
     changed = {name: tensor for name, tensor in shipped.items() if not torch.equal(tensor, exact[name])}
@@ -50,6 +50,7 @@ def write(folder: Path, prepared: Prepared, decision: Decision, facts: RunFacts)
     files.write_bytes(inside / WEIGHTS, save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}))
     write_stats(inside / STATS, prepared.stats)
     files.write_text(inside / run_facts.FILE, files.to_json(facts))
+    float_artifact.write(inside, prepared.lowered, exact)
     return inside
 
 

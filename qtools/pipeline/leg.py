@@ -145,12 +145,14 @@ def conclude(
             speed = _time(leg)
             prices = _time_islands(leg)
     size = Size(leg.artifact.size_bytes, files.size(prepared.lowered.path))
-    files.remove(prepared.lowered.path)
-    measured = Measured(speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed), prices)
+    measured = Measured(
+        speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed), prices, dict(watch.cpu)
+    )
     recorded = _vectors(leg)
     vectors.write(folder / vectors.FILE, recorded)
     facts = kept.RunFacts(config.io, prepared.images.input, config.target_options, prepared.images.classes)
     kept.write(folder, prepared, decision, facts)
+    files.remove(prepared.lowered.path)
     notices = leg.notices + judge.agreement_warning(outputs, first)
     report = judge.report(
         prepared, decision, (config, target, leg.artifact), (outputs, tally), (size, measured, notices)

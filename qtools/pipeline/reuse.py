@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from calibration.batches import ImageBatches
 from calibration.collect import read_stats, write_stats
 from qtools.core import files
-from qtools.core.cache import Cache
+from qtools.core.cache import NONE, Cache
 from qtools.core.protocols import Lowered, Target
 from qtools.core.types import TensorStats
 from qtools.graph.capture import Program
@@ -88,7 +87,7 @@ def lowered(
         folder: Where the float artifact goes.
         how: Where results are kept, and what is told of the stage.
     """
-    cache, watch = how
+    cache, watch = how if target.bound else (NONE, how[1])
     shown = [hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in examples]
     key = files.digest_json([digest(program), shown, target.spec.name, _code()])
     kind = f"{target.spec.name}-float"
@@ -151,8 +150,8 @@ def _write(entry: Path, made: Lowered) -> None:
 
 def _read(entry: Path, target: Target, folder: Path) -> Lowered:
     facts: dict[str, Any] = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
-    made_of: Any = target.binding()
-    binding = dict(TypeAdapter(list[tuple[str, made_of]]).validate_python(facts["binding"]))
+    assert target.bound is not None  # nothing is kept of a target without it
+    binding = {name: target.bound(entry) for name, entry in facts["binding"]}
     source, path = entry / Path(facts["name"]).name, folder / Path(facts["name"]).name
     if source.is_dir():
         shutil.copytree(source, path, dirs_exist_ok=True)

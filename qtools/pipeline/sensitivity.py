@@ -72,7 +72,7 @@ def _square(candidate: Candidate, moved: dict[tuple[str, str], float]) -> float:
 def _rounding(value: torch.Tensor, name: str, plan: QuantPlan) -> torch.Tensor:
     params = plan.params(name)
     assert params is not None  # candidates are values with a grid
-    return numerics.dequantize(numerics.quantize(value, params), params) - value
+    return numerics.on_grid(value, params) - value
 
 
 def _direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:

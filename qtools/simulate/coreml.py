@@ -107,12 +107,12 @@ class FakeQuantized:
         params = self._plan.params(name)
         if params is None or not wanted:
             return value
-        return numerics.dequantize(numerics.quantize(value, params), params)
+        return numerics.on_grid(value, params)
 
     def _constant(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         params = self._plan.params(name)
         if params is not None:
-            return numerics.dequantize(numerics.quantize(tensor, params), params)
+            return numerics.on_grid(tensor, params)
         return tensor.half().float() if tensor.is_floating_point() else tensor
 
 

@@ -9,7 +9,7 @@ from reports.audit import DISTANCE, Alternative, Audit, Finding
 from reports.build import Report
 from reports.classes import ClassChange, Flips
 from reports.render import _wording as words
-from reports.sensitivity import Sweep
+from reports.sensitivity import Front, Sweep
 from reports.verdict import Change, alone, changes, final_row, measured_accuracy
 
 FINDING_HEADS = ("Cause", "where", "evidence", "changed to prove it", ">before → after", "what to do")
@@ -18,6 +18,7 @@ WEAK_HEADS = ("Class", ">n", ">top-1")
 CONFIDENCE_HEADS = ("Confidence against accuracy, points", ">float", ">artifact", ">change [95 %]")
 FLIP_HEADS = ("float says", "artifact says", ">images", ">lost / gained")
 SWEEP_HEADS = ("Part", "what", ">mean √KL from float", ">share of its square")
+FRONT_HEADS = (">Parts changed", "the last", ">√KL, predicted", ">measured", ">weights", ">time, predicted")
 OTHERWISE_HEADS = ("Pictures fed otherwise", ">top-1", ">lost / gained", ">p, corrected")
 COSTLIEST = 8
 """Rows of a sweep for each kind of part; report.json has all."""
@@ -73,7 +74,9 @@ def _time(report: Report) -> str:
     latency = report.measured.latency
     if latency is None or not latency.ratios:
         return "Latency not run."
-    return f"Latency {words.number(latency.ratios[0].median, 3)} of float on the host, not a phone."
+    ratio = latency.ratios[0]
+    interval = words.interval((ratio.lo, ratio.hi), 3)
+    return f"Latency {words.number(ratio.median, 3)} {interval} of float on the host, not a phone."
 
 
 def _kl_interval(pair: tuple[float, float] | None) -> str:
@@ -208,7 +211,7 @@ def sweep_rows(sweep: Sweep) -> Iterator[tuple[str, ...]]:
     for part in ("block", "weight", "activation"):
         rows = [row for row in sweep.rows if row.part == part][:COSTLIEST]
         for row in rows:
-            name = row.name if row.part == "block" else f"{row.name} ({row.module})"
+            name = row.name if row.part == "block" or not row.module else f"{row.name} ({row.module})"
             yield name, row.part, words.short(row.distance), f"{row.distance**2 / max(sweep.whole, 1e-12) ** 2:.0%}"
 
 
@@ -218,6 +221,26 @@ def sweep_note(sweep: Sweep) -> str:
         f"Everything else in float, {sweep.images} images; all together come to {words.short(sweep.whole)}. Shares of "
         f"independent errors sum to 100 %. {len(sweep.rows)} parts are in report.json."
     )
+
+
+def front_title(front: Front) -> str:
+    """What is chosen."""
+    return f"Bit choices: {front.title}"
+
+
+def front_rows(front: Front) -> Iterator[tuple[str, ...]]:
+    """The points that were measured, in the columns of FRONT_HEADS."""
+    for point in front.points:
+        if point.measured is not None:
+            numbers = words.short(point.predicted), words.short(point.measured), words.sized(point.weight_bytes)
+            yield str(point.changed), point.last or "the plan as it is", *numbers, f"{words.number(point.time, 3)} ×"
+
+
+def front_note(front: Front) -> str:
+    """How a front is to be read."""
+    last = front.points[-1].changed
+    text = f"The part that pays most is changed first, up to all {last}; report.json names each."
+    return f"{text} {front.note}".strip()
 
 
 def otherwise_note(audit: Audit) -> str:

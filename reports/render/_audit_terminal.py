@@ -35,6 +35,9 @@ def sections(report: Report) -> Iterator[RenderableType]:
     if audit.sweep:
         yield table(words.TITLES["sweep"], words.SWEEP_HEADS, words.sweep_rows(audit.sweep))
         yield Text(f"{words.sweep_note(audit.sweep)}\n")
+        for front in audit.sweep.fronts:
+            yield table(words.front_title(front), words.FRONT_HEADS, words.front_rows(front))
+            yield Text(f"{words.front_note(front)}\n")
 
 
 def _finding(number: int, finding: Finding) -> Table:

@@ -266,7 +266,8 @@ def tiles(report: Report) -> tuple[Tile, ...]:
         found.append(Tile("Size against float", f"{number(size.ratio, 3)} ×", ratio))
     if latency and latency.ratios:
         first = latency.ratios[0]
-        found.append(Tile("Latency against float", f"{number(first.median, 3)} ×", host_text(latency)))
+        detail = f"95 % {interval((first.lo, first.hi), 3)}; {host_text(latency)}"
+        found.append(Tile("Latency against float", f"{number(first.median, 3)} ×", detail))
     else:
         found.append(Tile("Latency against float", NOT_RUN, "no latency was measured"))
     if report.fidelity:
@@ -289,7 +290,11 @@ def _accuracy_tile(report: Report, row: LedgerRow | None) -> Tile:
     if not measured_accuracy(report):
         return Tile("Top-1 drop", "not measured", "the images carry no labels")
     levels = f"{number(scores.top1_reference)} % → {number(scores.top1)} %"
-    detail = f"{levels}; 95 % {interval(scores.drop_interval)}; n = {scores.n}"
+    stopping = report.audit.stopping if report.audit else None
+    sure = f"95 % {interval(scores.drop_interval)}"
+    if stopping is not None:  # the one that the verdict rests on
+        sure = f"{interval(stopping.interval)} over all looks at {stopping.confidence:.0%}"
+    detail = f"{levels}; {sure}; n = {scores.n}"
     return Tile("Top-1 drop", f"{number(scores.drop)} points", detail)
 
 

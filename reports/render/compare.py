@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from qtools.core import files
-from reports.compare import Comparison, Predictions, Section, Timing
+from reports.compare import Comparison, Predictions, Section, Timed, Timing
 from reports.render import _wording as words
 from reports.render._plain import plain_text
 from reports.render._tables import plain_table
@@ -37,6 +37,10 @@ def show(comparison: Comparison, console: Console) -> None:
     console.print(Text.assemble(("predictions: ", "bold"), _answers(comparison.predictions)))
     console.print(Text.assemble(("size: ", "bold"), _size(before.size_bytes, after.size_bytes)))
     console.print(Text.assemble(("latency, of the reports: ", "bold"), " → ".join(map(_timing, comparison.timings))))
+    if comparison.timed is not None:
+        console.print(Text.assemble(("latency, timed here: ", "bold"), _timed(comparison.timed)))
+        for warning in comparison.timed.warnings:
+            console.print(Text(f"! {warning}", style="yellow"))
 
 
 def to_json(comparison: Comparison) -> str:
@@ -83,6 +87,15 @@ def _size(before: int, after: int) -> str:
     if before == after:
         return f"{words.sized(before)}, equal"
     return f"{words.sized(before)} → {words.sized(after)} ({words.signed(100 * (after / before - 1))} %)"
+
+
+def _timed(found: Timed) -> str:
+    if found.medians_ms is None or found.ratio is None:
+        return f"{words.NOT_RUN}: {found.note}"
+    before, after = found.medians_ms
+    ratio = f"{words.number(found.ratio, 3)} × {words.interval(found.interval, 3)}"
+    where = f"{found.rounds} rounds in turns, {found.threads} thread(s), {found.host}; not a phone"
+    return f"{words.number(before)} → {words.number(after)} ms, after / before = {ratio} ({where})"
 
 
 def _timing(timing: Timing) -> str:

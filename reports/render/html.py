@@ -34,6 +34,7 @@ def render(report: Report) -> str:
         differing=tuple(row for row in report.differences if row.differing),
         worst=report.fidelity[:WORST],
         ledger_plot=plots.ledger_plot(report.ledger),
+        front_plot=plots.front_plot,
         sqnr_plot=plots.sqnr_plot(report.fidelity),
         weight_plot=plots.range_plot(report.ranges, "weight"),
         activation_plot=plots.range_plot(report.ranges, "activation"),

@@ -78,6 +78,10 @@ def _sections(report: Report, audit: Audit) -> Iterable[str]:
         yield f"## {_audit.TITLES['sweep']}"
         yield _table(_audit.SWEEP_HEADS, _audit.sweep_rows(audit.sweep))
         yield plain(_audit.sweep_note(audit.sweep))
+        for front in audit.sweep.fronts:
+            yield f"### {_audit.front_title(front)}"
+            yield _table(_audit.FRONT_HEADS, _audit.front_rows(front))
+            yield plain(_audit.front_note(front))
 
 
 def plain(text: str) -> str:

@@ -189,3 +189,12 @@ def test_a_foreign_file_has_no_preprocessing(qtools, runs) -> None:
     assert ended.code == 0 and "no golden vectors" in " ".join(ended.out.split())
     ended = qtools(runs, "compare", "tiny.onnx", "tiny.onnx", "--data", "held_out")
     assert ended.code == 2 and "does not say how its input is made" in ended.err
+
+
+def test_both_are_timed_in_turns(compared) -> None:
+    """Two formats of one network: the ratio is that of the two medians, as far as its own interval says."""
+    found = compared("peak", "onnx", "--time")["timed"]
+    (before, after), (lo, hi) = found["medians_ms"], found["interval"]
+    assert min(before, after) > 0 and lo <= found["ratio"] <= hi and found["rounds"] >= 6 and not found["note"]
+    assert lo / 2 < after / before < 2 * hi
+    assert compared("peak", "onnx")["timed"] is None

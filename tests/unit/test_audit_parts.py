@@ -21,6 +21,7 @@ from qtools.core.inspection import End
 from qtools.core.types import InputSpec
 from qtools.pipeline.audit import alternatives, pieces
 from qtools.pipeline.audit.config import AuditConfig
+from qtools.pipeline.audit.run import audit
 from qtools.pipeline.feeding import Reading
 from qtools.pipeline.progress import Silent
 from reports.accuracy import paired_accuracy
@@ -179,6 +180,19 @@ def test_evaluation_stops_where_the_rule_says(tmp_path: Path, flip: float, decis
     assert len(outputs["artifact"]) == stopped.n == asked_for[-1][1]
     assert all(a[1] == b[0] for a, b in pairwise(asked_for))  # no image twice
     assert (stopped.needed is not None) == (decision == "undecided")
+
+
+def test_a_folder_that_is_no_run_says_where_runs_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"so no run\n"):
+        audit(AuditConfig(tmp_path), Silent())
+    (tmp_path / "mine" / "audit").mkdir(parents=True)
+    (tmp_path / "mine" / "audit" / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"in it are runs: mine\n"):
+        audit(AuditConfig(tmp_path), Silent())
+    with pytest.raises(InputError, match="is a folder"):
+        AuditConfig(tmp_path, sensitivity=tmp_path)
+    with pytest.raises(InputError, match="--max-drop 0 is no limit"):
+        AuditConfig(tmp_path, max_drop=0.0)
 
 
 def test_too_few_images_are_said_before_the_first(tmp_path: Path) -> None:

@@ -96,6 +96,33 @@ def test_predictions_are_paired() -> None:
     assert compare.predictions("", (a, b), None).accuracy is None
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_are_none_are_compared_in_silence() -> None:
+    """Infinities of one sign, and a NaN that signals."""
+    a = np.array([np.inf, -np.inf, 1.0], np.float32)
+    b = np.array([np.inf, 0.0, 0.0], np.float32)
+    b.view(np.uint32)[2] = 0x7F800001
+    (change,) = compare.tensors({"w": Tensor("float32", (3,), a)}, {"w": Tensor("float32", (3,), b)}).changes
+    assert change.field.startswith("2 of 3 numbers")
+
+
+def test_times_are_said_with_their_interval_or_not_at_all() -> None:
+    side, quiet, nothing = (
+        Side("a", "a.onnx", "ONNX", "0" * 64, 10),
+        compare.Predictions("", 0, note="n"),
+        Timing("", None),
+    )
+    for timed, said in (
+        (
+            compare.Timed("a CPU", 1, 50, (2.0, 3.0), 1.5, (1.4, 1.6)),
+            "2.00 → 3.00 ms, after / before = 1.500 × [1.400, 1.600]",
+        ),
+        (compare.Timed("a CPU", note="a.mlpackage: no runtime"), "not run: a.mlpackage: no runtime"),
+    ):
+        text = table.render(Comparison(side, side, (), quiet, (nothing, nothing), timed))
+        assert said in " ".join(text.split())
+
+
 def test_names_are_text_on_the_terminal() -> None:
     side = Side("[red]a\x1b[31m", "a.onnx", "ONNX", "0" * 64, 10)
     changed = Section("tensors", 50, tuple(compare.Change(f"[b]w{i}", "x", "1", "2") for i in range(45)))

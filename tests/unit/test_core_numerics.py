@@ -224,6 +224,9 @@ def test_numpy_and_torch_give_the_same_bits(data: st.DataObject) -> None:
         twin = numerics.quantize(torch.from_numpy(x), p)
         assert twin.dtype == torch.int32
         assert (twin.numpy() == codes).all()
+        for array in (x, torch.from_numpy(x)):
+            laid = np.asarray(numerics.on_grid(array, p))
+            assert laid.dtype == np.float32 and (laid == numerics.dequantize(codes, p)).all()
         assert numerics.dequantize(twin, p).numpy().tobytes() == numerics.dequantize(codes, p).tobytes()
     small = np.clip(x, -1e4, 1e4)
     twin = numerics.quantize_float32(torch.from_numpy(small), params)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from qtools.core.errors import InputError
+from qtools.core.protocols import Lowered
 from qtools.core.types import InputSpec, TensorStats
 from qtools.pipeline import kept, run_facts
 
@@ -19,7 +20,7 @@ FACTS = kept.RunFacts("int8", SPEC, {"activations": "int8"}, ("cat", "dog"))
 
 
 @pytest.fixture
-def run() -> tuple[Any, Any]:
+def run(tmp_path: Path) -> tuple[Any, Any]:
     """A run with a weight as it was, a corrected bias, and a table of positions."""
     exact = {
         "weight": torch.randn(4, 3, 3, 3).permute(0, 2, 3, 1),  # not contiguous
@@ -30,7 +31,10 @@ def run() -> tuple[Any, Any]:
     low, high = np.float32([-1, -2]), np.float32([1, 2])
     stats = TensorStats(10, -2.0, 2.0, 0.25, low, high, low / 3, np.arange(2048))
     programs = [SimpleNamespace(constants=constants) for constants in (exact, shipped)]
-    return SimpleNamespace(program=programs[0], stats={"x": stats}), SimpleNamespace(program=programs[1])
+    lowered = Lowered("tflite", tmp_path / "model_float.tflite", {}, {}, 0.0, "")
+    lowered.path.write_bytes(b"an artifact")
+    prepared = SimpleNamespace(program=programs[0], stats={"x": stats}, lowered=lowered)
+    return prepared, SimpleNamespace(program=programs[1])
 
 
 def test_everything_comes_back(tmp_path: Path, run: tuple[Any, Any]) -> None:

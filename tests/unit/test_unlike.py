@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qtools.core.types import GraphView, Op, OpKind, Value
+from qtools.pipeline.audit.prove import GLANCE, WORTH, is_hopeless, is_proven
 from qtools.pipeline.audit.unlike import unlike
 from reports.fidelity import Fidelity
 
@@ -59,3 +60,22 @@ def test_a_code_here_and_there_is_rounding(view: GraphView) -> None:
 def test_differences_that_move_no_logit_are_no_finding(view: GraphView) -> None:
     rows = [_row(1, "conv", 400, 9)]
     assert unlike(view, rows, _outputs(0.001), "xnnpack") == ()
+
+
+@pytest.mark.parametrize(("gain", "noise"), [(WORTH, 0.05), (WORTH, 0.2), (1.5 * WORTH, 0.2), (0.0, 0.05)])
+def test_what_is_given_up_early_would_hardly_be_proven(gain: float, noise: float) -> None:
+    """Distances as skewed as those of images are; the share of proofs that a look at the first few takes away."""
+    draw, audits = np.random.default_rng(0), 200
+    given_up = proven = lost = 0
+    for _ in range(audits):
+        before = draw.lognormal(0, 0.7, 48)
+        behind = before * (1 - gain - noise * draw.standard_normal(48))
+        first, looks = float(before.mean()), range(GLANCE, 48, GLANCE)
+        hopeless = any(is_hopeless(before[:n] - behind[:n], first) for n in looks)
+        shown = is_proven(before, behind, first)
+        given_up, proven, lost = given_up + hopeless, proven + shown, lost + (hopeless and shown)
+    if gain:
+        assert proven > 0.4 * audits and lost <= 0.1 * proven
+        assert gain == WORTH or lost <= 0.01 * proven
+    else:
+        assert proven == 0 and given_up > 0.85 * audits

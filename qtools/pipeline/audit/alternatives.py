@@ -164,8 +164,8 @@ def finding(rows: tuple[Alternative, ...], tried: tuple[Variant, ...], remedy: s
     if not better:
         return None
     best = max(better, key=lambda i: (rows[i].gained - rows[i].lost, -i))
-    row, also = rows[best], len(better) - 1
-    others = f"; {also} other alternative(s) are better than the present one too" if also else ""
+    row, also = rows[best], [rows[i].name for i in better if i != best]
+    others = f"; better than the present one too: {', '.join(also)}" if also else ""
     return Finding(
         cause=f"preprocessing: {row.name}",
         values=(),

@@ -64,9 +64,16 @@ class AuditConfig:
         if self.limit is not None and self.limit < 1:
             raise InputError(f"--limit needs at least one image, got {self.limit}", "leave it out for the default")
         if self.max_drop is not None and not 0 < self.max_drop < 100:
-            raise InputError(f"--max-drop {self.max_drop} is no number of points", "give e.g. --max-drop 0.5")
+            raise InputError(
+                f"--max-drop {self.max_drop:g} is no limit: it takes points of top-1, above 0 and below 100",
+                "give e.g. --max-drop 0.5",
+            )
         if not 0.5 < self.confidence < 1:
             raise InputError(f"--confidence {self.confidence} is not between 0.5 and 1", "give e.g. --confidence 0.95")
+        if self.sensitivity is not None and self.sensitivity.is_dir():
+            raise InputError(
+                f"--sensitivity {self.sensitivity} is a folder", "give a file; it is made where it is missing"
+            )
         if self.out is not None:
             self._check_out(self.out)
 

@@ -243,5 +243,5 @@ def _report(
             for side in (artifact, against)
             if side is not None and side.reading.assumed
         ),
-        measured=Measured(None, dict(watch.seconds)),
+        measured=Measured(None, dict(watch.seconds), cpu_s=dict(watch.cpu)),
     )

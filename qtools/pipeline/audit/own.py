@@ -78,7 +78,7 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
         section, Seen(seen.evaluation, seen.labels, outputs[FLOAT], outputs[first], images.classes), stopped
     )
     speed = _latency(run)
-    measured = Measured(speed, dict(watch.seconds))
+    measured = Measured(speed, dict(watch.seconds), cpu_s=dict(watch.cpu))
     notices = (*leg.notices, *warnings, *judge.agreement_warning(outputs, first), *((CARRIED,) if speed else ()))
     asked = RunConfig(
         run.report.subject.model,

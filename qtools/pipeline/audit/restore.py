@@ -23,7 +23,7 @@ from qtools.fuse.apply import fuse
 from qtools.fuse.certificate import FusionCertificate
 from qtools.graph.capture import Program, capture
 from qtools.graph.pixels import taking_pixels
-from qtools.pipeline import kept
+from qtools.pipeline import float_artifact, kept
 from qtools.pipeline.audit.config import AuditConfig
 from qtools.pipeline.config import PIXELS
 from qtools.pipeline.data import RunImages
@@ -123,7 +123,7 @@ def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[
     Args:
         run: The run.
         images: Those of the audit.
-        work: Where the float artifact is made.
+        work: Where the float artifact is put together.
         watch: Told of each stage.
 
     Returns:
@@ -137,8 +137,12 @@ def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[
     examples = first, np.ascontiguousarray(first[..., ::-1])
     program, certificate = captured_again(run, first, watch)
     batch = program.batch_size(BATCH)
-    with watch.stage(f"convert to {target.spec.name}"):
-        lowered = target.lower(program, examples, work)
+    with watch.stage("float artifact"):
+        kept_one = float_artifact.read(run.folder / kept.FOLDER, run.kept.exact, target, work)
+    if kept_one is None:  # a run from before they were kept
+        with watch.stage(f"convert to {target.spec.name}"):
+            kept_one = target.lower(program, examples, work)
+    lowered = kept_one
     with watch.stage("open"):
         threads = os.cpu_count() or 1
         runners = {kernels: target.open(run.artifact, kernels, threads, program, lowered) for kernels in target.kernels}

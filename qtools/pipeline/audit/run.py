@@ -28,6 +28,7 @@ def audit(config: AuditConfig, listener: Listener) -> Report:
 
         report = own.audit(config, watch)
     else:
+        _refuse_plain_folder(config.subject)
         if config.sensitivity is not None:
             raise InputError(f"{config.subject.name} keeps no float network to sweep over", "leave --sensitivity out")
         from qtools.pipeline.audit import foreign
@@ -44,6 +45,16 @@ def write(report: Report, folder: Path, *, replace: bool) -> None:
     with files.whole_folder(folder, replace=replace) as work:
         for name, text in texts.items():
             files.write_text(work / name, text)
+
+
+def _refuse_plain_folder(path: Path) -> None:
+    """A folder that is neither a run nor a package: said as that, not as a format."""
+    if path.is_dir() and not path.suffix:
+        runs = sorted(found.parent.parent.name for found in path.glob("*/audit/run.json"))
+        inside = f"; in it are runs: {', '.join(runs[:5])}" if runs else ""
+        raise InputError(
+            f"{path} is a folder without report.json, so no run{inside}", "give a run folder, or an artifact"
+        )
 
 
 def _refuse_foreign_options(config: AuditConfig) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import get_args
 
@@ -16,10 +17,13 @@ from calibration.sampling import Subset
 from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.protocols import Progress
-from qtools.core.types import WEIGHTED, GraphView, QuantPlan, ValuePlan
+from qtools.core.target import TargetSpec
+from qtools.core.types import WEIGHTED, GraphView, QuantParams, QuantPlan, ValuePlan
 from qtools.graph import execute
+from qtools.graph.capture import Program
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.audit.examine import batches_of
+from qtools.pipeline.audit.fronts import Alone, Grids, fronts, narrow_grids
 from qtools.pipeline.leg import Leg
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.trial import Decision
@@ -34,16 +38,21 @@ IMAGES = 48
 
 @dataclass(frozen=True)
 class Item:
-    """One measurement: these values on their grids, and no others."""
+    """One measurement: these values on their grids, and no others; a narrow weight on NARROW bits."""
 
     part: Part
     name: str
     module: str
     values: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        """What its measurement is kept by."""
+        return f"{self.part} {self.name}"
 
-def items(view: GraphView, plan: QuantPlan) -> Iterator[Item]:
-    """Blocks, then weights, then activations, each in execution order."""
+
+def items(view: GraphView, plan: QuantPlan, narrow: Collection[str] = ()) -> Iterator[Item]:
+    """Blocks, then weights, then activations, then `narrow` weights, each in execution order."""
     blocks: dict[str, list[str]] = {}
     weights, activations = [], []
     for op in view.ops:
@@ -56,6 +65,7 @@ def items(view: GraphView, plan: QuantPlan) -> Iterator[Item]:
                 blocks.setdefault(block_of(op.module), []).append(name)
     yield from (Item("block", name, name, tuple(values)) for name, values in blocks.items() if name)
     yield from (*weights, *activations)
+    yield from (Item("narrow weight", item.name, item.module, item.values) for item in weights if item.name in narrow)
 
 
 def block_of(module: str) -> str:
@@ -69,59 +79,92 @@ def swept(leg: Leg, path: Path, progress: Progress) -> Sweep:
     """A sweep on the audit's first images."""
     images = leg.prepared.images
     some = Subset(images.evaluation, range(min(IMAGES, len(images.evaluation))))
-    return sweep(leg.prepared, leg.decision, list(batches_of(leg.prepared, some)), path, progress)
+    batches = list(batches_of(leg.prepared, some))
+    return sweep(leg.prepared, leg.decision, (leg.target.spec, batches), path, progress)
 
 
 def sweep(
-    prepared: Prepared, decision: Decision, batches: Sequence[NDArray[np.float32]], path: Path, progress: Progress
+    prepared: Prepared,
+    decision: Decision,
+    what: tuple[TargetSpec, Sequence[NDArray[np.float32]]],
+    path: Path,
+    progress: Progress,
 ) -> Sweep:
     """Measures what is missing in a file of earlier measurements, and writes the file after each.
 
     Args:
         prepared: The float network.
         decision: The plan, and the weights that ship.
-        batches: Images to measure on.
+        what: The target's rules, and the images to measure on.
         path: Where measurements are kept; made where it is missing.
         progress: Told after each measurement.
 
     Raises:
         InputError: If the file holds measurements of another network, plan or images.
     """
-    view, plan = prepared.program.view, decision.plan
-    wanted = list(items(view, plan))
+    (spec, batches), view, plan = what, prepared.program.view, decision.plan
+    meter = _Meter(prepared, decision, batches)
+    wanted = list(items(view, plan, meter.narrow))
     key = {"plan": files.digest_json(plan), "images": _digest(batches), "weights": prepared.loaded.weights.sha256}
     known = _read(path, key)
-    measure = _measure(prepared, decision, batches)
+
+    def kept(name: str, measure: Callable[[], float]) -> float:
+        if name not in known:
+            known[name] = measure()
+            files.write_text(path, files.to_json({"of": key, "distances": known}))
+        return known[name]
+
     whole = Item("block", WHOLE, "", tuple(plan.values))
     for done, item in enumerate([whole, *wanted]):
-        name = f"{item.part} {item.name}"
-        if name not in known:
-            known[name] = measure(item)
-            files.write_text(path, files.to_json({"of": key, "distances": known}))
+        kept(item.key, partial(meter.alone, item))
         progress("parts quantized alone", done, len(wanted))
-    rows = [
-        Sensitivity(item.part, item.name, item.module, known[f"{item.part} {item.name}"], _numbers(item, prepared))
-        for item in wanted
-    ]
+    parts = {item.name: known[item.key] for item in wanted if item.part in ("weight", "activation")}
+    alone = Alone(known[whole.key], parts, {i.name: known[i.key] for i in wanted if i.part == "narrow weight"})
+
+    def together(name: str, grids: Grids) -> float:
+        return kept(f"together {name}", partial(meter.together, grids))
+
+    found = fronts(decision.program, plan, spec, alone, together)
+    rows = [Sensitivity(i.part, i.name, i.module, known[i.key], _numbers(i, prepared)) for i in wanted]
     order = {part: place for place, part in enumerate(get_args(Part))}
     rows.sort(key=lambda row: (order[row.part], -row.distance))
-    return Sweep(tuple(rows), sum(map(len, batches)), known[f"{whole.part} {WHOLE}"])
+    return Sweep(tuple(rows), sum(map(len, batches)), alone.whole, found)
 
 
-def _measure(prepared: Prepared, decision: Decision, batches: Sequence[NDArray[np.float32]]) -> Callable[[Item], float]:
-    images = [torch.from_numpy(pixels) for pixels in batches]
-    exact = _logits(lambda batch: execute.run(prepared.program, batch), images)
-    plan, shipped = decision.plan, decision.program.constants
+class _Meter:
+    """Mean root of KL from float, with parts of a plan on their grids or all of it."""
 
-    def distance(item: Item) -> float:
-        alone = dict.fromkeys(plan.values, ValuePlan(None, "float", "measured without it"))
-        alone |= {name: plan.values[name] for name in item.values}
-        only = QuantPlan(plan.model, plan.target, plan.scheme, alone, plan.float_ops, plan.digests)
+    def __init__(self, prepared: Prepared, decision: Decision, batches: Sequence[NDArray[np.float32]]) -> None:
+        self._images = [torch.from_numpy(pixels) for pixels in batches]
+        self._program, self._shipped, self._plan = prepared.program, decision.program, decision.plan
+        self.narrow = narrow_grids(decision.program, decision.plan)
+
+    @cached_property
+    def _exact(self) -> NDArray[np.float32]:
+        return _logits(lambda batch: execute.run(self._program, batch), self._images)
+
+    def alone(self, item: Item) -> float:
+        """One item, everything else in float."""
+        values = dict.fromkeys(self._plan.values, ValuePlan(None, "float", "measured without it"))
+        values |= {name: self._plan.values[name] for name in item.values}
+        if item.part == "narrow weight":
+            values |= {name: _on(self.narrow[name]) for name in item.values}
+        shipped = self._shipped.constants
         rounded = {name: shipped[name] for name in item.values if name in shipped}
-        run = FakeQuantized(prepared.program.with_constants(rounded), only)
-        return mean_root_kl(exact, _logits(run.codes, images))
+        return self._distance(self._program.with_constants(rounded), values)
 
-    return distance
+    def together(self, grids: Grids) -> float:
+        """The whole plan with some values on other grids."""
+        return self._distance(self._shipped, {**self._plan.values, **{n: _on(grid) for n, grid in grids.items()}})
+
+    def _distance(self, program: Program, values: Mapping[str, ValuePlan]) -> float:
+        plan = self._plan
+        changed = QuantPlan(plan.model, plan.target, plan.scheme, values, plan.float_ops, plan.digests)
+        return mean_root_kl(self._exact, _logits(FakeQuantized(program, changed).codes, self._images))
+
+
+def _on(params: QuantParams | None) -> ValuePlan:
+    return ValuePlan(params, "explicit" if params else "float", "changed to measure it")
 
 
 def _logits(run: Callable[[torch.Tensor], torch.Tensor], images: Sequence[torch.Tensor]) -> NDArray[np.float32]:
