@@ -33,7 +33,10 @@ def correct(
     *,
     rounding: bool = True,
 ) -> Constants:
-    """Rounds the weights of every integer layer against what it reads in integers, then corrects its bias.
+    """Rounds the weights of integer layers against what they read in integers, and corrects the biases of all layers.
+
+    A layer in float rounds nothing itself, but behind integers its channels have drifted as well, and its bias is there
+    to take that back.
 
     All batches go through the network side by side, once: memory holds what is alive of each, in float and in
     integers. The simulator ends up with the corrected constants.
@@ -51,7 +54,7 @@ def correct(
         Value id -> corrected float32 constant; weights lie on their grid.
     """
     view = program.view
-    layers = {op.id: op for op in view.ops if op.kind in WEIGHTED and op.id not in plan.float_ops}
+    layers = {op.id: op for op in view.ops if op.kind in WEIGHTED}
     known = read_through(view)
     pairs = [Lockstep(program, simulator, torch.from_numpy(pixels)) for pixels in batches]
     corrected: Constants = {}
@@ -70,7 +73,7 @@ def correct(
             op = layers.get(name)
             if op is None:
                 continue
-            if rounding and _own(op, 1, view, writable):
+            if rounding and name not in plan.float_ops and _own(op, 1, view, writable):
                 inputs = [pair.real(op.inputs[0]) for pair in pairs]
                 settle(op, op.inputs[1], _rounded(op, program.constants[op.inputs[1]], inputs, plan))
             if _own(op, 2, view, writable):

@@ -297,6 +297,7 @@ class ValuePlan:
         made: The grid its kernel writes, where a QUANTIZE behind it brings the codes onto `params` and so cuts them.
         reads: Id of an operation -> the grid it reads the value on, where that is another: a QUANTIZE lies between.
         narrow: Of a weight, the grid that its codes lie on, all but the few outliers that need those of `params`.
+        packed: Of a weight, whether the file holds each code in as many bits as the grid has, not in a byte.
     """
 
     params: QuantParams | None
@@ -305,6 +306,7 @@ class ValuePlan:
     made: QuantParams | None = None
     reads: Mapping[str, QuantParams] = field(default_factory=dict)
     narrow: QuantScheme | None = None
+    packed: bool = False
 
     def __post_init__(self) -> None:
         if self.params is None and not self.reason:

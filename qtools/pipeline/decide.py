@@ -15,7 +15,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import peers
+from qtools.pipeline import budget, peers
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -37,6 +37,11 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     with watch.stage("plan"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
         recipe = dataclasses.replace(recipe, found=peers.search(chosen, program, images, target.spec, widths))
+    if apart.size_budget is not None:
+        with watch.stage("fit size"):
+            recipe, steps = budget.fit(recipe, trials, apart.size_budget, float_ends=apart.float_ends)
+            prepared = dataclasses.replace(prepared, steps=(*prepared.steps, *steps))
+    with watch.stage("plan"):
         plan = trials.plan(recipe)
         decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
     trial = None

@@ -150,7 +150,8 @@ class Simulator:
             bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
             return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
-            return evaluate(node, {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)})
+            operands = {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)}
+            return evaluate(node, operands | {n: self._constants[n] for n in operands if n in self._constants})
         op = self._ops[name]
         if self._is_swallowed(op.inputs[0]):
             return alive[op.inputs[0]]  # applied already, inside the producer's kernel
@@ -165,9 +166,10 @@ class Simulator:
         return self._cut(kernel.run(op, data, output), self._leaves(op))
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
-        """Quantizes an operation's constants again, some of them changed."""
+        """Gives an operation other constants, quantized again where it runs in integers."""
         self._constants |= constants
-        self._kernels[op.id] = self._prepare(op)
+        if op.id in self._kernels:
+            self._kernels[op.id] = self._prepare(op)
 
     def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Codes dequantized; floats as they are."""
