@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
@@ -346,3 +346,9 @@ class QuantPlan:
         """Parameters of a value as an operation, by its id, reads it; None where it is not quantized."""
         entry = self.values.get(value)
         return entry.read(reader) if entry else None
+
+
+def with_params(plan: QuantPlan, grids: Mapping[str, QuantParams]) -> QuantPlan:
+    """The plan with other numbers for some values."""
+    values = {name: replace(plan.values[name], params=params) for name, params in grids.items()}
+    return replace(plan, values={**plan.values, **values}) if values else plan

@@ -27,7 +27,7 @@ from reports.steps import Step
 
 STEP = "narrow weights to fit"
 EVIDENCE_IMAGES = 16
-FACTS = 16_384
+FACTS = 8_192
 """Bytes kept free for what a finished artifact says of itself, beside the names of its classes."""
 ROUNDS = 4
 """Times that a choice is made again because its file came out larger than foretold."""

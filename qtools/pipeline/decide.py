@@ -56,6 +56,8 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     if widths.activations >= target.spec.activation.bits:
         return decision
     narrow = trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
+    kept = {name: entry for name, entry in decision.plan.values.items() if program.view.values[name].const}
+    narrow = dataclasses.replace(narrow, values={**narrow.values, **kept})
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
 
@@ -93,6 +95,7 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, roun
     before = steps.judge_biases()
     if rounding:
         steps.try_rounding(before)
+        steps.try_channels()
     decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
     return dataclasses.replace(steps.best, decision=decision)
 
@@ -150,6 +153,11 @@ class _Corrections:
             return
         rounded = self._trials.corrected(self.best.recipe, plan, rounding=True)
         self._take(name, self.best, rounded, "and biases corrected behind them")
+
+    def try_channels(self) -> None:
+        """Fits the scale and shift of every channel again."""
+        refitted = self._trials.refitted(self.best)
+        self._take("refit channels", self.best, refitted, "one scale and one shift per channel, on the same codes")
 
     def _take(self, step: str, without: Trial, done: Trial, note: str) -> None:
         """Keeps the better of the two, and says which."""

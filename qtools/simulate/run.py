@@ -13,7 +13,7 @@ from torch import fx
 
 from qtools.core import numerics, plugins
 from qtools.core.errors import InputError
-from qtools.core.types import Op, OpKind, QuantParams, QuantPlan
+from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output
@@ -61,8 +61,8 @@ class Executor(Protocol):
         """A walked value as the numbers it stands for."""
         ...
 
-    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
-        """Gives an operation other weights or biases, on the grids they have."""
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
+        """Gives an operation other weights or biases, on the grids they have or on new ones."""
         ...
 
 
@@ -165,9 +165,10 @@ class Simulator:
         )
         return self._cut(kernel.run(op, data, output), self._leaves(op))
 
-    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
         """Gives an operation other constants, quantized again where it runs in integers."""
         self._constants |= constants
+        self._plan = with_params(self._plan, grids)
         if op.id in self._kernels:
             self._kernels[op.id] = self._prepare(op)
 

@@ -35,10 +35,14 @@ def _layers(forward: Callable[..., nn.Module]) -> nn.Module:
 
 
 @pytest.fixture(scope="module", params=["tflite", "onnx", "coreml"])
-def tiny(request: pytest.FixtureRequest, make_bench: Callable[..., Any]) -> Any:
+def converted(request: pytest.FixtureRequest, make_bench: Callable[..., Any]) -> Any:
     bench = make_bench(request.param)
-    made = bench.tiny("packing", lambda: _layers(bench.Forward), (CHANNELS, 8, 8))
-    return made.random_weights(np.random.default_rng(1))
+    return bench.tiny("stored", lambda: _layers(bench.Forward), (CHANNELS, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def tiny(converted: Any) -> Any:
+    return converted.random_weights(np.random.default_rng(1))
 
 
 def _plans(tiny: Any) -> tuple[QuantPlan, QuantPlan, int]:
@@ -100,7 +104,7 @@ def _scheme(plan: QuantPlan, name: str) -> Any:
 
 def test_packed_layers_stay_inside_xnnpack(bench: Any) -> None:
     """Against LiteRT's own profiler; a convolution left as one would run outside."""
-    tiny = bench.tiny("packing", lambda: _layers(bench.Forward), (CHANNELS, 8, 8))
+    tiny = bench.tiny("stored", lambda: _layers(bench.Forward), (CHANNELS, 8, 8))
     _, packed, _ = _plans(tiny)
     path = tiny.write(packed)
     model = flatbuffer.read(path.read_bytes())
@@ -114,18 +118,17 @@ def test_packed_layers_stay_inside_xnnpack(bench: Any) -> None:
     assert sum(kernel.count for kernel in kernels if "QC4W" in kernel.kind) == 2
 
 
-def test_a_layer_in_float_has_the_bias_of_now(tiny: Any) -> None:
+def test_a_layer_in_float_has_the_bias_of_now(converted: Any) -> None:
     """Calibration corrects it after the float artifact was made."""
-    view, grid = tiny.program.view, dict.fromkeys(tiny.program.view.activations, (-4.0, 4.0))
-    layers = {op.module: op for op in view.ops if op.module in ("depthwise", "linear")}
-    plan = tiny.plan(grid, floats={op.id for op in layers.values()})
-    assert {op.id for op in layers.values()} <= plan.float_ops.keys()
-    rng, biases = np.random.default_rng(3), [op.inputs[2] for op in layers.values()]
-    moved = tiny.with_constants({n: 2 * rng.normal(size=tiny.program.constants[n].shape) for n in biases})
-    for made in (tiny, moved):
-        for name, count in made.compare(plan, made.images(plan, rng), io="float32").items():
-            assert count.worst <= 0.01 * (1 + 40 * name.startswith("<")) or count.different < 0.01 * count.total, name
-    image = tiny.images(plan, rng, 1)
-    answers = [made.open(made.write(plan, "float32")).logits(made.open(made.write(plan, "float32")).codes(image))
-               for made in (tiny, moved)]  # fmt: skip
-    assert np.abs(answers[0] - answers[1]).max() > 1
+    view, grid = converted.program.view, dict.fromkeys(converted.program.view.activations, (-4.0, 4.0))
+    layers = [op for op in view.ops if op.module in ("depthwise", "linear")]
+    plan = converted.plan(grid, floats={op.id for op in layers})
+    rng = np.random.default_rng(3)
+    biases = {op.inputs[2]: rng.normal(size=len(converted.program.constants[op.inputs[2]])) for op in layers}
+    moved, image = converted.with_constants(biases), converted.images(plan, rng, 1)
+    held = {name for name in plan.values if plan.params(name)}
+    for name, count in moved.compare(plan, image, io="float32").items():
+        # onnxruntime quantizes a float weight between codes by itself; biases of 1 are 32 steps
+        assert count.worst <= (1.0 if name in held else 0.1), f"{name}: {count}"
+    before, after = (made.open(made.write(plan, "float32")).codes(image) for made in (converted, moved))
+    assert np.abs(before - after).max() > 1
