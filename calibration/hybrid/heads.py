@@ -27,6 +27,10 @@ from qtools.core.types import GraphView, Op, OpKind
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate
 
+WORTH = 0.5
+"""Share of the noise that may be left, or nothing is scaled. On MobileViT-XXS (CIFAR-10), where a half was left on the
+mean, factors for all attentions made the mean root of KL 1 % worse at 8 bits and 1 % better at 6: no difference."""
+
 Bits = tuple[int, int]
 """Bits of the activations, and of the weights of the layer behind attention."""
 _MOVES = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.SLICE, OpKind.SPLIT, OpKind.IDENTITY)
@@ -95,6 +99,8 @@ def find(program: Program) -> tuple[Heads, ...]:
 def level(heads: Heads, seen: Mapping[str, Channels], weights: Weights, bits: Bits) -> tuple[Factors, float, float]:
     """The factors, of a few strengths, that leave the least rounding noise; that noise; and the noise without any.
 
+    Ones where too much of it would be left (WORTH).
+
     Queries and keys of a channel are brought to the same root mean square, which is where their roundings add least to
     a score; values towards the widest channel of the grid they share.
 
@@ -117,8 +123,8 @@ def level(heads: Heads, seen: Mapping[str, Channels], weights: Weights, bits: Bi
         up = np.where(wide[2] > 0, widest / np.where(wide[2] > 0, wide[2], 1.0), 1.0).clip(1.0, LARGEST)
         factors = (Factors(score, up**share) for share in STRENGTHS)
         found += [(each, noise(heads, each, seen, weights, bits)) for each in factors]
-    best, least = min(found, key=lambda pair: pair[1])
-    return best, least, found[0][1]
+    (none, before), (best, least) = found[0], min(found, key=lambda pair: pair[1])
+    return (best, least, before) if least <= WORTH * before else (none, before, before)
 
 
 def noise(heads: Heads, factors: Factors, seen: Mapping[str, Channels], weights: Weights, bits: Bits) -> float:
