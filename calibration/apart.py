@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from calibration import budget
+from calibration.budget import SizeBudget
 from calibration.widths import Widths
 from qtools.core.errors import InputError
 from qtools.core.target import TargetSpec
@@ -23,6 +25,7 @@ class Apart:
         strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
         max_islands: Most values to raise by measured benefit; None for no number.
         max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
+        size_budget: How large the artifact may be; layers with the least to lose then get fewer bits. None: no limit.
         float_ends: Whether the artifact gives floats, so that what makes its output may be raised too.
     """
 
@@ -32,11 +35,17 @@ class Apart:
     strict_weights: bool = False
     max_islands: int | None = None
     max_drop: float | None = None
+    size_budget: SizeBudget | None = None
     float_ends: bool = False
 
     def __post_init__(self) -> None:
         if self.max_islands is not None and self.max_islands < 1:
             raise InputError(f"--max-islands {self.max_islands} raises nothing", "give 1 or more, or leave it out")
+        if self.raises and self.size_budget is not None:
+            raise InputError(
+                "--size-budget and --max-islands or --max-drop do not go together yet: one takes bits, the other adds",
+                "leave one of them out; the report says what the narrower weights cost",
+            )
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"--max-drop {self.max_drop:g} is no number of points", "give 0 to 100, e.g. 0.5")
 
@@ -64,6 +73,8 @@ class Apart:
             raise InputError(f"the {spec.name} target has no kernels of dynamic range", f"--dynamic is for: {able}")
         if self.raises:
             self._check_islands(spec, widths, others)
+        if self.size_budget is not None:
+            budget.check(spec, widths.weights, [other.name for other in others() if other.packing is not None])
         if not self.clamp:
             return
         if not spec.clamps:

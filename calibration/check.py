@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from calibration import float_results
+from calibration.budget import packed_widths
 from calibration.gain import GAIN_LIMIT, gain
 from qtools.core.errors import CheckFailed
 from qtools.core.target import OpRule, TargetSpec
@@ -39,7 +40,7 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
     rule = spec.rule(op.kind, wide=out is not None and out.scheme.wide)
     if rule is None:
         return ["no integer kernel, and the plan does not leave it in float"]
-    found = _outlier_faults(op, spec, plan)
+    found = _outlier_faults(op, spec, plan) + _packing_faults(op, view, spec, plan)
     if spec.float_results:
         return found + float_results.faults(op, view, spec, plan)
     data = [n for n in op.inputs if not view.values[n].const]
@@ -88,6 +89,19 @@ def _outlier_faults(op: Op, spec: TargetSpec, plan: QuantPlan) -> list[str]:
             found.append(f"{name} may lie beyond its {narrow.bits}-bit grid, and its container ends there")
         elif params is None or params.scheme.bits <= narrow.bits or params.scheme.axis != narrow.axis:
             found.append(f"{name} has a narrow grid that is not inside its own")
+    return found
+
+
+def _packing_faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[str]:
+    """Weights to be stored in fewer bits than a byte, where files or kernels cannot have them so."""
+    found = []
+    for name in op.inputs:
+        entry = plan.values[name]
+        if not entry.packed or entry.params is None:
+            continue
+        widths = () if spec.packing is None or name != op.inputs[1] else packed_widths(op, view, spec.packing)
+        if entry.narrow is not None or entry.params.scheme.bits not in widths:
+            found.append(f"{name} cannot be stored in {entry.params.scheme.bits} bits")
     return found
 
 

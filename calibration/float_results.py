@@ -35,7 +35,7 @@ def settle(
         view: The captured graph.
         spec: The target's rules.
         weights: Every constant the graph reads, by value id.
-        bits: Widths of weights and activations.
+        bits: Widths of weights, where a layer has none of its own, and of activations.
     """
     values = dict(plan.values)
     integer_ops = [op for op in view.ops if op.id not in plan.float_ops]
@@ -54,8 +54,11 @@ def settle(
             if not view.values[name].const:
                 continue
             if position == 1:
-                params = weight_params(weights[name], bits[0], spec.rules[op.kind].weight_axis, spec.scale_dtype)
-                values[name] = ValuePlan(params, "explicit", "largest magnitude of each channel")
+                made, width, why = values[name], bits[0], "largest magnitude of each channel"
+                if made.packed and made.params is not None:
+                    width, why = made.params.scheme.bits, made.reason
+                params = weight_params(weights[name], width, spec.rules[op.kind].weight_axis, spec.scale_dtype)
+                values[name] = ValuePlan(params, "explicit", why, packed=made.packed)
             else:
                 values[name] = ValuePlan(None, "float", BIAS)
     return replace(plan, values=values)

@@ -18,7 +18,7 @@ from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
 from calibration.weights import outliers
 from calibration.wide import Kernels
-from calibration.widths import Widths, keeps_its_width
+from calibration.widths import Narrow, Widths, keeps_its_width
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.protocols import RangeMethod
@@ -65,9 +65,10 @@ class Recipe:
         dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
         floats: Operations to leave in float, weights and all.
+        narrowed: Operation id -> the width of its weights where that is its own, in the file too.
         outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
-        found: Ranges that a search over the layers found already.
+        found: Ranges that a search found already.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Recipe:
     dynamic: Set[str] = frozenset()
     wide: Set[str] = frozenset()
     floats: Set[str] = frozenset()
+    narrowed: Mapping[str, Narrow] = field(default_factory=dict)
     outliers: bool = False
     through: Mapping[str, Function] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
@@ -99,8 +101,10 @@ class Recipe:
 
     @property
     def scheme(self) -> str:
-        """Short name, e.g. "w8a8"."""
-        return Widths(self.weight_bits, self.activation_bits).scheme
+        """Short name, e.g. "w8a8"; "w4-8a8" where layers have widths of their own."""
+        widths = {self.weight_bits, *(own.bits for own in self.narrowed.values())}
+        name = Widths(self.weight_bits, self.activation_bits).scheme
+        return name if len(widths) == 1 else f"w{min(widths)}-{name[1:]}"
 
 
 def plan(
@@ -371,11 +375,14 @@ def _weight_and_bias(
     weight = weights[op.inputs[1]]
     input_params = values[op.inputs[0]].read(op.id)
     assert input_params is not None  # integer operations read quantized values
-    kept = "it reads pixels" if op.inputs[0] in recipe.known else keeps_its_width(op, view, recipe.weight_bits)
-    bits = kernels.spec.activation.bits if kept else recipe.weight_bits
+    own, room = recipe.narrowed.get(op.id), recipe.room(kernels.spec)
+    why = "it reads pixels" if op.inputs[0] in recipe.known else keeps_its_width(op, view, recipe.weight_bits)
+    bits = kernels.spec.activation.bits if why else recipe.weight_bits
+    if own is not None:
+        bits, why, room = own.bits, own.why, None
     source = f"magnitude {recipe.method} chose" if op.inputs[1] in recipe.found.spans else outliers.LARGEST
-    laid = outliers.laid(weight, bits, kernels.rule(op).weight_axis, recipe.room(kernels.spec), source)
-    params, reason = laid.params, laid.reason + (f"; {bits} bits: {kept}" if kept else "")
+    laid = outliers.laid(weight, bits, kernels.rule(op).weight_axis, room, source)
+    params, reason = laid.params, laid.reason + (f"; {bits} bits: {why}" if why else "")
     assert params is not None  # a weight's grid has numbers
     found: dict[str, ValuePlan] = {}
     if len(op.inputs) > 2:
@@ -387,4 +394,4 @@ def _weight_and_bias(
             params = QuantParams(params.scheme, tuple(map(float, widened)), params.zero_point)
         bias_params = numerics.bias_params(input_params, params)
         found[op.inputs[2]] = ValuePlan(bias_params, "derived", "input scale x weight scale")
-    return found | {op.inputs[1]: replace(laid, params=params, reason=reason)}
+    return found | {op.inputs[1]: replace(laid, params=params, reason=reason, packed=own is not None)}

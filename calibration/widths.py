@@ -33,6 +33,14 @@ class Widths:
         return f"w{self.weights}a{self.activations}"
 
 
+@dataclass(frozen=True)
+class Narrow:
+    """A layer's own width of weights, stored in as many bits, and why it has it."""
+
+    bits: int
+    why: str
+
+
 def choose(spec: TargetSpec, bits: int, weight_bits: int | None, act_bits: int | None) -> Widths:
     """What a target makes of `--bits`, `--weight-bits` and `--act-bits`.
 

@@ -89,6 +89,8 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     for value, entry in plan.values.items():
         if entry.made is not None:
             flatbuffer.cut(model, lowered.binding[value].tensor, entry.made)
+        if entry.packed:
+            flatbuffer.as_linear(model, lowered.binding[value].tensor)
     if ends.bytes or not ends.integer_input:
         flatbuffer.take(model, schema.TensorType.UINT8 if ends.bytes else schema.TensorType.FLOAT32)
     flatbuffer.name_signature(model, INPUT, OUTPUT)

@@ -2,7 +2,8 @@
 
 A residual stream is written and read by convolutions and linear layers only: its channels may be scaled by any
 positive numbers, if every writer's weights are multiplied and every reader's divided by them. Between a depthwise
-convolution and the pointwise one behind its squeeze-and-excite gate the same holds. One wide channel then no longer
+convolution and the pointwise one behind its squeeze-and-excite gate the same holds, and behind the affine map of a
+LayerNorm or GroupNorm (Li et al. 2023, arXiv:2212.08254, there for one linear layer). One wide channel then no longer
 dictates the step of all others, which per-tensor activations suffer from most (Nagel et al. 2019, arXiv:1906.04721,
 section 4.1, there for pairs of layers; Xiao et al. 2022, arXiv:2211.10438, equation 4, for the exponent that shares
 the burden between activations and weights).
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.hybrid.channels import Channels
-from calibration.hybrid.layers import Weights, is_layer, per_input
+from calibration.hybrid.layers import Weights, is_affine_norm, is_layer, per_input
 from qtools.core.types import GraphView, Op, OpKind
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -44,7 +45,7 @@ class LinearPath:
     Attributes:
         values: Ids, in execution order.
         channels: Their number of channels.
-        writers: Layers whose output channels carry the factors.
+        writers: Layers, and norms with an affine map, whose output channels carry the factors.
         readers: Layers whose input channels take them away again.
     """
 
@@ -62,8 +63,11 @@ def linear_paths(view: GraphView) -> tuple[LinearPath, ...]:
     """
     united = _Union(view)
     layers = [op for op in view.ops if is_layer(op, view)]
+    norms = [op for op in view.ops if is_affine_norm(op, view)]
+    for op in norms:
+        united.hold(op.inputs[:1])
     for op in view.ops:
-        if op in layers:
+        if op in layers or op in norms:
             continue
         kept, held = _through(op, view)
         united.join(kept)
@@ -73,7 +77,7 @@ def linear_paths(view: GraphView) -> tuple[LinearPath, ...]:
         LinearPath(
             values,
             view.values[values[0]].shape[view.values[values[0]].channel_axis or 0],
-            tuple(op for op in layers if op.outputs[0] in values),
+            tuple(op for op in (*layers, *norms) if op.outputs[0] in values),
             tuple(op for op in layers if op.inputs[0] in values),
         )
         for values in united.free()

@@ -23,6 +23,17 @@ def is_layer(op: Op, view: GraphView) -> bool:
     return alone and (op.kind is not OpKind.LINEAR or data.channel_axis == len(data.shape) - 1)
 
 
+def is_affine_norm(op: Op, view: GraphView) -> bool:
+    """Whether it ends in a scale and a shift per channel, its own, that lie where the channels of its result do."""
+    if op.kind not in (OpKind.LAYER_NORM, OpKind.GROUP_NORM) or len(op.inputs) != 3:
+        return False
+    result = view.values[op.outputs[0]]
+    alone = all(view.values[n].const and len(view.consumers[n]) == 1 for n in op.inputs[1:])
+    one_per_channel = all(view.values[n].shape == (result.shape[result.channel_axis or 0],) for n in op.inputs[1:])
+    last = op.kind is OpKind.GROUP_NORM or result.channel_axis == len(result.shape) - 1
+    return alone and one_per_channel and last
+
+
 def per_input(op: Op, of_channel: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Numbers of the input channels laid out beside a weight of `shape`: (out, in / groups, 1, ...)."""
     groups = int(op.attrs.get("groups", 1))

@@ -33,7 +33,10 @@ def correct(
     *,
     rounding: bool = True,
 ) -> Constants:
-    """Rounds the weights of every integer layer against what it reads in integers, then corrects its bias.
+    """Rounds the weights of integer layers against what they read in integers, and corrects the biases of all layers.
+
+    A layer in float rounds nothing itself, but behind integers its channels have drifted as well, and its bias is there
+    to take that back.
 
     All batches go through the network side by side, once: memory holds what is alive of each, in float and in
     integers. The simulator ends up with the corrected constants.
@@ -51,14 +54,14 @@ def correct(
         Value id -> corrected float32 constant; weights lie on their grid.
     """
     view = program.view
-    layers = {op.id: op for op in view.ops if op.kind in WEIGHTED and op.id not in plan.float_ops}
+    layers = {op.id: op for op in view.ops if op.kind in WEIGHTED}
     known = read_through(view)
     pairs = [Lockstep(program, simulator, torch.from_numpy(pixels)) for pixels in batches]
     corrected: Constants = {}
 
     def settle(op: Op, name: str, constant: torch.Tensor) -> None:
         corrected[name] = constant
-        simulator.refit(op, {name: constant})
+        simulator.refit(op, {name: constant}, {})
         list(pool.map(Lockstep.repeat, pairs))
 
     def drift_of(op: Op) -> torch.Tensor:
@@ -66,19 +69,19 @@ def correct(
         return torch.stack(list(found)).mean(0)
 
     with one_core_each() as pool:
-        for name in _abreast(pairs, pool):
+        for name in abreast(pairs, pool):
             op = layers.get(name)
             if op is None:
                 continue
-            if rounding and _own(op, 1, view, writable):
+            if rounding and name not in plan.float_ops and owns(op, 1, view, writable):
                 inputs = [pair.real(op.inputs[0]) for pair in pairs]
                 settle(op, op.inputs[1], _rounded(op, program.constants[op.inputs[1]], inputs, plan))
-            if _own(op, 2, view, writable):
+            if owns(op, 2, view, writable):
                 settle(op, op.inputs[2], (program.constants[op.inputs[2]].double() - drift_of(op)).float())
     return corrected
 
 
-def _abreast(pairs: Sequence[Lockstep], pool: Pool) -> Iterator[str]:
+def abreast(pairs: Sequence[Lockstep], pool: Pool) -> Iterator[str]:
     """Advances all pairs by one value, and yields its id."""
     steps = [pair.steps() for pair in pairs]
     while all(reached := list(pool.map(lambda own: next(own, ""), steps))):
@@ -95,7 +98,7 @@ def nearest(program: Program, plan: QuantPlan) -> Constants:
     return found
 
 
-def _own(op: Op, position: int, view: GraphView, writable: Set[str] | None) -> bool:
+def owns(op: Op, position: int, view: GraphView, writable: Set[str] | None) -> bool:
     """Whether a constant is the operation's alone, and the artifact has a place for it."""
     if len(op.inputs) <= position:
         return False

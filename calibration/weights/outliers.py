@@ -96,7 +96,7 @@ def beyond(weight: NDArray[np.float32], params: QuantParams, narrow: QuantScheme
 
 
 def counted(plan: QuantPlan, weights: Mapping[str, NDArray[np.float32]]) -> tuple[int, int]:
-    """Weights outside their narrow grids, and all weights that have one, of fewer bits than WIDEST.
+    """Weights outside their narrow grids, and all weights that have one below WIDEST in a wider container.
 
     Args:
         plan: Every grid.
@@ -105,7 +105,7 @@ def counted(plan: QuantPlan, weights: Mapping[str, NDArray[np.float32]]) -> tupl
     found, size = 0, 0
     for name, weight in weights.items():
         params, narrow = plan.values[name].params, plan.values[name].narrow
-        if params is None or (narrow or params.scheme).bits >= WIDEST:
+        if params is None or plan.values[name].packed or (narrow or params.scheme).bits >= WIDEST:
             continue
         size += weight.size
         found += beyond(weight, params, narrow) if narrow else 0

@@ -16,6 +16,7 @@ from exporters._coreml.convert import INPUT, OUTPUT
 from exporters._coreml.describe import Ends, exit_of
 from exporters._coreml.half import shapes, to_float16
 from exporters._coreml.package import Package, main_block
+from exporters._float_layers import float_biases
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
 
@@ -173,6 +174,13 @@ class PlanWriter:
             edit.rewire(operation, "weight", 0, new)
             if len(op.inputs) > 2 and op.inputs[2] in self.binding:
                 tensor, bias = self._bias(op.inputs[2], operation)
+                made.setdefault(tensor, []).append(bias)
+        biases = float_biases(self.view, self.plan)
+        for op in self.view.ops:
+            name = op.inputs[2] if op.id in self.plan.float_ops and len(op.inputs) > 2 else ""
+            operation = self._operation_of(op) if name in biases else None
+            if operation is not None and operation.type in WEIGHTED and name in self.binding:
+                tensor, bias = self._bias(name, operation)
                 made.setdefault(tensor, []).append(bias)
         return made
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtools.core.target import FastPath, Island, OpRule, TargetSpec
+from qtools.core.target import FastPath, Island, OpRule, Packing, TargetSpec
 from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 GUIDE = "https://apple.github.io/coremltools/docs-guides/source/opt-quantization-overview.html"
@@ -41,6 +41,11 @@ SPEC = TargetSpec(
     fast_path=BETWEEN,
     scale_dtype="float16",
     float_results=True,
+    packing=Packing(
+        dict.fromkeys(WEIGHTED, (6, 4, 3, 2)),
+        source=f"{ALGORITHMS}; written and evaluated here, never run by Core ML",
+        overhead=1024,
+    ),
     islands=(
         Island(
             "float", "float16", mac=2.0, element=0.0, source="twice the bits per operand; no Neural Engine was timed"

@@ -9,11 +9,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from exporters._ends import EndTypes
+from exporters._float_layers import float_biases
 from exporters._onnx.bind import MOVES, TensorBinding
 from exporters._onnx.edit import CODES, REAL, Editor, container
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
+
+PACKED_OPSET = 21
+"""The first with 4-bit tensors; what it says of every other operator in our graphs is what opset 20 says."""
 
 
 class QdqWriter:
@@ -38,6 +42,7 @@ class QdqWriter:
             ends: Types of input and output; a float end has Q and DQ inside.
         """
         self._refuse_lost_values()
+        self._renew_float_biases()
         for op in self.view.ops:
             if self._is_integer(op):
                 self._drop_fused_relu(op)
@@ -54,6 +59,8 @@ class QdqWriter:
             if params is not None and name in self.binding and self._tensor(name) is not None:
                 self._write_pair(name, params, ends)
         self.edit.forget_unused()
+        if any(entry.packed for entry in self.plan.values.values()):
+            self.edit.graph.opset_imports[""] = PACKED_OPSET
 
     def _is_integer(self, op: Op) -> bool:
         return op.id not in self.plan.float_ops
@@ -72,6 +79,13 @@ class QdqWriter:
         ]
         if lost:
             raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
+
+    def _renew_float_biases(self) -> None:
+        """Biases of layers in float as they are now: calibration may have changed what the float graph holds."""
+        for name in float_biases(self.view, self.plan):
+            if name in self.binding:
+                bias = self._tensor(name)
+                bias.const_value = ir.tensor(np.ascontiguousarray(self.weights[name]), name=bias.name)
 
     def _drop_fused_relu(self, op: Op) -> None:
         """A ReLU between a kernel and a grid that starts at zero: the grid's own lower end does its work."""
@@ -177,7 +191,12 @@ class QdqWriter:
         params, array = self._known(value), self.weights[value]
         dtype = np.int32 if params.scheme.bits == 32 else np.int8
         name = self.binding[value].tensor
-        codes = self.edit.stored(name + CODES, numerics.quantize(array, params).astype(dtype))
+        integers = numerics.quantize(array, params).astype(dtype)
+        if self.plan.values[value].packed:
+            codes = self.edit.unpacked(name + CODES, integers)
+            self.edit.put(reader, codes)
+        else:
+            codes = self.edit.stored(name + CODES, integers)
         axis = params.scheme.axis
         inputs = [codes, *self.edit.numbers(name, params, dtype)]
         real = self.edit.node(

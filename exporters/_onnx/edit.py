@@ -51,6 +51,19 @@ class Editor:
         self.graph.register_initializer(value)
         return value
 
+    def unpacked(self, name: str, codes: NDArray[np.int8]) -> ir.Value:
+        """4-bit codes stored two to a byte, behind a Cast to int8 that onnxruntime computes when it opens the file."""
+        packed = ir.Value(
+            name=f"{name}.int4",
+            shape=ir.Shape(codes.shape),
+            type=ir.TensorType(ir.DataType.INT4),
+            const_value=ir.tensor(codes, dtype=ir.DataType.INT4, name=f"{name}.int4"),
+        )
+        self.graph.register_initializer(packed)
+        found = self.node("Cast", [packed], name, codes.shape, {"to": int(ir.DataType.INT8)})
+        found.type = ir.TensorType(ir.DataType.INT8)
+        return found
+
     @staticmethod
     def node(
         op_type: str,

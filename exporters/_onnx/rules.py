@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qtools.core.target import FastPath, Island, OpRule, TargetSpec
-from qtools.core.types import OpKind, QuantScheme
+from qtools.core.target import FastPath, Island, OpRule, Packing, TargetSpec
+from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 SOURCE_TREE = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime"
 SELECTORS = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc"
@@ -61,6 +61,11 @@ SPEC = TargetSpec(
     fast_path=KERNELS,
     islands=(Island("float", "float", mac=3.0, element=20.0, source="as LiteRT on the same host; not timed apart"),),
     weight_room=True,
+    packing=Packing(
+        dict.fromkeys(WEIGHTED, (4,)),
+        source="tests/ops/test_stored.py: onnxruntime folds a Cast from INT4 to INT8 when it opens a file",
+        overhead=160,
+    ),
 )
 
 QNN_PAGE = "https://onnxruntime.ai/docs/execution-providers/QNN-ExecutionProvider.html"
@@ -71,6 +76,7 @@ QNN = replace(
     name="onnx_qnn",
     version="qdq-uint8-1",
     islands=(),
+    packing=None,
     fast_path=FastPath(QNN_PAGE, "HTP, as documented", "CPU"),
     rules={
         **{kind: replace(rule, source=QNN_PAGE) for kind, rule in SPEC.rules.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.model_modifier import ModelModifier
 from numpy.typing import NDArray
 
+from exporters._float_layers import float_biases
 from exporters._tflite import flatbuffer
 from exporters._tflite.bind import MOVES, TensorBinding
 from qtools.core import numerics
@@ -47,6 +49,7 @@ class PlanWriter:
             integer_output: Whether the output holds codes; if not, a DEQUANTIZE lies in front of it.
         """
         self._refuse_lost_values()
+        self._renew_float_biases()
         params: dict[str, Any] = {}
         for index in self._activation_indices():
             if index in self.entries:
@@ -70,6 +73,15 @@ class PlanWriter:
             lost.append(self.view.outputs[0])  # something that is no part of the plan lies behind it
         if lost:
             raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
+
+    def _renew_float_biases(self) -> None:
+        """Biases of layers in float as they are now: calibration may have changed what the float artifact holds."""
+        place = {flatbuffer.name_of(self.model, index): index for index in range(len(self.graph.tensors))}
+        for name in float_biases(self.view, self.plan):
+            if name in self.binding:
+                bound = self.binding[name]
+                buffer = self.model.buffers[self.graph.tensors[place[bound.tensor]].buffer]
+                buffer.data = np.frombuffer(bound.to_artifact(self.weights[name]).tobytes(), np.uint8)
 
     def _needs_no_tensor(self, name: str) -> bool:
         if name in self.weights:
@@ -191,7 +203,8 @@ class PlanWriter:
         axis = params.scheme.axis
         where = None if axis is None else _moved_axis(binding, axis, self.weights[value].shape)
         dtype = bias if params.scheme.bits == 32 else np.int8
-        return _uniform(params, codes.astype(dtype), where)
+        made = _uniform(params, codes.astype(dtype), where)
+        return replace(made, num_bits=params.scheme.bits) if self.plan.values[value].packed else made
 
     def _absent_bias(self, position: int, slot: int, data: NDArray[Any]) -> QuantParams | None:
         """Parameters of the zero bias that the converter adds to an operation without one."""

@@ -205,6 +205,29 @@ def cut(model: Model, name: str, made: QuantParams) -> None:
         _enter(model, at)
 
 
+def as_linear(model: Model, name: str) -> None:
+    """Has the pointwise convolution that reads a weight run as a linear layer over its positions, the same numbers.
+
+    XNNPACK takes 4-bit weights from FULLY_CONNECTED only.
+
+    Args:
+        model: Changed in place.
+        name: A weight of shape (out, 1, 1, in), or of a layer that is linear already.
+    """
+    graph = model.subgraphs[0]
+    (index,) = (i for i, tensor in enumerate(graph.tensors) if tensor.name == name.encode())
+    (operator,) = (each for each in graph.operators if index in each.inputs)
+    if op_name(model, operator) != "CONV_2D":
+        return
+    options = schema.FullyConnectedOptionsT()
+    options.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
+    options.keepNumDims = True
+    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.FULLY_CONNECTED)
+    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.FullyConnectedOptions, options
+    out, _, _, inputs = graph.tensors[index].shape
+    graph.tensors[index].shape = [int(out), int(inputs)]
+
+
 def take(model: Model, kind: int) -> None:
     """Puts an input of another type, and a QUANTIZE, in front of an integer input; a float input stays.
 

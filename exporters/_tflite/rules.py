@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qtools.core.target import FastPath, Island, OpRule, TargetSpec
+from qtools.core.target import FastPath, Island, OpRule, Packing, TargetSpec
 from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 SPEC_PAGE = "https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec"
@@ -61,6 +61,14 @@ ISLANDS = (
 )
 """A float operation costs its conversions; on 16 bits the kernels are LiteRT's plain ones."""
 
+PACKING = Packing(
+    {OpKind.LINEAR: (4,), OpKind.CONV: (4,)},
+    source="tests/ops/test_stored.py: XNNPACK's QC4W kernels; a pointwise convolution is written as FULLY_CONNECTED",
+    pointwise=frozenset({OpKind.CONV}),
+    even=True,
+)
+"""LiteRT has 4-bit convolutions too, but XNNPACK leaves them to its plain kernels; and 2-bit linear layers, slower."""
+
 SPEC = TargetSpec(
     name="tflite",
     version="int8-1",
@@ -94,6 +102,7 @@ SPEC = TargetSpec(
     weight_room=True,
     clamps=True,
     wide=QuantScheme.activation(16, symmetric=True),
+    packing=PACKING,
     islands=ISLANDS,
     wide_rules={kind: OpRule(source, delegated=False, advice=WIDE, **fixed) for kind, (source, fixed) in _WIDE.items()},
 )

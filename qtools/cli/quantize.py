@@ -56,6 +56,13 @@ MaxDrop = Annotated[
     ),
 ]
 MaxIslands = Annotated[int | None, Option(help="Hold up to so many values more precisely, where that pays.")]
+SizeBudget = Annotated[
+    str | None,
+    Option(
+        help="Most that the artifact may take, e.g. 6MB, or 0.22 of the float artifact: layers with the least to lose "
+        "get narrower weights. Core ML: 6, 4, 3 and 2 bits; ONNX: 4; TFLite: 4, in linear and pointwise layers."
+    ),
+]
 TargetName = Annotated[str, Option(help="tflite, onnx, onnx_qnn, coreml; all: TFLite, ONNX and Core ML at once.")]
 Weights = Annotated[
     str,
@@ -118,6 +125,7 @@ def quantize(
     strict_weights: StrictWeights = False,
     max_drop: MaxDrop = None,
     max_islands: MaxIslands = None,
+    size_budget: SizeBudget = None,
     target: TargetName = "tflite",
     weights: Weights = "auto",
     builder: Builder = "",
@@ -158,6 +166,7 @@ def quantize(
         strict_weights=strict_weights,
         max_drop=max_drop,
         max_islands=max_islands,
+        size_budget=size_budget,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

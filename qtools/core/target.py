@@ -87,6 +87,25 @@ class Island:
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Weights below the container's width in as many bits as their grid has, read by the same kernels.
+
+    Attributes:
+        widths: Widths of each kind that files hold so and that the fast path computes with, widest first.
+        source: Where that was seen.
+        pointwise: Kinds of which only convolutions of single positions can have it.
+        even: Whether a layer has to sum over an even number of inputs.
+        overhead: Bytes that a layer so stored takes beyond its codes.
+    """
+
+    widths: Mapping[OpKind, tuple[int, ...]]
+    source: str
+    pointwise: frozenset[OpKind] = frozenset()
+    even: bool = False
+    overhead: int = 0
+
+
+@dataclass(frozen=True)
 class TargetSpec:
     """A runtime as data. A kind without a rule has no integer kernel and stays in float.
 
@@ -105,6 +124,7 @@ class TargetSpec:
         clamps: True where a QUANTIZE can cut codes at the ends of a grid narrower than its container.
         wide: Grid of 16-bit activations; None where no kernel takes them.
         wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
+        packing: How weights of fewer bits take fewer bytes; None where every weight takes one.
         islands: How single values can be held more precisely; none where the runtime wants whole graphs of codes.
     """
 
@@ -124,6 +144,7 @@ class TargetSpec:
     wide: QuantScheme | None = None
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
     islands: tuple[Island, ...] = ()
+    packing: Packing | None = None
 
     def rule(self, kind: OpKind, *, wide: bool) -> OpRule | None:
         """The rule of a kind's kernel of either width; None where there is no such kernel."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
@@ -297,6 +297,7 @@ class ValuePlan:
         made: The grid its kernel writes, where a QUANTIZE behind it brings the codes onto `params` and so cuts them.
         reads: Id of an operation -> the grid it reads the value on, where that is another: a QUANTIZE lies between.
         narrow: Of a weight, the grid that its codes lie on, all but the few outliers that need those of `params`.
+        packed: Of a weight, whether the file holds each code in as many bits as the grid has, not in a byte.
     """
 
     params: QuantParams | None
@@ -305,6 +306,7 @@ class ValuePlan:
     made: QuantParams | None = None
     reads: Mapping[str, QuantParams] = field(default_factory=dict)
     narrow: QuantScheme | None = None
+    packed: bool = False
 
     def __post_init__(self) -> None:
         if self.params is None and not self.reason:
@@ -344,3 +346,9 @@ class QuantPlan:
         """Parameters of a value as an operation, by its id, reads it; None where it is not quantized."""
         entry = self.values.get(value)
         return entry.read(reader) if entry else None
+
+
+def with_params(plan: QuantPlan, grids: Mapping[str, QuantParams]) -> QuantPlan:
+    """The plan with other numbers for some values."""
+    values = {name: replace(plan.values[name], params=params) for name, params in grids.items()}
+    return replace(plan, values={**plan.values, **values}) if values else plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
@@ -19,17 +19,19 @@ class Tape:
     """A float run on one image whose every reading of a value can be traced back to.
 
     Attributes:
-        values: Value id -> float32 tensor, of all that has readers.
+        values: Value id -> float32 tensor, of all that has readers and is traced.
         result: The program's first output, shape (1, classes).
     """
 
-    def __init__(self, program: Program, image: torch.Tensor) -> None:
+    def __init__(self, program: Program, image: torch.Tensor, constants: Set[str] | None = None) -> None:
         """Runs the program.
 
         Args:
             program: The captured model.
             image: float32 of shape (1, 3, height, width).
+            constants: Constants to trace readings of, and no other values; None: all values but constants.
         """
+        self._wanted = constants
         self.values: dict[str, torch.Tensor] = {}
         self._read: dict[Edge, torch.Tensor] = {}
         alive: dict[str, Any] = {}
@@ -48,8 +50,8 @@ class Tape:
         found = {}
         for source in node.all_input_nodes:
             value = found[source.name] = alive[source.name]
-            traced = isinstance(value, torch.Tensor) and value.is_floating_point() and source.name not in constants
-            if traced and not is_getitem(node):
+            wanted = source.name not in constants if self._wanted is None else source.name in self._wanted
+            if wanted and isinstance(value, torch.Tensor) and value.is_floating_point() and not is_getitem(node):
                 self.values[source.name] = value.detach()
                 value = value if value.requires_grad else value.detach().requires_grad_()
                 found[source.name] = self._read[source.name, node.name] = value.view_as(value)

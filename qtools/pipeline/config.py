@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from calibration.apart import Apart
+from calibration.budget import SizeBudget
 from calibration.method import AUTO
 from calibration.method import method as calibration_method
 from qtools.core import plugins
@@ -48,6 +49,7 @@ class Options(TypedDict, total=False):
     strict_weights: bool
     max_drop: float
     max_islands: int
+    size_budget: str | float
     force: bool
     cache: bool
     input_size: int
@@ -97,6 +99,8 @@ class RunConfig:
         max_drop: Points of top-1 that may be lost (of agreement with float, without labels): the fewest values that
             meet it on held-out calibration images are held more precisely, and the artifact is checked against it.
         max_islands: Most values to hold more precisely where that pays.
+        size_budget: How large the artifact may be, such as "6MB", or 0.22 of the float artifact: layers then get fewer
+            bits where that costs least, on targets whose files get smaller by it.
         method: "auto", "fast", or the name of a file in calibration/ranges/ or (what can ship) calibration/baselines/.
         images: Which images.
         io: "int8" or "float32", the artifact's input and output; "pixels": bytes 0..255 in, float32 out.
@@ -122,6 +126,7 @@ class RunConfig:
     strict_weights: bool = False
     max_drop: float | None = None
     max_islands: int | None = None
+    size_budget: str | float | None = None
     method: str = DEFAULT_METHOD
     images: Images = Images()
     io: str = "int8"
@@ -152,6 +157,7 @@ class RunConfig:
             self.strict_weights,
             max_islands=self.max_islands,
             max_drop=self.max_drop,
+            size_budget=None if self.size_budget is None else SizeBudget.parse(str(self.size_budget)),
             float_ends=self.io != INT8,
         )
 

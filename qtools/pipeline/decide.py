@@ -15,7 +15,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import peers
+from qtools.pipeline import budget, peers
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -37,6 +37,11 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     with watch.stage("plan"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
         recipe = dataclasses.replace(recipe, found=peers.search(chosen, program, images, target.spec, widths))
+    if apart.size_budget is not None:
+        with watch.stage("fit size"):
+            recipe, steps = budget.fit(recipe, trials, apart.size_budget, float_ends=apart.float_ends)
+            prepared = dataclasses.replace(prepared, steps=(*prepared.steps, *steps))
+    with watch.stage("plan"):
         plan = trials.plan(recipe)
         decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
     trial = None
@@ -51,6 +56,8 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     if widths.activations >= target.spec.activation.bits:
         return decision
     narrow = trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
+    kept = {name: entry for name, entry in decision.plan.values.items() if program.view.values[name].const}
+    narrow = dataclasses.replace(narrow, values={**narrow.values, **kept})
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
 
@@ -88,6 +95,7 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, roun
     before = steps.judge_biases()
     if rounding:
         steps.try_rounding(before)
+        steps.try_channels()
     decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
     return dataclasses.replace(steps.best, decision=decision)
 
@@ -145,6 +153,11 @@ class _Corrections:
             return
         rounded = self._trials.corrected(self.best.recipe, plan, rounding=True)
         self._take(name, self.best, rounded, "and biases corrected behind them")
+
+    def try_channels(self) -> None:
+        """Fits the scale and shift of every channel again."""
+        refitted = self._trials.refitted(self.best)
+        self._take("refit channels", self.best, refitted, "one scale and one shift per channel, on the same codes")
 
     def _take(self, step: str, without: Trial, done: Trial, note: str) -> None:
         """Keeps the better of the two, and says which."""

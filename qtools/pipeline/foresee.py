@@ -31,12 +31,12 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
         One prediction per target.
 
     Raises:
-        InputError: If precision islands are asked for.
+        InputError: If precision islands or widths of single layers are asked for.
     """
-    if config.apart.raises:
+    if config.apart.raises or config.apart.size_budget is not None:
         raise InputError(
-            "--dry-run measures nothing, and islands are chosen by measured benefit",
-            "leave out --dry-run, or --max-drop and --max-islands",
+            "--dry-run measures nothing, and islands and widths of single layers are chosen by measured benefit",
+            "leave out --dry-run, or --max-drop, --max-islands and --size-budget",
         )
     watch = Stopwatch(listener)
     targets = wanted(config)

@@ -1,16 +1,28 @@
-"""The accuracy gate: the drop that a user allows, held against what the evaluation images say of the artifact."""
+"""The gates: the drop that a user allows, held against what the evaluation images say; and the size."""
 
 from __future__ import annotations
 
 from calibration.apart import Apart
+from calibration.budget import SizeBudget
 from qtools.core.checks import Check, Status
 from qtools.core.target import TargetSpec
 from qtools.pipeline.trial import Islands
 from reports.accuracy import PairedAccuracy
 
 NAME = "drop within --max-drop"
+SIZE = "size within --size-budget"
 ONE_SIDED = "97.5 %"
 """Confidence of one end of a two-sided 95 % interval."""
+
+
+def size_check(budget: SizeBudget | None, quantized: int, float_bytes: int) -> tuple[Check, ...]:
+    """Whether the artifact takes at most what it may take; nothing where no limit was given."""
+    if budget is None:
+        return ()
+    limit = budget.limit(float_bytes)
+    status: Status = "passed" if quantized <= limit else "failed"
+    note = f"{quantized:,} of {limit:,} bytes; the float artifact has {float_bytes:,}"
+    return (Check(SIZE, status, quantized / 1e6, "MB", limit / 1e6, note),)
 
 
 def drop_check(apart: Apart, scores: PairedAccuracy, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:

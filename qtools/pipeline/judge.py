@@ -21,7 +21,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView, OpKind, QuantPlan
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import Logits, float_weights_left
-from qtools.pipeline.gate import drop_check
+from qtools.pipeline.gate import drop_check, size_check
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.trial import Decision
 from reports import environment
@@ -189,7 +189,11 @@ def report(
         size=size,
         steps=decision.steps,
         islands=_islands(decision, view),
-        checks=(*_checks(prepared, plan, outputs, target, artifact), *_gate(prepared, decision, outputs, what)),
+        checks=(
+            *_checks(prepared, plan, outputs, target, artifact),
+            *_gate(prepared, decision, outputs, what),
+            *size_check(config.apart.size_budget, size.quantized_bytes, size.float_bytes or 0),
+        ),
         environment=environment.describe(_packages(artifact)),
         digests={
             "artifact": artifact.sha256,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-from calibration.hybrid import center, equalize
+from calibration.hybrid import center, equalize, heads
 from calibration.hybrid.channels import observe_channels
 from calibration.method import Method
 from calibration.sampling import Subset
@@ -39,12 +39,14 @@ def level(
     view = program.view
     paths = equalize.linear_paths(view) if chosen.equalize else ()
     between = center.shiftable(view) if chosen.equalize else ()
-    if not paths and not between:
+    inside = heads.find(program) if chosen.equalize else ()
+    if not paths and not between and not inside:
         return program, ()
     with watch.stage("equalize"):
         count = min(math.ceil(PIXELS / math.prod(images.input.size)), len(images.calibration))
         few = Subset(images.calibration, range(count))
         names = {name for path in paths for name in path.values} | {each.value for each in between}
+        names |= {writer.outputs[0] for each in inside for writer in each.writers}
         axes = {name: view.values[name].channel_axis or 0 for name in names}
         whole = (pixels for pixels in images.batches(few, batch) if len(pixels) == batch or len(few) < batch)
         seen = observe_channels(whole, observer(program, axes.keys()), axes)
@@ -59,6 +61,11 @@ def level(
         bits = widths.activations, weight_bits
         found = [(path, *equalize.level(path, seen, weights, bits)) for path in paths]
         folded = centered | equalize.fold([(path, scale) for path, scale, _ in found], weights)
+        weights |= folded
+        attended = [
+            (each, *heads.level(each, seen, weights, (widths.activations, weight_bits(each.out)))) for each in inside
+        ]
+        folded |= heads.fold([(each, factors) for each, factors, *_ in attended], weights)
         levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
         example = torch.from_numpy(next(iter(images.batches(few, 1))))
         before, after = execute.run(program, example), execute.run(levelled, example)
@@ -71,7 +78,14 @@ def level(
         f"{sum(noise for *_, noise in found) / (plain or 1.0):.0%}; the float result moves by {off:.0e}"
     )
     moved = f"{len(shifts)} of {len(between)} values between layers moved around zero"
+    better = sum(after < before for *_, after, before in attended)
+    share = sum(after for *_, after, _ in attended) / (sum(before for *_, before in attended) or 1.0)
+    note_of_heads = (
+        f"{better} of {len(inside)} attentions levelled: rounding noise in their scores and behind them, as predicted, "
+        f"falls to {share:.0%}"
+    )
     return levelled, (
         Step("center channels", bool(shifts), None, None, moved),
         Step("equalize channels", bool(changed), None, None, note),
+        *((Step("equalize heads", better > 0, None, None, note_of_heads),) if inside else ()),
     )

@@ -1,4 +1,4 @@
-"""Cheap evidence of what each value's rounding to 8 bits costs: all of them from a few runs backwards.
+"""Cheap evidence of what rounding each value, or narrowing each weight, costs: all from a few runs backwards.
 
 For small errors e of a value the logits move by J e, and to second order the KL divergence of the softmax is
 (J e)' F (J e) / 2 with F = diag(p) - p p', the Fisher information of the logits. For random u of covariance F the mean
@@ -7,7 +7,7 @@ of (u' J e)^2 is twice that, and one run backwards from u gives u' J for every v
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 import torch
@@ -42,6 +42,43 @@ def costs(
 
     roots = list(side_by_side(of_image, enumerate(images)))
     return np.asarray(np.square(np.mean(roots, 0)))
+
+
+def weight_costs(
+    program: Program, errors: Sequence[tuple[str, torch.Tensor]], images: Iterable[NDArray[np.float32]]
+) -> NDArray[np.float64]:
+    """What each change of a weight costs by itself: squared mean root of KL, shape (errors,).
+
+    Args:
+        program: The captured graph in float.
+        errors: Value id of a weight that one operation reads, and what is added to it; a weight may come again.
+        images: float32 arrays of shape (1, 3, height, width), all of one kind.
+    """
+    names = frozenset(name for name, _ in errors)
+
+    def of_image(at: tuple[int, NDArray[np.float32]]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = traced(lambda: _of_weights(program, errors, names, at))
+        return found
+
+    roots = list(side_by_side(of_image, enumerate(images)))
+    return np.asarray(np.square(np.mean(roots, 0)))
+
+
+def _of_weights(
+    program: Program,
+    errors: Sequence[tuple[str, torch.Tensor]],
+    names: Set[str],
+    at: tuple[int, NDArray[np.float32]],
+) -> NDArray[np.float64]:
+    """Root of KL per change on one image."""
+    number, pixels = at
+    tape = Tape(program, torch.from_numpy(pixels.copy()), names)
+    chance = torch.Generator().manual_seed(number)
+    squares = np.zeros(len(errors))
+    for _ in range(PROBES):
+        slopes = {name: slope for (name, _), slope in tape.slopes(_direction(tape.result.detach(), chance)).items()}
+        squares += [float((slopes[name] * error).sum()) ** 2 if name in slopes else 0.0 for name, error in errors]
+    return np.asarray(np.sqrt(squares / PROBES / 2))
 
 
 def _of_image(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import qtools
 from calibration import plan as planning
 from calibration.check import check_plan
+from calibration.hybrid import folded_bn
 from calibration.islands import Candidate
 from calibration.weights.correct import correct
 from qtools.core.protocols import Target
@@ -119,6 +120,16 @@ class Trials:
         constants = correct(program, plan, simulator, self.held.own, writable, rounding=rounding)
         decision = Decision(plan, program.with_constants(constants), simulator, ())
         return self.judged(Trial(recipe, decision, _NONE, 0.0, len(constants), rounding))
+
+    def refitted(self, trial: Trial) -> Trial:
+        """With the channels of its layers scaled and shifted to what they are in float."""
+        plan, program, spec = trial.decision.plan, trial.decision.program, self.target.spec
+        simulator = open_simulator(program, plan, self.target.simulator)
+        where = set(self.prepared.lowered.binding), spec.scale_dtype
+        plan, constants = folded_bn.refit((self.prepared.program, program), plan, simulator, self.held.own, where)
+        check_plan(program.view, spec, plan)
+        decision = Decision(plan, program.with_constants(constants), simulator, ())
+        return self.judged(dataclasses.replace(trial, decision=decision))
 
     def plain(self, recipe: planning.Recipe, plan: QuantPlan) -> Trial:
         """With the network's own weights and biases."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from qtools.core import numerics
-from qtools.core.types import Op, QuantPlan
+from qtools.core.types import Op, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
 
@@ -93,9 +93,10 @@ class FakeQuantized:
         del name
         return value
 
-    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
-        """Changes constants of an operation."""
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
+        """Changes constants of an operation, and their grids."""
         del op
+        self._plan = with_params(self._plan, grids)
         self._constants |= {name: self._constant(name, tensor) for name, tensor in constants.items()}
 
     def _operand(self, name: str, value: Any, integer: bool) -> Any:

@@ -13,7 +13,7 @@ from torch import fx
 
 from qtools.core import numerics, plugins
 from qtools.core.errors import InputError
-from qtools.core.types import Op, OpKind, QuantParams, QuantPlan
+from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output
@@ -61,8 +61,8 @@ class Executor(Protocol):
         """A walked value as the numbers it stands for."""
         ...
 
-    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
-        """Gives an operation other weights or biases, on the grids they have."""
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
+        """Gives an operation other weights or biases, on the grids they have or on new ones."""
         ...
 
 
@@ -150,7 +150,8 @@ class Simulator:
             bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
             return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
-            return evaluate(node, {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)})
+            operands = {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)}
+            return evaluate(node, operands | {n: self._constants[n] for n in operands if n in self._constants})
         op = self._ops[name]
         if self._is_swallowed(op.inputs[0]):
             return alive[op.inputs[0]]  # applied already, inside the producer's kernel
@@ -164,10 +165,12 @@ class Simulator:
         )
         return self._cut(kernel.run(op, data, output), self._leaves(op))
 
-    def refit(self, op: Op, constants: Mapping[str, torch.Tensor]) -> None:
-        """Quantizes an operation's constants again, some of them changed."""
+    def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
+        """Gives an operation other constants, quantized again where it runs in integers."""
         self._constants |= constants
-        self._kernels[op.id] = self._prepare(op)
+        self._plan = with_params(self._plan, grids)
+        if op.id in self._kernels:
+            self._kernels[op.id] = self._prepare(op)
 
     def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Codes dequantized; floats as they are."""

@@ -24,9 +24,15 @@ pytestmark = [
 ]
 PICTURES = 200
 QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 ROW = re.compile(r"vector (\d+) \(.*?\): (tensor equal|TENSOR DIFFERS).*?, answer (equal|within [\d.e+-]+)(  FAILED)?")
 
 

@@ -14,18 +14,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.apart import Apart
+from calibration.budget import SizeBudget
 from calibration.check import check_plan
 from calibration.collect import collect
 from calibration.method import method
 from calibration.widths import Widths
 from qtools import models
 from qtools.core import plugins
+from qtools.core.errors import CheckFailed
 from qtools.core.protocols import Target
 from qtools.core.types import OpKind
 from qtools.fuse.apply import fuse
 from qtools.graph.capture import capture
 from qtools.graph.execute import observer
-from qtools.pipeline import data, islands
+from qtools.pipeline import budget, data, islands
 from qtools.pipeline.config import Images
 from qtools.pipeline.decide import decide
 from qtools.pipeline.level import level
@@ -163,6 +165,28 @@ def _artifact_is_as_simulated(made: Prepared, target: Target, decision: Decision
             different += int((np.abs(ours.astype(np.float64) - theirs) > close).sum())
     assert total > 10_000
     assert different <= (1e-3 * total if decision.plan.float_ops else 0)
+
+
+def test_a_budget_takes_bits_from_the_layers_that_lose_least(
+    prepared: Callable[..., Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "FACTS", 0)  # nor does this artifact say anything of itself
+    made, target = prepared("tflite", False), only("tflite", "float")
+    path = made.lowered.path.parent / "budget.tflite"
+    plain = decided(made, target, Apart(float_ends=True))
+    whole = target.apply(made.lowered, plain.plan, plain.program, path, {"io": "float32", "metadata": {}}).size_bytes
+    limit = whole - 3 * WIDTH * WIDTH // 2  # three of the six pointwise layers save as much
+    decision = decided(made, target, Apart(float_ends=True, size_budget=SizeBudget(bytes=limit)))
+    artifact = target.apply(made.lowered, decision.plan, decision.program, path, {"io": "float32", "metadata": {}})
+    assert artifact.size_bytes <= limit and decision.plan.scheme == "w4-8a8"
+    packed = [entry for entry in decision.plan.values.values() if entry.packed]
+    assert len(packed) == 3 and all(f"to fit {limit:,} bytes: saves 128" in entry.reason for entry in packed)
+    (step,) = (step for step in decision.steps if step.name == budget.STEP)
+    assert step.kept and step.before is not None and step.after is not None and step.after <= step.before
+    _artifact_is_as_simulated(made, target, decision)
+    with pytest.raises(CheckFailed, match="cannot be met on tflite") as raised:
+        decided(made, target, Apart(float_ends=True, size_budget=SizeBudget(bytes=1000)))
+    assert "can be met" in raised.value.next_step
 
 
 def test_nothing_planted_nothing_raised(prepared: Callable[..., Prepared]) -> None:

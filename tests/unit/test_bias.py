@@ -1,4 +1,4 @@
-"""Bias correction: the drift it takes off is the drift there is, layer behind layer."""
+"""Biases corrected and channels fitted again: what is taken off is the drift there is, layer behind layer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from calibration.check import check_plan
 from calibration.collect import collect
+from calibration.hybrid import folded_bn
 from calibration.plan import Recipe, plan
 from calibration.weights.correct import correct
 from exporters._tflite.rules import SPEC
 from qtools.core import numerics
-from qtools.core.types import OpKind, QuantPlan
+from qtools.core.types import OpKind, QuantPlan, with_params
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
-from qtools.simulate.run import open_simulator
+from qtools.simulate.run import Executor, open_simulator
 
 WEIGHT_BITS = 4
 """Few enough that rounding a layer's weights moves the means of its channels by several steps."""
@@ -137,8 +139,73 @@ def test_batches_count_alike_however_they_are_cut(program: Program, made: QuantP
         assert torch.allclose(whole[name], parts[name], atol=1e-6), name
 
 
-def test_a_layer_in_float_and_a_shared_bias_are_left_alone(program: Program, made: QuantPlan, batches: Batches) -> None:
+def test_a_layer_in_float_takes_back_what_integers_before_it_did(
+    program: Program, made: QuantPlan, batches: Batches
+) -> None:
+    """It rounds nothing itself: behind its corrected bias the mean is that of float, to the last bits."""
     head = next(op for op in program.view.ops if op.kind is OpKind.LINEAR)
-    partly = dataclasses.replace(made, float_ops={head.id: "by choice"})
-    biases = correct(program, partly, open_simulator(program, partly, "xnnpack"), batches, rounding=False)
-    assert head.inputs[2] not in biases and len(biases) == 3
+    values = {name: made.values[name] for name in (*head.inputs[1:], head.outputs[0])}
+    floats = {
+        name: dataclasses.replace(entry, params=None, origin="float", reason="so") for name, entry in values.items()
+    }
+    partly = dataclasses.replace(made, float_ops={head.id: "by choice"}, values={**made.values, **floats})
+    simulator, image = open_simulator(program, partly, "xnnpack"), torch.from_numpy(batches.images)
+    exact = execute.run(program, image).double().mean(0)
+    before = simulator.logits(simulator.codes(image)).double().mean(0)
+    found = correct(program, partly, simulator, batches, rounding=True)
+    after = simulator.logits(simulator.codes(image)).double().mean(0)
+    assert float((before - exact).abs().max()) > 1e-2
+    assert torch.allclose(after, exact, atol=1e-5)
+    assert head.inputs[1] not in found, "its weight has no grid to be rounded to"
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_channels_slope_is_that_of_the_least_squares_line(axis: int) -> None:
+    rng = np.random.default_rng(0)
+    rounded = rng.normal(size=(6, 5, 5)) + 3
+    exact = 0.95 * rounded + rng.normal(size=rounded.shape) * 0.1 + np.linspace(-1, 1, 5)
+    found = folded_bn.slopes(torch.from_numpy(exact), torch.from_numpy(rounded), axis)
+    for channel in range(5):
+        x, y = (np.take(each, channel, axis).ravel() for each in (rounded, exact))
+        line = np.polyfit(x, y, 1)[0]
+        expected = np.clip(1 + folded_bn.SHARE * (line - 1), folded_bn.LEAST, folded_bn.MOST)
+        assert float(found[channel]) == pytest.approx(expected, abs=1e-9)
+    assert (folded_bn.slopes(torch.ones(2, 3), torch.ones(2, 3), 1) == 1).all(), "a constant tells of no slope"
+
+
+def test_channels_that_shrank_are_stretched_back_on_the_same_codes(
+    program: Program, made: QuantPlan, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: weights a tenth too small, as if the BatchNorm folded into them had drifted from the trained one."""
+    monkeypatch.setattr(folded_bn, "SHARE", 1.0)
+    op = next(op for op in program.view.ops if op.module == "third")
+    weight = op.inputs[1]
+    drifted = program.with_constants({weight: 0.9 * program.constants[weight]})
+    shrunk = with_params(made, {weight: folded_bn.rescaled(made.params(weight), np.full(8, 0.9), "float32")})
+    source = made.read(op.inputs[0], op.id)
+    shrunk = with_params(shrunk, {op.inputs[2]: numerics.bias_params(source, shrunk.params(weight))})
+    simulator = open_simulator(drifted, shrunk, "xnnpack")
+    constants = set(program.constants)
+    fitted, found = folded_bn.refit((program, drifted), shrunk, simulator, batches, (constants, "float32"))
+    check_plan(program.view, SPEC, fitted)
+    ratio = fitted.params(weight).scale_array / shrunk.params(weight).scale_array
+    assert float(np.median(ratio)) == pytest.approx(1 / 0.9, rel=0.03)
+    codes = [
+        numerics.quantize(each, grids.params(weight))
+        for each, grids in ((drifted.constants[weight], shrunk), (found[weight], fitted))
+    ]
+    assert torch.equal(*codes)
+    image, written = torch.from_numpy(batches.images), drifted.with_constants(found)
+    fresh = open_simulator(written, fitted, "xnnpack")
+    assert torch.equal(simulator.codes(image), fresh.codes(image)), "what was judged is what is written"
+    value = op.outputs[0]
+    exact = dict(execute.observe(program, image))[value]
+    before = open_simulator(drifted, shrunk, "xnnpack")
+    assert _error(fresh, image, value, fitted, exact) < _error(before, image, value, shrunk, exact)
+
+
+def _error(simulator: Executor, image: torch.Tensor, value: str, grids: QuantPlan, exact: torch.Tensor) -> float:
+    """Mean squared error of a value in integers."""
+    params = grids.params(value)
+    assert params is not None
+    return float((numerics.dequantize(dict(simulator.observe(image))[value].int(), params) - exact).square().mean())

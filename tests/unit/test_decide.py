@@ -72,7 +72,7 @@ def _steps(decision: decide.Decision) -> dict[str, Step]:
 
 def test_every_step_is_told_and_the_judged_ones_in_numbers(prepared: Prepared) -> None:
     decision = _decided(prepared, bits=4)
-    assert list(_steps(decision)) == ["ranges behind functions", "correct biases", "round weights"]
+    assert list(_steps(decision)) == ["ranges behind functions", "correct biases", "round weights", "refit channels"]
     for step in decision.steps:
         assert step.before is not None and step.after is not None
         assert step.kept == (step.after < step.before)
@@ -124,7 +124,7 @@ def test_corrections_that_lose_are_taken_back(prepared: Prepared, monkeypatch: p
         if rounding == (broken == "round weights"):
             op = prepared.program.view.ops[-1]
             found[op.inputs[2]] = found[op.inputs[2]] + torch.tensor([9.0, 0, 0, 0, 0, 0])
-            args[2].refit(op, {op.inputs[2]: found[op.inputs[2]]})
+            args[2].refit(op, {op.inputs[2]: found[op.inputs[2]]}, {})
         return found
 
     monkeypatch.setattr(trial, "correct", wrong)

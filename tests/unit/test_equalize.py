@@ -220,3 +220,37 @@ def test_channels_that_change_places_hold_their_path() -> None:
 
     view = capture(Moved().eval(), torch.randn(1, 3, 4, 4)).view
     assert not equalize.linear_paths(view)
+
+
+@pytest.mark.parametrize("kind", ["group", "layer"])
+def test_what_a_norm_gives_is_levelled_in_its_affine_map(kind: str) -> None:
+    """Several layers read it, so that no fusion has taken the map; its input is nobody's to scale."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 1)
+            self.norm: nn.Module = nn.GroupNorm(1, 8) if kind == "group" else nn.LayerNorm(8)
+            layer = (lambda: nn.Conv2d(8, 5, 1)) if kind == "group" else (lambda: nn.Linear(8, 5))
+            self.one, self.other = layer(), layer()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.stem(x)
+            x = self.norm(x if kind == "group" else x.flatten(2).transpose(1, 2))
+            return (torch.sigmoid(self.one(x)) + self.other(x)).flatten(2).mean(2)
+
+    torch.manual_seed(1)
+    module = Normed().eval()
+    assert isinstance(module.norm.weight, nn.Parameter) and isinstance(module.norm.bias, nn.Parameter)
+    nn.init.normal_(module.norm.weight), nn.init.normal_(module.norm.bias)
+    made, image = capture(module, torch.randn(1, 3, 6, 6), frozenset()), torch.randn(1, 3, 6, 6)
+    (path,) = (each for each in equalize.linear_paths(made.view) if each.readers)
+    assert [op.kind.value for op in path.writers] == [f"{kind}_norm"] and len(path.readers) == 2
+    scale = np.exp(np.random.default_rng(0).normal(size=8))
+    assert np.allclose(execute.run(applied(made, [(path, scale)]), image), execute.run(made, image), atol=1e-5)
+    before, after = seen(made, image), seen(applied(made, [(path, scale)]), image)
+    axis = 1 if kind == "group" else 2
+    wide = (
+        torch.from_numpy(scale).float().reshape([-1 if at == axis else 1 for at in range(before[path.values[0]].ndim)])
+    )
+    assert torch.allclose(after[path.values[0]], before[path.values[0]] * wide, atol=1e-5)

@@ -21,13 +21,13 @@ from exporters._onnx.rules import SPEC as ONNX
 from exporters._tflite.rules import SPEC as TFLITE
 from qtools.core import numerics
 from qtools.core.errors import InputError
-from qtools.core.types import OpKind, QuantPlan, TensorStats
+from qtools.core.types import WEIGHTED, OpKind, QuantPlan, QuantScheme, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.gate import drop_check
 from qtools.pipeline.islands import shortlist
-from qtools.pipeline.sensitivity import costs
+from qtools.pipeline.sensitivity import costs, weight_costs
 from reports.accuracy import PairedAccuracy, mean_root_kl, paired_accuracy
 
 NONE = np.empty(0, np.float32)
@@ -156,6 +156,24 @@ def test_evidence_is_what_rounding_one_value_does(program: Program) -> None:
             walked = {node.name: value for node, value in execute.walk(program, image, compute)}
             rounded.append(walked[view.outputs[0]].numpy())
         assert cost == pytest.approx(mean_root_kl(exact, np.concatenate(rounded)), rel=0.25), candidate.name
+
+
+def test_evidence_on_weights_is_what_narrowing_each_alone_costs(program: Program) -> None:
+    """Against the network with that weight narrowed, in full."""
+    layers = [op for op in program.view.ops if op.kind in WEIGHTED]
+    rng = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 3, 6, 6, generator=rng) for _ in range(48)]
+    exact = np.concatenate([execute.run(program, image).numpy() for image in images])
+    errors = []
+    for op in layers:
+        weight = program.constants[op.inputs[1]]
+        params = numerics.weight_params(weight.numpy(), QuantScheme.weight(6))
+        errors.append((op.inputs[1], numerics.dequantize(numerics.quantize(weight, params), params) - weight))
+    found = np.sqrt(weight_costs(program, errors, [image.numpy() for image in images]))
+    for (name, error), cost in zip(errors, found, strict=True):
+        narrowed = program.with_constants({name: program.constants[name] + error})
+        other = np.concatenate([execute.run(narrowed, image).numpy() for image in images])
+        assert cost == pytest.approx(mean_root_kl(exact, other), rel=0.25), name
 
 
 def test_the_shortlist_takes_sums_alone_where_they_take_most() -> None:

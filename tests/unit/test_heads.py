@@ -1,0 +1,116 @@
+"""Factors inside attention: found by numbers, exact in float, and less noise on the grids that the layers share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from calibration.hybrid import heads
+from calibration.hybrid.channels import Channels, observe_channels
+from exporters._onnx.rules import SPEC
+from qtools.core import numerics
+from qtools.core.types import QuantScheme
+from qtools.graph import execute
+from qtools.graph.capture import Program, capture
+
+HEADS, DEPTH = 2, 6
+WIDTH = HEADS * DEPTH
+BITS = (8, 8)
+
+
+class Attention(nn.Module):
+    """Tokens of a picture through attention, its three operands from one layer or from three."""
+
+    def __init__(self, *, one: bool, leak: bool = False) -> None:
+        super().__init__()
+        self.stem, self.proj, self.head = nn.Conv2d(3, WIDTH, 2, 2), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH) if one else None
+        self.three = None if one else nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.leak = leak
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        batch, tokens, _ = x.shape
+        if self.qkv is not None:
+            made = self.qkv(x)
+            q, k, v = made.reshape(batch, tokens, 3, HEADS, DEPTH).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            assert self.three is not None
+            q, k, v = (layer(x).reshape(batch, tokens, HEADS, DEPTH).transpose(1, 2) for layer in self.three)
+            made = q
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, WIDTH)
+        y = self.proj(y) + (made.mean() if self.leak else 0)
+        return self.head(y.mean(1))
+
+
+def _program(module: Attention) -> Program:
+    """Planted: wide channels of a query, a key and a value, in different heads."""
+    torch.manual_seed(4)
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=WIDTH**-0.5)
+    layers = [module.qkv] * 3 if module.qkv is not None else list(module.three or ())
+    with torch.no_grad():
+        for at, (layer, channel) in enumerate(zip(layers, (1, DEPTH + 2, 3), strict=True)):
+            row = channel + (at * WIDTH if module.qkv is not None else 0)
+            layer.weight[row] *= 12
+    return capture(module.eval(), torch.randn(1, 3, 8, 8), SPEC.expand)
+
+
+def _seen(program: Program, found: heads.Heads) -> dict[str, Channels]:
+    axes = {writer.outputs[0]: 2 for writer in found.writers}
+    images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    return observe_channels([images[i : i + 1] for i in range(16)], execute.observer(program, axes.keys()), axes)
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_levelled_heads_compute_the_same_and_round_less(one: bool) -> None:
+    program = _program(Attention(one=one))
+    (found,) = heads.find(program)
+    assert len(found.writers) == (1 if one else 3) and len(found.behind) == WIDTH
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    factors, after, before = heads.level(found, _seen(program, found), weights, BITS)
+    folded = heads.fold([(found, factors)], weights)
+    levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    exact, same = execute.run(program, images), execute.run(levelled, images)
+    assert float((same - exact).abs().max()) <= 1e-5 * float(exact.abs().max())
+    assert after < 0.5 * before, "as predicted"
+    assert _error(levelled, found, images) < 0.6 * _error(program, found, images), "as measured"
+
+
+def _error(program: Program, found: heads.Heads, images: torch.Tensor) -> float:
+    """Root mean square of what 8-bit grids of queries, keys and values do to what the layer behind gives."""
+    values = dict(execute.observe(program, images))
+    grids = {}
+    for writer in found.writers:
+        held = values[writer.outputs[0]]
+        grids[writer.id] = numerics.params_from_range(
+            min(0.0, float(held.min())), max(0.0, float(held.max())), QuantScheme.activation(8)
+        )
+
+    def compute(node: torch.fx.Node, alive: dict[str, torch.Tensor]) -> torch.Tensor:
+        result = execute.evaluate(node, alive)
+        if node.name not in grids:
+            return result
+        return numerics.dequantize(numerics.quantize(result, grids[node.name]), grids[node.name])
+
+    rounded = {node.name: value for node, value in execute.walk(program, images, compute)}  # type: ignore[arg-type]
+    return float((rounded[found.out.id] - values[found.out.id]).square().mean().sqrt())
+
+
+def test_an_operand_that_something_else_reads_is_left_alone() -> None:
+    assert heads.find(_program(Attention(one=True, leak=True))) == ()
+
+
+def test_nothing_is_scaled_where_nothing_gains() -> None:
+    """Channels that are all alike: the factors of the least noise are ones, or as good as that."""
+    program = _program(Attention(one=True))
+    (found,) = heads.find(program)
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    flat = Channels(*(np.full(3 * WIDTH, number) for number in (-1.0, 1.0, 0.3, 0.0)))
+    factors, after, before = heads.level(found, {found.writers[0].outputs[0]: flat}, weights, BITS)
+    assert after <= before and np.allclose(factors.score, 1) and np.allclose(factors.value, 1)
