@@ -27,6 +27,8 @@ BRANCHES = (0.05, 0.25)
 """Scales of what is born 0, or nearly, so that its block is the identity: layer scales, and last norms of a branch."""
 UNLIKE_MEAN, UNLIKE_VARIANCE = (-0.2, 0.2), (0.7, 1.4)
 """How far a training set's statistics are from those of our few images: in standard deviations, and as factors."""
+UNLIKE_HEADS = (0.9, 1.1)
+"""Factors: two classifiers of one network are not the same."""
 LEAST_VARIANCE = 0.1
 """Of a channel, as a share of its layer's mean: few images make some channels all but constant."""
 RIDGE = 0.1
@@ -69,6 +71,7 @@ def trained_like(module: nn.Module, images: torch.Tensor, labels: torch.Tensor, 
         hook.remove()
     for head, features in seen.items():
         _fit(head, features.flatten(0, -2), labels)
+        head.weight.mul_(draw(head.weight.shape, UNLIKE_HEADS))
     return module
 
 
