@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qtools.graph.moves import call, join_moves, shape_of
+from qtools.graph.moves import call, is_move, join_moves, shape_of
 
 aten = torch.ops.aten
 
@@ -40,6 +40,9 @@ def shorten(module: fx.GraphModule) -> fx.GraphModule:
     for node in list(graph.nodes):
         _layer_norm(node)
     join_moves(graph)
+    for node in list(graph.nodes):
+        _take_in_swaps(node)
+    graph.eliminate_dead_code()
     module.recompile()
     return module
 
@@ -57,12 +60,24 @@ def _attention(node: fx.Node) -> None:
         return
     scale = node.kwargs.get("scale") or shape_of(operands[0])[-1] ** -0.5
     lead = _LETTERS[: len(shape_of(node)) - 2]
-    scaled = call(node, aten.mul.Tensor, query, scale)
-    scores = call(node, aten.einsum.default, f"{lead}qx,{lead}kx->{lead}qk", [scaled, key])
+    free = next((operand for operand in operands[:2] if not _moved_layer(operand)), None)
+    if free is not None:
+        scaled = call(node, aten.mul.Tensor, free, scale)
+        query, key = (scaled if operand is free else operand for operand in (query, key))
+    scores = call(node, aten.einsum.default, f"{lead}qx,{lead}kx->{lead}qk", [query, key])
+    if free is None:
+        scores = call(node, aten.mul.Tensor, scores, scale)
     if mask is not None:
         scores = call(node, aten.add.Tensor, scores, mask)
     weights = call(node, aten.softmax.int, scores, -1)
     _put(node, call(node, aten.einsum.default, f"{lead}qk,{lead}kx->{lead}qx", [weights, value]))
+
+
+def _moved_layer(node: fx.Node) -> bool:
+    """Whether a layer alone makes it: the converter would fold a factor into its weights, which the plan speaks of."""
+    while is_move(node) and len(node.users) == 1:
+        node = node.args[0]  # type: ignore[assignment]
+    return node.target in (aten.linear.default, aten.conv2d.default) and len(node.users) == 1
 
 
 def _product(node: fx.Node) -> None:
@@ -88,6 +103,26 @@ def _swaps_last(node: fx.Node) -> bool:
         return {int(axis) % rank for axis in node.args[1:3]} == {rank - 2, rank - 1}  # type: ignore[arg-type]
     order = [*range(rank - 2), rank - 1, rank - 2]
     return node.target is aten.permute.default and [int(axis) % rank for axis in node.args[1]] == order  # type: ignore[union-attr,arg-type]
+
+
+def _take_in_swaps(node: fx.Node) -> None:
+    """Last axes that are swapped in front of a product or behind it become the order of its names."""
+    if node.target is not aten.einsum.default:
+        return
+    terms, result = str(node.args[0]).split("->")
+    one, two = node.args[1]  # type: ignore[misc]
+    names = terms.split(",")
+    for place, operand in enumerate((one, two)):
+        if _swaps_last(operand):
+            names[place] = names[place][:-2] + names[place][:-3:-1]
+    operands = [operand.args[0] if _swaps_last(operand) else operand for operand in (one, two)]
+    if node.users and all(_swaps_last(user) for user in node.users):
+        result = result[:-2] + result[:-3:-1]
+        names, operands = names[::-1], operands[::-1]
+        for user in list(node.users):
+            user.replace_all_uses_with(node)
+        node.meta["val"] = node.meta["val"].transpose(-2, -1)
+    node.args = (f"{','.join(names)}->{result}", operands)
 
 
 def _take_apart(node: fx.Node) -> None:
@@ -152,7 +187,7 @@ def _by_token(node: fx.Node) -> bool:
 
 
 def _layer_norm(node: fx.Node) -> None:
-    """Its definition over the last axis; the small number is added before the mean, as a sum behind it costs a RESHAPE."""
+    """Its definition over the last axis; the small number joins before the mean, as a sum behind it costs a RESHAPE."""
     if node.target is not aten.layer_norm.default or len(node.args[1]) != 1:  # type: ignore[arg-type]
         return
     value, weight, bias, small = (*node.args[:1], *(*node.args[2:5], *[None] * 3)[:3])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ def _by_groups(sizes: dict[int, int], groups: Sequence[Sequence[int]], after: Se
     whole = [list(group) for group in groups if group]
     where = {atom: place for place, atom in enumerate(after)}
     for group in whole:
-        if any(two != one + 1 or where[two] != where[one] + 1 for one, two in zip(group, group[1:], strict=False)):
+        if any(two != one + 1 or where[two] != where[one] + 1 for one, two in pairwise(group)):
             return None
     ordered = sorted(whole, key=lambda group: group[0])
     moved = sorted(range(len(ordered)), key=lambda place: where[ordered[place][0]])
