@@ -297,11 +297,22 @@ def _relative(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def table(known: dict[str, Any]) -> str:
     """Markdown: a line per row and width, a column per target."""
     level = {card.name: family.level for family in families() for card in family.cards}
-    lines = ["| model | level | widths | " + " | ".join(TARGETS) + " |", "|---|---|---|" + "---|" * len(TARGETS)]
+    heads = ("model", "level", "px", "weights", "widths", *TARGETS)
+    lines = [_line(heads), "|" + "---|" * len(heads)]
     for row, scheme in dict.fromkeys(tuple(key.split()[:2]) for key in known):
-        cells = [_told(known.get(f"{row} {scheme} {target}")) for target in TARGETS]
-        lines.append(f"| {row} | {level.get(row, '')} | {scheme.upper()} | " + " | ".join(cells) + " |")
+        cells = [known.get(f"{row} {scheme} {target}") for target in TARGETS]
+        side, weights = (_common(cells, what) for what in ("input", "weights"))
+        lines.append(_line((row, level.get(row, ""), side, weights, scheme.upper(), *map(_told, cells))))
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _common(cells: Sequence[dict[str, Any] | None], what: str) -> str:
+    """What the cells of a row have in common; each kind once where they differ."""
+    return " / ".join(dict.fromkeys(str(cell[what]) for cell in cells if cell and what in cell))
 
 
 def _told(cell: dict[str, Any] | None) -> str:
@@ -309,9 +320,12 @@ def _told(cell: dict[str, Any] | None) -> str:
         return "not run"
     if cell["status"] == "failed":
         return f"fails at {cell['stage']}: {cell['reason'][:160]}"
-    numbers = f"{cell['snr_db']:g} dB (simulated {cell['snr_simulated_db']:g}), size {cell['size_ratio']:g}"
-    return (
-        numbers if cell["status"] == "ok" else f"{numbers}; simulation agrees on {cell['simulated_real_agreement']} %"
+    told = f"{cell['snr_db']:g} dB (simulated {cell['snr_simulated_db']:g}), size {cell['size_ratio']:g}"
+    if cell["status"] == "ok":
+        return told
+    first = cell.get("differs", "").partition(" first ")[2].partition(":")[0]
+    return f"{told}; simulation agrees on {cell['simulated_real_agreement']} %" + (
+        f", from {first} on" if first else ""
     )
 
 
