@@ -190,7 +190,9 @@ def _layer_norm(node: fx.Node) -> None:
     """Its definition over the last axis; the small number joins before the mean, as a sum behind it costs a RESHAPE."""
     if node.target is not aten.layer_norm.default or len(node.args[1]) != 1:  # type: ignore[arg-type]
         return
-    value, weight, bias, small = (*node.args[:1], *(*node.args[2:5], *[None] * 3)[:3])
+    value = node.args[0]
+    given: list[Any] = list(node.args[2:5])
+    weight, bias, small = given + [None] * (3 - len(given))
     mean = call(node, aten.mean.dim, value, [-1], True)
     deviation = call(node, aten.sub.Tensor, value, mean)
     squares = call(node, aten.mul.Tensor, deviation, deviation)
