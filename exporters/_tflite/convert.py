@@ -10,6 +10,7 @@ from torch import nn
 
 from exporters._quiet import quiet
 from exporters._refused import refused
+from exporters._tflite.shorten import shorten
 from qtools.graph.capture import Program
 
 
@@ -39,7 +40,7 @@ def convert(program: Program) -> bytes:
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "float.tflite"
         try:
-            litert_torch.convert(_ChannelsLast(program.exported.module()), (example,)).export(str(path))
+            litert_torch.convert(_ChannelsLast(shorten(program.exported.module())), (example,)).export(str(path))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
             raise refused("litert-torch", program.view, error) from error
         return path.read_bytes()

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from qtools.graph.moves import call
+
 aten = torch.ops.aten
 
 LIMIT = 5
@@ -98,7 +100,7 @@ def _permute(node: fx.Node) -> None:
         order = [int(axis) % len(order) for axis in node.args[1]]  # type: ignore[union-attr,arg-type]
     value: Any = source
     for shape, places in swaps(_shape(source), order):
-        value = _call(node, aten.permute.default, _reshape(node, value, shape), list(places))
+        value = call(node, aten.permute.default, _reshape(node, value, shape), list(places))
     _put(node, _reshape(node, value, _shape(node)))
 
 
@@ -119,7 +121,7 @@ def _merge(node: fx.Node) -> None:
         o if s is None else _reshape(node, o, [math.prod(s[i] for i in run) for run in runs])
         for o, s in zip(node.args[:2], shapes, strict=True)
     ]
-    _put(node, _reshape(node, _call(node, node.target, *operands, **node.kwargs), out))
+    _put(node, _reshape(node, call(node, node.target, *operands, **node.kwargs), out))
 
 
 def _along_one(node: fx.Node) -> None:
@@ -129,7 +131,7 @@ def _along_one(node: fx.Node) -> None:
     shape = _shape(source)
     axis %= len(shape)
     merged = _reshape(node, source, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])))
-    made = _call(node, node.target, merged, 1, *node.args[2:], **node.kwargs)
+    made = call(node, node.target, merged, 1, *node.args[2:], **node.kwargs)
     if node.target is not aten.unbind.int:
         _put(node, _reshape(node, made, _shape(node)))
         return
@@ -149,7 +151,7 @@ def _reduce(node: fx.Node) -> None:
         return
     shape, axis = _shape(source), int(axes[0]) % _rank(source)  # type: ignore[arg-type]
     merged = _reshape(node, source, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])))
-    made = _call(node, node.target, merged, [1], *node.args[2:], **node.kwargs)
+    made = call(node, node.target, merged, [1], *node.args[2:], **node.kwargs)
     _put(node, _reshape(node, made, _shape(node)))
 
 
@@ -161,7 +163,7 @@ def _attend_on_four(node: fx.Node) -> None:
         return  # a mask would be repeated along some axes and not along others
     first, *others = leading.pop()
     short = [_reshape(node, o, (first, math.prod(others), *_shape(o)[-2:])) for o in operands]
-    _put(node, _reshape(node, _call(node, node.target, *short, **node.kwargs), _shape(node)))
+    _put(node, _reshape(node, call(node, node.target, *short, **node.kwargs), _shape(node)))
 
 
 def _join_reshapes(node: fx.Node) -> None:
@@ -181,16 +183,7 @@ def _put(node: fx.Node, other: fx.Node) -> None:
 
 
 def _reshape(at: fx.Node, source: Any, shape: Sequence[int]) -> fx.Node:
-    return _call(at, aten.reshape.default, source, list(shape))
-
-
-def _call(at: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-    """A new operation before `at`, said to come from the same module."""
-    with at.graph.inserting_before(at):
-        made = at.graph.call_function(target, args, kwargs)
-    values = fx.node.map_arg((args, kwargs), lambda source: source.meta["val"])
-    made.meta = {**at.meta, "val": target(*values[0], **values[1])}
-    return made
+    return call(at, aten.reshape.default, source, list(shape))
 
 
 def _rank(node: fx.Node) -> int:

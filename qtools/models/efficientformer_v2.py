@@ -13,6 +13,7 @@ LICENCE = "Apache-2.0"
 FAMILY = Family(
     name="efficientformer_v2",
     paper="https://arxiv.org/abs/2212.08059",
+    level="converted",
     cards=(
         hub_card("efficientformerv2_s0", 3.6, 0.3959, LICENCE, {"snap_dist_in1k": 76.118}),
         hub_card("efficientformerv2_s1", 6.186, 0.652, LICENCE, {"snap_dist_in1k": 79.688}),

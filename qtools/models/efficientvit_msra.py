@@ -12,6 +12,7 @@ LICENCE = "MIT"
 FAMILY = Family(
     name="efficientvit_msra",
     paper="https://arxiv.org/abs/2305.07027",
+    level="converted",
     cards=(
         hub_card("efficientvit_m0", 2.335, 0.07919, LICENCE, {"r224_in1k": 63.2}, ("efficientvit_msra_m0",)),
         hub_card("efficientvit_m1", 2.964, 0.1671, LICENCE, {"r224_in1k": 68.4}, ("efficientvit_msra_m1",)),

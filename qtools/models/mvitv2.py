@@ -13,5 +13,6 @@ LICENCE = "Apache-2.0"
 FAMILY = Family(
     name="mvitv2",
     paper="https://arxiv.org/abs/2112.01526",
+    level="converted",
     cards=(hub_card("mvitv2_tiny", 24.17, 4.677, LICENCE, {"fb_in1k": 82.41}, ("mvitv2_t",)),),
 )

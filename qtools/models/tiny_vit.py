@@ -50,6 +50,7 @@ def _renamed(key: str) -> str:
 FAMILY = Family(
     name="tiny_vit",
     paper="https://arxiv.org/abs/2207.10666",
+    level="converted",
     translate=from_release,
     cards=(
         hub_card(

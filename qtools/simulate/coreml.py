@@ -2,7 +2,8 @@
 
 Core ML documents no integer kernels: a package says dequantize -> operation -> quantize, with float16 in between. Here
 the operations run in float32, as in qtools' evaluator of ML Programs; constants that stay in float are rounded to
-float16, because that is how the package stores them.
+float16, because that is how the package stores them: arrays, the numbers that operations take, and those that
+coremltools writes composite operations with.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from qtools.core import numerics
 from qtools.core.types import Op, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.execute import evaluate, walk
+
+aten = torch.ops.aten
+
+LEAST = float(np.finfo(np.float16).tiny)
+"""Smaller positive numbers are raised to it: as a subnormal number some processors read zero."""
 
 
 class FakeQuantized:
@@ -86,7 +92,7 @@ class FakeQuantized:
         operands = {
             source.name: self._operand(source.name, alive[source.name], integer) for source in node.all_input_nodes
         }
-        return self._on_grid(node.name, evaluate(node, operands), node.name in self._stored)
+        return self._on_grid(node.name, _evaluated(node, operands), node.name in self._stored)
 
     def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """The float that `compute` left, which is on the grid already where its codes are all that is stored."""
@@ -114,7 +120,50 @@ class FakeQuantized:
         params = self._plan.params(name)
         if params is not None:
             return numerics.on_grid(tensor, params)
-        return tensor.half().float() if tensor.is_floating_point() else tensor
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor.half().float() if tensor.ndim else torch.tensor(_stored_number(float(tensor)))
+
+
+def _stored_number(number: float) -> float:
+    """A number as the package has it."""
+    return float(np.float16(LEAST if 0 < number < LEAST else number))
+
+
+SIXTH = _stored_number(1 / 6)
+
+
+def _hard_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    return (x * SIXTH + 0.5).clamp(0, 1)
+
+
+def _hard_swish(x: torch.Tensor) -> torch.Tensor:
+    inner = torch.where(x >= -3, x, torch.zeros_like(x))
+    return inner * _hard_sigmoid(inner)
+
+
+_WRITTEN_OUT = {aten.hardswish.default: _hard_swish, aten.hardsigmoid.default: _hard_sigmoid}
+"""As coremltools writes them (converters/mil/frontend/torch/ops.py)."""
+
+
+def _evaluated(node: fx.Node, operands: Mapping[str, Any]) -> Any:
+    """A node's float result, its numbers as the package has them."""
+    if node.target in _WRITTEN_OUT:
+        return _WRITTEN_OUT[node.target](operands[node.all_input_nodes[0].name])
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return evaluate(node, operands)
+    # with the defaults: a norm's small number is rarely written
+    given = {a.name: a.default_value for a in schema.arguments if isinstance(a.default_value, float)}
+    given |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    floats = {name: _stored_number(value) for name, value in given.items() if isinstance(value, float)}
+    if not floats:
+        return evaluate(node, operands)
+    args = fx.node.map_arg(node.args, lambda source: operands[source.name])
+    args = tuple(floats.get(a.name, value) for a, value in zip(schema.arguments, args, strict=False))
+    named = {a.name: floats[a.name] for a in schema.arguments[len(args) :] if a.name in floats}
+    kwargs = fx.node.map_arg(node.kwargs, lambda source: operands[source.name])
+    return node.target(*args, **{**kwargs, **named})  # type: ignore[operator]
 
 
 SIMULATOR = FakeQuantized

@@ -4,9 +4,7 @@ A row is a model, a cell one target at one width. Each cell is measured once and
 what failed where it failed; a run that was stopped goes on where it was. A row is measured in a process of its own,
 because a converter that crashes takes its process along: the cell it was at then says so.
 
-Weights are `<row>.safetensors` or `.pth` of --weights-dir, else made up: BatchNorm statistics of rendered images,
-and affine maps, biases and layer scales far from neutral. The logits of made-up weights are much alike for all
-images: their classes are told apart by what is left when float's mean over the images is taken off.
+Weights are the file of --weights-dir whose header names the row's model, else made up (see `trained_like`).
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,14 @@ KEPT = ROOT / "tests/e2e/reference.yaml"
 TARGETS = ("tflite", "onnx", "coreml")
 SCHEMES = {"w8a8": 8, "w6a6": 6}
 METHOD = "mse"
-MADE_UP = "made up"
-STATISTICS, CALIBRATION, EVALUATION = 8, 8, 16
+MADE_UP, GIVEN = "made up", "given"
+CLASSES = 16
+CALIBRATION, EVALUATION = 8, 16
+SIDES = {"naflexvit": 112}
+"""Family -> side of the input in pixels, where made-up weights need not be measured at the published size."""
 MOVES = {"reshape", "transpose", "quantize", "dequantize", "quantizelinear", "dequantizelinear"}
+COMPARED, NAMED = 2, 3
+"""Images whose inner values are compared, and operations named, where simulation and artifact differ."""
 AGREED = 99.5
 """Share of images on which simulation and artifact have to give the same class, in percent."""
 
@@ -150,10 +154,11 @@ def work(row: str, scheme: str, targets: Sequence[str], weights: Path | None) ->
             try:
                 place = Path(folder) / target
                 place.mkdir()
-                found = _cell(fused, target, config, (known, place, Stopwatch(clock)), kind == MADE_UP)
+                found = _cell(fused, target, config, (known, place, Stopwatch(clock)))
             except Exception as error:  # broad: the cell says what happened, whoever raised it
                 found = _failed(clock.now, f"{type(error).__name__}: {error}")
-            found |= {"weights": kind, "seconds": round(time.monotonic() - begun)}
+            side = images.input.size[0]
+            found |= {"weights": kind, "input": side, "seconds": round(time.monotonic() - begun)}
             _tell(found)
     return 0
 
@@ -166,11 +171,22 @@ def _tell(found: dict[str, Any]) -> None:
 def _config(row: str, scheme: str, weights: Path | None, folder: Path) -> tuple[Any, str]:
     from qtools.pipeline.config import Images, RunConfig
 
-    given = [p for suffix in (".safetensors", ".pth") if weights and (p := weights / f"{row}{suffix}").exists()]
-    path = given[0] if given else _made_up(row, folder)
+    given = _given(row, weights) if weights else None
+    path = given or _made_up(row, folder)
     images = Images(calibration=CALIBRATION, evaluation=EVALUATION)
     config = RunConfig(row, weights=str(path), bits=SCHEMES[scheme], method=METHOD, images=images)
-    return config, "file" if given else MADE_UP
+    return config, GIVEN if given else MADE_UP
+
+
+def _given(row: str, folder: Path) -> Path | None:
+    """The first file of the folder whose header says that it is of this model."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as opened:
+            if (opened.metadata() or {}).get("model") == row:
+                return path
+    return None
 
 
 def _loaded(config: Any) -> Any:
@@ -186,67 +202,21 @@ def _made_up(row: str, folder: Path) -> Path:
     from safetensors.torch import save_file
 
     from qtools.models import resolve
+    from tests.bench.trained_like import renders, trained_like
 
     spec = resolve(row)
+    side = SIDES.get(spec.family, max(spec.input.size))
+    picture = replace(spec.input, size=(side, side))
     torch.manual_seed(0)
-    module = trained_like(timm.create_model(spec.architecture, num_classes=spec.classes), _renders(spec.input))
+    module = timm.create_model(spec.architecture, num_classes=CLASSES)
+    module = trained_like(module, *renders(picture), CLASSES)
     state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, folder / f"{row}.safetensors")
+    words = {"model": row, "num_classes": str(CLASSES), "input": f"3x{side}x{side} RGB"}
+    save_file(state, folder / f"{row}.safetensors", words)
     return folder / f"{row}.safetensors"
 
 
-def _renders(picture: Any) -> Any:
-    """Rendered images as the network takes them; none of them calibrates or is evaluated."""
-    import torch
-
-    from qtools.reference.images import render
-
-    side = max(picture.size)
-    pixels = np.stack([render(index, split="train", size=side)[0] for index in range(STATISTICS)])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)[:, :, : picture.size[0], : picture.size[1]] / 255
-    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (picture.mean, picture.std))
-    return (images - mean) / std
-
-
-def trained_like(module: Any, images: Any) -> Any:
-    """The module in eval mode as training might have left it: nothing neutral, activations of ordinary size.
-
-    Args:
-        module: Freshly made; changed in place.
-        images: Whose statistics the BatchNorms take, shape (n, 3, height, width).
-    """
-    import torch
-    from torch import nn
-
-    generator = torch.Generator().manual_seed(0)
-
-    def uniform(shape: Any, lo: float, hi: float) -> Any:
-        return lo + (hi - lo) * torch.rand(shape, generator=generator)
-
-    batch_norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    with torch.no_grad():
-        for part in module.modules():
-            is_norm = isinstance(part, (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm))
-            for name, values in part.named_parameters(recurse=False):
-                if name == "bias":
-                    values.copy_(uniform(values.shape, -0.2, 0.2))
-                elif values.numel() > 1 and bool((values == values.flatten()[0]).all()):  # born neutral
-                    values.copy_(uniform(values.shape, 0.5, 1.5) if is_norm else uniform(values.shape, 0.05, 0.4))
-        for norm in batch_norms:
-            norm.momentum = None  # the mean over the batches seen
-            norm.reset_running_stats()
-        module.eval()
-        for norm in batch_norms:
-            norm.train()
-        for batch in images.split(4):
-            module(batch)
-        for norm in batch_norms:
-            norm.running_var.clamp_min_(0.1 * float(norm.running_var.mean()))  # few images make some channels constant
-            norm.eval()
-    return module.eval()
-
-
-def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any], made_up: bool) -> dict[str, Any]:
+def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any]) -> dict[str, Any]:
     """One target: its artifact beside the simulation and float."""
     from calibration.apart import Apart
     from calibration.method import method
@@ -270,15 +240,15 @@ def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any], made_u
     wanted |= {"float": of_module(fused.loaded.module), "fused": of_program(captured.program, captured.batch)}
     with watch.stage("evaluate"):
         logits = evaluate(fused.images, wanted, {}, captured.batch, watch.listener)
-    shared = logits["float"].mean(0) if made_up else 0
-    agreed = float(((logits["simulated"] - shared).argmax(1) == (logits["real"] - shared).argmax(1)).mean() * 100)
+    agreed = float((logits["simulated"].argmax(1) == logits["real"].argmax(1)).mean() * 100)
+    unlike = np.flatnonzero((logits["simulated"] != logits["real"]).any(1))
     said = inspect.run(leg.path)
     moves = sum(row.count for row in said.table if row.kind.lower() in MOVES)
     return {
         "status": "ok" if agreed >= AGREED else "differs",
         "images": len(logits["float"]),
         "simulated_real_agreement": round(agreed, 2),
-        "codes_equal_images": round(float((logits["simulated"] == logits["real"]).all(1).mean() * 100), 2),
+        "codes_equal_images": round(100 - 100 * len(unlike) / len(logits["float"]), 2),
         "fused_max_error": float(f"{_relative(logits['float'], logits['fused']):.1e}"),
         "snr_db": _snr(logits["float"], logits["real"]),
         "snr_simulated_db": _snr(logits["float"], logits["simulated"]),
@@ -287,7 +257,27 @@ def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any], made_u
         "islands": len(said.islands),
         "operations": sum(row.count for row in said.table),
         "moves": moves,
-    }
+    } | ({"differs": _differs(leg, target.kernels[0], unlike[:COMPARED], watch)} if len(unlike) else {})
+
+
+def _differs(leg: Any, kernels: str, unlike: Any, watch: Any) -> str:
+    """The first operations, in the order of execution, whose codes are not those of the simulation."""
+    from calibration.sampling import Subset
+    from qtools.pipeline.evaluate import compare_values
+
+    images = leg.prepared.images
+    few = replace(images, evaluation=Subset(images.evaluation, unlike))
+    sides = (leg.decision.simulator, leg.runners[kernels])
+    rows = compare_values(few, leg.prepared.program, sides, leg.decision.plan, watch.listener).rows()
+    found = sorted((row for row in rows if row.differing), key=lambda row: row.order)
+    told = [
+        f"{row.value} ({row.module or 'the model itself'}): {100 * row.differing / row.codes:.2g} % of the codes, "
+        f"by up to {row.max_difference}"
+        for row in found[:NAMED]
+    ]
+    return (
+        f"{len(found)} of {sum(row.codes > 0 for row in rows)} values, first " + "; ".join(told) if told else "no code"
+    )
 
 
 def _snr(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -307,11 +297,22 @@ def _relative(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def table(known: dict[str, Any]) -> str:
     """Markdown: a line per row and width, a column per target."""
     level = {card.name: family.level for family in families() for card in family.cards}
-    lines = ["| model | level | widths | " + " | ".join(TARGETS) + " |", "|---|---|---|" + "---|" * len(TARGETS)]
+    heads = ("model", "level", "px", "weights", "widths", *TARGETS)
+    lines = [_line(heads), "|" + "---|" * len(heads)]
     for row, scheme in dict.fromkeys(tuple(key.split()[:2]) for key in known):
-        cells = [_told(known.get(f"{row} {scheme} {target}")) for target in TARGETS]
-        lines.append(f"| {row} | {level.get(row, '')} | {scheme.upper()} | " + " | ".join(cells) + " |")
+        cells = [known.get(f"{row} {scheme} {target}") for target in TARGETS]
+        side, weights = (_common(cells, what) for what in ("input", "weights"))
+        lines.append(_line((row, level.get(row, ""), side, weights, scheme.upper(), *map(_told, cells))))
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _common(cells: Sequence[dict[str, Any] | None], what: str) -> str:
+    """What the cells of a row have in common; each kind once where they differ."""
+    return " / ".join(dict.fromkeys(str(cell[what]) for cell in cells if cell and what in cell))
 
 
 def _told(cell: dict[str, Any] | None) -> str:
@@ -319,9 +320,12 @@ def _told(cell: dict[str, Any] | None) -> str:
         return "not run"
     if cell["status"] == "failed":
         return f"fails at {cell['stage']}: {cell['reason'][:160]}"
-    numbers = f"{cell['snr_db']:g} dB (simulated {cell['snr_simulated_db']:g}), size {cell['size_ratio']:g}"
-    return (
-        numbers if cell["status"] == "ok" else f"{numbers}; simulation agrees on {cell['simulated_real_agreement']} %"
+    told = f"{cell['snr_db']:g} dB (simulated {cell['snr_simulated_db']:g}), size {cell['size_ratio']:g}"
+    if cell["status"] == "ok":
+        return told
+    first = cell.get("differs", "").partition(" first ")[2].partition(":")[0]
+    return f"{told}; simulation agrees on {cell['simulated_real_agreement']} %" + (
+        f", from {first} on" if first else ""
     )
 
 

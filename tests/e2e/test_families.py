@@ -8,11 +8,16 @@ from __future__ import annotations
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
+from torch import nn
 
 from qtools.models import families
 from tests.bench import conformance
+from tests.bench.trained_like import trained_like
 
 SLICE = (("onnx", 0), ("coreml", 1))  # TFLite has end-to-end tests of its own
 SEEN = [family for family in families() if family.level == "converted"]
@@ -56,3 +61,44 @@ def test_every_kept_cell_says_how_it_went() -> None:
         row, scheme, target = key.split()
         assert row in names and scheme in conformance.SCHEMES and target in conformance.TARGETS
         assert cell["reason"] if cell["status"] == "failed" else cell["size_bytes"] > 0
+
+
+class Deep(nn.Module):
+    """Residual blocks whose last norm is born 0, as in many families."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16))
+        self.blocks = nn.ModuleList(nn.Sequential(*self._block()) for _ in range(20))
+        self.head = nn.Linear(16, 4)
+        for block in self.blocks:
+            nn.init.zeros_(block[-1].weight)  # type: ignore[index]
+
+    @staticmethod
+    def _block() -> list[nn.Module]:
+        wide = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        return [wide, nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 1, bias=False), nn.BatchNorm2d(16)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_made_up_weights_keep_what_tells_images_apart() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.randn(16, 3, 24, 24) + torch.randn(16, 3, 1, 1), torch.arange(16) % 4
+    module = trained_like(Deep(), images, labels, 4)
+    with torch.inference_mode():
+        exact, shaken = module(images), module(images + 1e-3 * torch.randn_like(images))
+    told_apart = ((exact - exact.mean(0)) ** 2).sum() / ((shaken - exact) ** 2).sum()
+    assert 10 * np.log10(float(told_apart)) > 40, "60 dB came in"
+    assert not any(bool((m.weight == m.weight[0]).all()) for m in module.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_given_weights_are_found_by_their_header(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "one.safetensors", {"model": "mobilenetv3_small_050"})
+    save_file({"a": torch.zeros(1)}, tmp_path / "two.safetensors", {"model": "repvit_m0_9"})
+    assert conformance._given("repvit_m0_9", tmp_path) == tmp_path / "two.safetensors"
+    assert conformance._given("repvit_m1_0", tmp_path) is None
