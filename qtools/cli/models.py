@@ -55,6 +55,7 @@ def _described(family: Family, card: ModelCard) -> dict[str, Any]:
         "weights": spec.pretrained,
         "level": family.level,
         "paper": family.paper,
+        "note": family.note,
     }
 
 
@@ -74,7 +75,10 @@ def _print_table(rows: list[tuple[Family, ModelCard]]) -> None:
             best.licence if best else "",
             family.level,
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for family in dict.fromkeys(family for family, _ in rows if family.note):
+        console.print(f"{family.name}: {family.note}", highlight=False)
 
 
 COMMAND = models

@@ -18,7 +18,7 @@ from torch import Tensor
 from qtools.core.errors import InputError
 from qtools.core.files import digest_file
 
-EXTENSIONS = (".safetensors", ".pth", ".pt")
+EXTENSIONS = (".safetensors", ".pth", ".pt", ".tar")  # .pth.tar, as many training scripts call it
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 _PARSER_ERRORS = (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)

@@ -39,7 +39,13 @@ def load_pretrained(spec: ModelSpec, probe: Callable[[str], str] | None = None) 
         raise MissingPlatform(f"{spec.name} has no published weights", "give --weights PATH")
     tag = spec.pretrained[0].tag
     name = f"{spec.architecture}.{tag}" if tag else spec.architecture
-    file, url = _locations(_timm.config(spec.architecture, tag))
+    settings = _timm.config(spec.architecture, tag)
+    if not any(settings.get(key) for key in ("url", "file", "hf_hub_id")):
+        raise MissingPlatform(
+            f"the weights of {spec.name} are on a page of their authors, {spec.pretrained[0].source}, and not fetched",
+            "download them there and give --weights PATH",
+        )
+    file, url = _locations(settings)
     if file is not None:
         try:
             return _checked(timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtools.core.errors import InputError, MissingPlatform, did_you_mean
 from qtools.models import _checkpoint, _hub, _layout
-from qtools.models._catalogue import resolve
+from qtools.models._catalogue import family_of, resolve
 from qtools.models._spec import Loaded, ModelSpec, WeightsInfo
 
 Reference = Callable[[str], Path | None]
@@ -79,7 +79,7 @@ def _from_file(spec: ModelSpec, path: Path, *, is_reference: bool) -> Loaded:
     checkpoint = _checkpoint.read(path)
     module, spec, fused, notes = _layout.fit(spec, checkpoint)
     licence = checkpoint.metadata.get("licence") or checkpoint.metadata.get("license") or "unknown"
-    said = (_REFERENCE_NOTE,) if is_reference else ()
+    said = tuple(note for note in (_REFERENCE_NOTE if is_reference else "", family_of(spec).note) if note)
     info = WeightsInfo(
         kind="reference" if is_reference else "file",
         source=path.name,  # no folder: reports and artifacts are the same wherever the file lies

@@ -11,9 +11,12 @@ from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, list_pretrained, model_entrypoint
 from torch import nn
 
+from qtools import architectures
 from qtools.core.errors import InputError, did_you_mean
 from qtools.core.types import InputSpec
 from qtools.models._spec import Family, ModelCard, ModelSpec, PretrainedTag
+
+architectures.register()
 
 REFUSED_ARGUMENTS = frozenset(
     {
@@ -75,6 +78,7 @@ def listed_spec(card: ModelCard, family: Family, tag: str) -> ModelSpec:
         classes=int(settings["num_classes"]),
         verified=family.level == "verified",
         architecture=card.architecture,
+        task=family.task,
         pretrained=tuple(tags),
         params_millions=card.params_millions,
         macs_billions=card.macs_billions,

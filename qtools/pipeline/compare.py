@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.data import open_folder
+from calibration.masks import open_masked
 from calibration.plan_file import read_plan
 from calibration.sampling import labels_of, select
 from qtools.core import files, plugins
@@ -18,6 +19,7 @@ from qtools.core.protocols import Session, Target
 from qtools.core.types import QuantPlan
 from qtools.pipeline import feeding, inspect, vectors
 from qtools.pipeline.feeding import Answers
+from qtools.pipeline.task import Task
 from reports import compare as held
 from reports.build import Report, read_report
 from reports.inspection import Description
@@ -139,14 +141,17 @@ def _predictions(a: Opened, b: Opened, data: Path | None, images: int) -> held.P
         )
     except QtoolsError as error:
         return held.Predictions("", 0, note=error.what)
-    return held.predictions(f"golden vectors of {source.side.name}", answers, None)
+    return held.predictions(f"golden vectors of {source.side.name}", answers, None, by_image=_by_image(a, b))
 
 
 def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Predictions:
     """Both on the same pictures, each prepared as its own file says."""
     readings = [_reading(each) for each in (a, b)]
     classes = _classes(a)
-    folder = open_folder(data, classes if classes == _classes(b) else None)
+    if _by_image(a, b):
+        folder = open_folder(data, classes if classes == _classes(b) else None)
+    else:
+        folder = open_masked(data)
     chosen = select(folder, min(images, len(folder)), 0)
     sessions = [_session(each) for each in (a, b)]
     rows: tuple[list[Answers], list[Answers]] = ([], [])
@@ -156,7 +161,9 @@ def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Prediction
             given = {how.end.name: how.tensor(picture)}
             found.append(feeding.answers(session, each.description.inspection.outputs, [given]))
     answers = np.concatenate(rows[0]), np.concatenate(rows[1])
-    return held.predictions(f"{len(chosen)} images of {data.name}", answers, labels_of(chosen))
+    return held.predictions(
+        f"{len(chosen)} images of {data.name}", answers, labels_of(chosen), by_image=_by_image(a, b)
+    )
 
 
 def _reading(each: Opened) -> feeding.Reading:
@@ -170,6 +177,17 @@ def _reading(each: Opened) -> feeding.Reading:
 
 def _session(each: Opened) -> Session:
     return each.target.session(each.path, each.target.kernels[0], 1)
+
+
+def _by_image(a: Opened, b: Opened) -> bool:
+    """Whether both answer with one class for an image, as far as they say."""
+    return all(_task(each).by_image for each in (a, b))
+
+
+def _task(each: Opened) -> Task:
+    word = (each.description.inspection.metadata or {}).get("task", "classification")
+    found: Task = plugins.find("qtools.pipeline.tasks", str(word), "TASK")
+    return found
 
 
 def _classes(each: Opened) -> int | None:
