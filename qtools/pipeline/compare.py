@@ -141,7 +141,8 @@ def _predictions(a: Opened, b: Opened, data: Path | None, images: int) -> held.P
         )
     except QtoolsError as error:
         return held.Predictions("", 0, note=error.what)
-    return held.predictions(f"golden vectors of {source.side.name}", answers, None, by_image=_by_image(a, b))
+    source_name = f"golden vectors of {source.side.name}"
+    return held.predictions(source_name, _laid_alike(a, b, answers), None, by_image=_by_image(a, b))
 
 
 def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Predictions:
@@ -160,7 +161,7 @@ def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Prediction
         for each, how, session, found in zip((a, b), readings, sessions, rows, strict=True):
             given = {how.end.name: how.tensor(picture)}
             found.append(feeding.answers(session, each.description.inspection.outputs, [given]))
-    answers = np.concatenate(rows[0]), np.concatenate(rows[1])
+    answers = _laid_alike(a, b, (np.concatenate(rows[0]), np.concatenate(rows[1])))
     return held.predictions(
         f"{len(chosen)} images of {data.name}", answers, labels_of(chosen), by_image=_by_image(a, b)
     )
@@ -177,6 +178,19 @@ def _reading(each: Opened) -> feeding.Reading:
 
 def _session(each: Opened) -> Session:
     return each.target.session(each.path, each.target.kernels[0], 1)
+
+
+def _laid_alike(a: Opened, b: Opened, answers: tuple[Answers, Answers]) -> tuple[Answers, Answers]:
+    """Both with a map's channels last, where one file has them last and the other first."""
+    shapes = [tuple(each.description.inspection.outputs[0].shape[1:]) for each in (a, b)]
+    if _by_image(a, b) or a.target.spec.suffix == b.target.spec.suffix or sorted(map(len, shapes)) != [3, 3]:
+        return answers
+    first, second = answers
+    if (shapes[0][1], shapes[0][2], shapes[0][0]) == shapes[1]:
+        first = first.reshape(-1, *shapes[0]).transpose(0, 2, 3, 1).reshape(len(first), -1)
+    elif (shapes[1][1], shapes[1][2], shapes[1][0]) == shapes[0]:
+        second = second.reshape(-1, *shapes[1]).transpose(0, 2, 3, 1).reshape(len(second), -1)
+    return first, second
 
 
 def _by_image(a: Opened, b: Opened) -> bool:
