@@ -11,7 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration.baselines._fisher import DRAWS, _draw
+from calibration.choice import flips
 from qtools.core.errors import CheckFailed, InputError
+from qtools.pipeline.sensitivity import _direction
 from reports import segmentation
 from reports.accuracy import divergence, paired_accuracy
 from reports.build import LedgerRow, parse_report, report_text
@@ -119,6 +122,33 @@ def test_divergence_of_maps_is_the_mean_over_pixels() -> None:
     a, b = _answers(3), _answers(3, noise=0.5)
     pixels = [divergence(a[:, :, i, j], b[:, :, i, j]) for i in range(6) for j in range(4)]
     np.testing.assert_allclose(divergence(a, b), np.mean(pixels, 0))
+
+
+def test_probes_of_maps_have_the_divergence_as_their_square() -> None:
+    """Mean of (u' d)^2 over directions u is twice the KL of a small step d, which is a mean over pixels."""
+    logits = torch.from_numpy(_answers(1)).double()
+    step = 1e-3 * torch.from_numpy(np.random.default_rng(1).normal(size=logits.shape))
+    chance = torch.Generator().manual_seed(0)
+    squares = [float((_direction(logits, chance).double() * step).sum() ** 2) for _ in range(3000)]
+    wanted = 2 * divergence(logits.numpy(), (logits + step).numpy())[0]
+    assert np.mean(squares) == pytest.approx(wanted, abs=4 * np.std(squares) / np.sqrt(len(squares)))
+
+
+def test_flips_of_maps_are_those_of_their_pixels() -> None:
+    a, b = _answers(3), _answers(3, noise=0.5)
+    rows = [np.moveaxis(each, 1, -1).reshape(-1, 4) for each in (a, b)]
+    assert 0 < flips(a, b) == flips(*rows)
+
+
+def test_labels_are_drawn_for_every_pixel() -> None:
+    chances = torch.from_numpy(_answers(2)).softmax(1)
+    drawn = _draw(chances, torch.Generator().manual_seed(0))
+    assert drawn.shape == (DRAWS, 2, 6, 4) and drawn.max() < 4
+    sure = torch.zeros(2, 4, 6, 4)
+    sure[:, 3] = 1.0
+    sure[:, :, 2], sure[:, 1, 2] = 0.0, 1.0
+    drawn = _draw(sure, torch.Generator().manual_seed(0))
+    assert (drawn[:, :, 2] == 1).all() and (drawn[:, :, [0, 1, 3, 4, 5]] == 3).all()
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
