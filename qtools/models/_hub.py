@@ -41,9 +41,11 @@ def load_pretrained(spec: ModelSpec, probe: Callable[[str], str] | None = None) 
     name = f"{spec.architecture}.{tag}" if tag else spec.architecture
     settings = _timm.config(spec.architecture, tag)
     if not any(settings.get(key) for key in ("url", "file", "hf_hub_id")):
+        page = spec.pretrained[0].source
+        what = f"are on a page of their authors, {page}, and not fetched" if page else "are not published"
         raise MissingPlatform(
-            f"the weights of {spec.name} are on a page of their authors, {spec.pretrained[0].source}, and not fetched",
-            "download them there and give --weights PATH",
+            f"the weights of {spec.name} {what}",
+            "download them there and give --weights PATH" if page else "give your own with --weights PATH",
         )
     file, url = _locations(settings)
     if file is not None:

@@ -89,11 +89,11 @@ def own_card(
         params: Millions of weights (see ModelCard).
         macs: Billions of multiply-accumulates.
         top1: Published ImageNet top-1 in percent.
-        weights: Their licence and the page they are on; the page is "" where none are published.
+        weights: Their licence and the page they are on; both "" where none are published.
         aliases: Other names than the name itself.
     """
     licence, page = weights
-    published = (PretrainedTag("in1k", top1, licence, page),) if page else ()
+    published = (PretrainedTag("in1k", top1, licence, page),) if page or top1 is not None else ()
     return ModelCard(name, (*aliases, name), name, params, macs, published)
 
 
