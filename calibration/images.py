@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
 """What Pillow's decoders raise on a damaged file."""
 
 _INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
@@ -60,7 +61,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
             return np.array(_to_rgb(image if turn is None else image.transpose(turn)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"image {path} is too large: {error}", "take it out of the folder") from error
-    except BROKEN as error:
+    except _BROKEN as error:
         reason = str(error).replace(str(path), "").replace(" ''", "") or type(error).__name__
         raise InputError(f"image {path} cannot be read: {reason}", "replace it or take it out of the folder") from error
 
@@ -102,30 +103,12 @@ def fitted(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
         raise InputError(
             f"unknown interpolation '{spec.interpolation}'", f"choose one of: {', '.join(sorted(_INTERPOLATIONS))}"
         )
-    fill = [round(255 * m) for m in spec.mean] if spec.crop_mode == "border" else [0, 0, 0]
-    return np.ascontiguousarray(_placed(image, spec, mode, fill).transpose(2, 0, 1))
-
-
-def fitted_mask(mask: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    """Resizes and crops a mask as `fitted` does its picture; no class is mixed with another.
-
-    Args:
-        mask: Class of every pixel, shape (height, width).
-        spec: The model's preprocessing.
-
-    Returns:
-        Shape spec.size, 255 where there is no picture.
-    """
-    return np.ascontiguousarray(_placed(mask, spec, Image.Resampling.NEAREST, [255]))
-
-
-def _placed(pixels: NDArray[np.uint8], spec: InputSpec, mode: Image.Resampling, fill: list[int]) -> NDArray[np.uint8]:
-    """Resized and cropped, shape (*spec.size, ...); `fill` is what lies around a picture that is smaller."""
-    height, width = _resized(pixels.shape[:2], spec)
-    picture = Image.fromarray(pixels)
+    height, width = _resized(image.shape[:2], spec)
+    picture = Image.fromarray(image)
     if picture.size != (width, height):
         picture = picture.resize((width, height), mode)
-    return _centre(np.asarray(picture), spec.size, fill)
+    fill = [round(255 * m) for m in spec.mean] if spec.crop_mode == "border" else [0, 0, 0]
+    return np.ascontiguousarray(_centre(np.asarray(picture), spec.size, fill).transpose(2, 0, 1))
 
 
 def normalise(pixels: NDArray[Any], spec: InputSpec) -> NDArray[np.float32]:
@@ -162,11 +145,11 @@ def _resized(shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int]:
 
 
 def _centre(pixels: NDArray[np.uint8], size: tuple[int, int], fill: list[int]) -> NDArray[np.uint8]:
-    """The middle of `pixels`, shape (*size, ...), filled around where it is smaller."""
+    """The middle of `pixels`, shape (*size, 3), filled around where it is smaller."""
     short = [max(goal - have, 0) for goal, have in zip(size, pixels.shape, strict=False)]
     if any(short):
-        framed = np.empty((pixels.shape[0] + short[0], pixels.shape[1] + short[1], *pixels.shape[2:]), np.uint8)
-        framed[:] = fill if pixels.ndim > 2 else fill[0]
+        framed = np.empty((pixels.shape[0] + short[0], pixels.shape[1] + short[1], 3), np.uint8)
+        framed[:] = fill
         top, left = short[0] // 2, short[1] // 2
         framed[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         pixels = framed
@@ -186,7 +169,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 where there is none. A damaged EXIF block says nothing about the pixels."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except BROKEN:
+    except _BROKEN:
         return 1
 
 
@@ -200,3 +183,46 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(ground, layer).convert("RGB")
     return image.convert("RGB")
+
+
+INDEXED = ("L", "P", "1")
+"""Pillow's modes of one number per pixel: gray, and an index into a palette."""
+
+
+def read_indexed(path: Path) -> NDArray[np.uint8]:
+    """Decodes a PNG of one number per pixel, each as it is stored.
+
+    Returns:
+        Shape (height, width).
+
+    Raises:
+        InputError: If the file cannot be decoded, holds colours, or claims more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            _check_size(path, *image.size)
+            if image.mode not in INDEXED:
+                raise InputError(
+                    f"mask {path} holds colours ({image.mode}), not class numbers",
+                    "save it as 8-bit gray, or with a palette whose places are the classes",
+                )
+            return np.array(image).astype(np.uint8)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"mask {path} is too large: {error}", "take it and its image out") from error
+    except _BROKEN as error:
+        reason = str(error).replace(str(path), "").replace(" ''", "") or type(error).__name__
+        raise InputError(f"mask {path} cannot be read: {reason}", "replace it, or take it and its image out") from error
+
+
+def fitted_mask(mask: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Resizes and crops a mask as `fitted` does its picture; no class is mixed with another.
+
+    Args:
+        mask: Class of every pixel, shape (height, width).
+        spec: The model's preprocessing.
+
+    Returns:
+        Shape spec.size, 255 where there is no picture.
+    """
+    own = replace(spec, interpolation="nearest", mean=(1.0, 1.0, 1.0))  # the mean is what lies around a small picture
+    return fitted(np.repeat(mask[..., None], 3, 2), own)[0]

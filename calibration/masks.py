@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from calibration.data import FolderSource, image_names
-from calibration.images import BROKEN, fitted_mask
+from calibration.images import fitted_mask, read_indexed
 from qtools.core.errors import InputError
 from qtools.core.files import digest_file
 from qtools.core.protocols import ImageSource
@@ -19,8 +18,6 @@ from qtools.core.types import InputSpec
 IMAGES, MASKS = "images", "masks"
 SUFFIX = ".png"
 """Of masks: JPEG changes numbers."""
-INDEXED = ("L", "P", "1")
-"""Pillow's modes of one number per pixel: gray, and an index into a palette."""
 LAYOUT = f"give --data a folder with {IMAGES}/ and {MASKS}/: a {SUFFIX} of class numbers for each image, by its name"
 
 
@@ -40,19 +37,7 @@ class MaskedSource(FolderSource):
         Raises:
             InputError: If the file cannot be decoded, or holds colours.
         """
-        path = self.root / self.masks[index]
-        try:
-            with Image.open(path, formats=("PNG",)) as image:
-                if image.mode not in INDEXED:
-                    raise InputError(
-                        f"mask {path} holds colours ({image.mode}), not class numbers",
-                        "save it as 8-bit gray, or with a palette whose places are the classes",
-                    )
-                return np.array(image).astype(np.uint8)
-        except BROKEN as error:
-            raise InputError(
-                f"mask {path} cannot be read: {error}", "replace it, or take it and its image out"
-            ) from error
+        return read_indexed(self.root / self.masks[index])
 
     def fingerprint(self, index: int) -> str:
         """That of the image, and the sha256 of its mask."""
