@@ -11,6 +11,8 @@ from scipy.special import stdtrit
 
 SURE = 0.95
 """Confidence of everything said about the held-out images together."""
+PIXELS = 2048
+"""Pixels of maps that are held against each other, all pairs of them."""
 COUNTED = 1e-6
 """A share of images times their number is whole but for float rounding."""
 Logits = NDArray[np.floating]
@@ -101,7 +103,7 @@ def flips(exact: Logits, other: Logits) -> float:
     Every image's margin between its first and second class is held against every image's loss of margin.
 
     Args:
-        exact: Logits of the float network, shape (images, classes).
+        exact: Logits of the float network, shape (images, classes, ...); the pixels of a map count as images do.
         other: Logits of the quantized one on the same images.
     """
     margins, losses = _margins(exact, other)
@@ -112,13 +114,22 @@ def bearable(exact: Logits, other: Logits, share: float) -> float:
     """By what factor (0..1) errors have to shrink for `flips` to be at most `share`; 1.0 where it is already."""
     margins, losses = _margins(exact, other)
     factors = np.sort(margins[:, None] / losses[losses > 0], axis=None)  # beyond its factor a pair flips
-    allowed = int(np.floor(share * len(exact) ** 2 + COUNTED))
+    allowed = int(np.floor(share * len(margins) ** 2 + COUNTED))
     return 1.0 if allowed >= len(factors) else float(min(1.0, factors[allowed]))
 
 
 def _margins(exact: Logits, other: Logits) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each image, how far its first class is ahead of its second in float, and how much of that was lost."""
+    exact, other = (_pixels(logits) for logits in (exact, other))
     rows = np.arange(len(exact))
     first, second = np.argsort(-exact.astype(np.float64), axis=1, kind="stable")[:, :2].T
     margin = exact[rows, first].astype(np.float64) - exact[rows, second]
     return margin, margin - (other[rows, first].astype(np.float64) - other[rows, second])
+
+
+def _pixels(logits: Logits) -> Logits:
+    """Rows of classes: of a map one for each pixel, or for some of them, evenly apart."""
+    if logits.ndim == 2:
+        return logits
+    rows = np.moveaxis(logits, 1, -1).reshape(-1, logits.shape[1])
+    return rows[:: -(-len(rows) // PIXELS)]

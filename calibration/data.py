@@ -105,7 +105,7 @@ def open_folder(path: Path | str, classes: Classes = None) -> FolderSource:
         raise InputError(f"there is no folder {root}", "give a folder of images to --data")
     if (root / LABELS_FILE).is_file():
         return _from_csv(root / LABELS_FILE, classes)
-    names = tuple(_images(root))
+    names = tuple(image_names(root))
     if not names:
         raise InputError(
             f"{root} holds no image", f"put {', '.join(s[1:] for s in SUFFIXES)} files or class folders of them there"
@@ -122,7 +122,7 @@ def open_folder(path: Path | str, classes: Classes = None) -> FolderSource:
     return _from_class_folders(root, names, classes)
 
 
-def _images(root: Path) -> Iterator[str]:
+def image_names(root: Path) -> Iterator[str]:
     """Relative names of the images below `root`, sorted, hidden ones left out; links are followed, circles are not."""
     found: list[str] = []
     seen: set[str] = set()

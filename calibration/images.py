@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,46 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         ground = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(ground, layer).convert("RGB")
     return image.convert("RGB")
+
+
+INDEXED = ("L", "P", "1")
+"""Pillow's modes of one number per pixel: gray, and an index into a palette."""
+
+
+def read_indexed(path: Path) -> NDArray[np.uint8]:
+    """Decodes a PNG of one number per pixel, each as it is stored.
+
+    Returns:
+        Shape (height, width).
+
+    Raises:
+        InputError: If the file cannot be decoded, holds colours, or claims more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            _check_size(path, *image.size)
+            if image.mode not in INDEXED:
+                raise InputError(
+                    f"mask {path} holds colours ({image.mode}), not class numbers",
+                    "save it as 8-bit gray, or with a palette whose places are the classes",
+                )
+            return np.array(image).astype(np.uint8)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"mask {path} is too large: {error}", "take it and its image out") from error
+    except _BROKEN as error:
+        reason = str(error).replace(str(path), "").replace(" ''", "") or type(error).__name__
+        raise InputError(f"mask {path} cannot be read: {reason}", "replace it, or take it and its image out") from error
+
+
+def fitted_mask(mask: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Resizes and crops a mask as `fitted` does its picture; no class is mixed with another.
+
+    Args:
+        mask: Class of every pixel, shape (height, width).
+        spec: The model's preprocessing.
+
+    Returns:
+        Shape spec.size, 255 where there is no picture.
+    """
+    own = replace(spec, interpolation="nearest", mean=(1.0, 1.0, 1.0))  # the mean is what lies around a small picture
+    return fitted(np.repeat(mask[..., None], 3, 2), own)[0]

@@ -221,6 +221,8 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return "works on integers or booleans already"
     if rule.dims and _reduced(op, view) != rule.dims:
         return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
+    if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:
+        return f"the {target} kernel takes no {how} sampling"
     if op.kind in PAIRWISE and len(op.inputs) != 2:
         return "one operand is a number, not a tensor"
     constants = [n for n in op.inputs if view.values[n].const]

@@ -34,6 +34,11 @@ class Subset:
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int | None]:
         return self.source[self.indices[index]]
 
+    def mask(self, index: int) -> NDArray[np.uint8] | None:
+        """Class of every pixel of an image, shape (height, width); None where the source has no masks."""
+        own = getattr(self.source, "mask", None)
+        return None if own is None else own(self.indices[index])
+
     def fingerprint(self, index: int) -> str:
         """Words that change with the image or its label; see `digest`."""
         own = getattr(self.source, "fingerprint", None)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TOOLCHAIN = ("coremltools", "torch")
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar."""
+CLASSIFIER_RANK = 2
+"""Dimensions of an answer that Core ML can name: (1, classes)."""
 OPTION = "palettes"
 KERNELS = ("coreml", "evaluator") if sys.platform == "darwin" else ("evaluator",)
 
@@ -59,7 +61,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
         program: Where the float weights are.
         path: Where the package goes.
         options: "metadata": JSON-able facts; "io": "pixels" for an image input (of a program that takes pixels), all
-            else is float32; "labels", "author", "licence", "description", "version".
+            else is float32; "labels" (of a classifier), "answer", "author", "licence", "description", "version".
     """
     from exporters._coreml import package
     from exporters._coreml.apply import PlanWriter
@@ -69,7 +71,9 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     source = package.Package(lowered.path)
     floats = {name: tensor.numpy() for name, tensor in program.constants.items()}
     writer = PlanWriter(source, program.view, plan, lowered.binding, floats)
-    ends = Ends(end_types(options.get("io", "float32")).bytes, tuple(options.get("labels", ())))
+    answer = program.view.values[program.view.outputs[0]].shape
+    labels = tuple(options.get("labels", ())) if len(answer) == CLASSIFIER_RANK else ()
+    ends = Ends(end_types(options.get("io", "float32")).bytes, labels)
     operations = writer.write(ends)
     blobs = compact(operations, writer.writer)  # first: it moves what the operations name
     package.write(path, assemble(source.spec, operations, writer.newest, ends, options), blobs)

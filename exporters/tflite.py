@@ -72,8 +72,8 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
         program: Where the float weights are.
         path: Where the artifact goes.
         options: "io": "int8", "float32" or "pixels" (for a program that takes them); "metadata": JSON-able facts
-            stored in the file; "labels", "picture" (the InputSpec), "name", "author", "licence", "description",
-            "version" for the standard metadata.
+            stored in the file; "labels", "picture" (the InputSpec), "answer", "name", "author", "licence",
+            "description", "version" for the standard metadata.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -123,7 +123,7 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
         if not values[name].const
     }
     ends = {program.view.inputs[0]: INPUT, program.view.outputs[0]: OUTPUT}
-    return TfliteRunner(path, kernels, threads, binding, ends)
+    return TfliteRunner(path, kernels, threads, binding, ends, values[program.view.outputs[0]].shape)
 
 
 def bound(kept: Mapping[str, Any]) -> Any:

@@ -63,6 +63,31 @@ class PairedAccuracy:
     drop_bootstrap: tuple[float, float] | None = None
 
     @property
+    def metric(self) -> str:
+        """Name of the score."""
+        return "top-1"
+
+    @property
+    def agreed(self) -> str:
+        """What `agreement` counts."""
+        return "images"
+
+    @property
+    def interval_method(self) -> str:
+        """How `drop_interval` was made."""
+        return INTERVAL_METHOD
+
+    @property
+    def score_reference(self) -> float | None:
+        """Top-1 of the reference, in percent."""
+        return self.top1_reference
+
+    @property
+    def score(self) -> float | None:
+        """Top-1 of the other, in percent."""
+        return self.top1
+
+    @property
     def labelled(self) -> bool:
         """True where accuracy was measured, not only agreement."""
         return self.drop is not None
@@ -88,7 +113,7 @@ def paired_accuracy(
     same = int((reference.argmax(1) == other.argmax(1)).sum())
     agreement = 100 * same / n
     interval = wilson_interval(same, n)
-    per_image = _kl(reference, other)
+    per_image = divergence(reference, other)
     kl, kl_interval = max(0.0, float(per_image.mean())), mean_interval(per_image)
     if labels is None:
         return PairedAccuracy(n, agreement, interval, kl, kl_interval=kl_interval)
@@ -115,12 +140,12 @@ def paired_accuracy(
 
 
 def mean_kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """Mean over images of KL(softmax reference || softmax other) in nats. Shapes (n, classes)."""
-    return max(0.0, float(_kl(reference, other).mean()))
+    """Mean over images of KL(softmax reference || softmax other) in nats. Shapes (n, classes, ...)."""
+    return max(0.0, float(divergence(reference, other).mean()))
 
 
 def mean_root_kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """Mean over images of the square root of KL(softmax reference || softmax other). Shapes (n, classes).
+    """Mean over images of the square root of KL(softmax reference || softmax other). Shapes (n, classes, ...).
 
     For small errors the root grows as the errors of the logits do, so that no handful of images that the reference is
     unsure of outweighs all others, as in the mean of KL: of two plans it finds the better one on fewer images.
@@ -129,15 +154,20 @@ def mean_root_kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -
 
 
 def root_kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Square root of KL(softmax reference || softmax other) of each image, shape (n,). Shapes (n, classes)."""
-    found: NDArray[np.float64] = np.sqrt(np.maximum(_kl(reference, other), 0.0))
+    """Square root of KL(softmax reference || softmax other) of each image, shape (n,). Shapes (n, classes, ...)."""
+    found: NDArray[np.float64] = np.sqrt(np.maximum(divergence(reference, other), 0.0))
     return found
 
 
-def _kl(reference: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
-    """KL of each image in nats, shape (n,); rounding may leave a hair below zero."""
+def divergence(reference: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
+    """KL of each image in nats, shape (n,); rounding may leave a hair below zero.
+
+    Args:
+        reference: Logits, shape (n, classes, ...): further dimensions are pixels, over which the mean is taken.
+        other: Logits of the same shape.
+    """
     log_p, log_q = _log_softmax(reference), _log_softmax(other)
-    found: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(1)
+    found: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(1).reshape(len(log_p), -1).mean(1)
     return found
 
 
@@ -172,7 +202,7 @@ def drop_interval(lost: int, gained: int, n: int, confidence: float = 0.95) -> t
     return 100 * _tango_limit(lost, gained, n, z), 100 * _tango_limit(lost, gained, n, -z)
 
 
-def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of 100 hits / n, in percent (E. B. Wilson, JASA 22 (1927) 209-212)."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = hits / n

@@ -19,7 +19,6 @@ from qtools.core.checks import Check
 from qtools.core.errors import InputError
 from qtools.core.files import to_json
 from reports import stored
-from reports.accuracy import PairedAccuracy
 from reports.audit import Audit
 from reports.environment import Environment
 from reports.fidelity import Difference, Fidelity
@@ -27,6 +26,7 @@ from reports.islands import Islands
 from reports.latency import Latency
 from reports.places import Places
 from reports.ranges import RangeRow
+from reports.scores import Scores
 from reports.steps import Step
 
 REPORT_SCHEMA = 1
@@ -45,6 +45,7 @@ class Subject:
         scheme: Name of the scheme, e.g. "w8a8".
         method: Name of the calibration method.
         command: Command line or call that made it, without machine paths (`environment.portable_command`).
+        task: What the model is for.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Subject:
     scheme: str
     method: str
     command: str
+    task: str = "classification"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class LedgerRow:
 
     stage: str
     role: Literal["reference", "step", "side"]
-    accuracy: PairedAccuracy | None
+    accuracy: Scores | None
     note: str = ""
 
 

@@ -245,19 +245,23 @@ def predictions(
     source: str,
     answers: tuple[NDArray[np.float64], NDArray[np.float64]],
     labels: NDArray[np.integer] | None,
+    *,
+    by_image: bool = True,
 ) -> Predictions:
     """Answers to the same inputs.
 
     Args:
         source: Which inputs.
-        answers: First output of both as an app reads it, shape (n, classes).
+        answers: First output of both as an app reads it, shape (n, numbers).
         labels: Class per input, where they are known.
+        by_image: Whether a row of numbers is a class for an image; of maps only equality and gaps are told.
     """
     a, b = answers
     if a.shape != b.shape:
         return Predictions(source, 0, note=f"the outputs have {a.shape[1]} and {b.shape[1]} numbers")
     gaps = np.abs(a - b).max(1)
-    accuracy = paired_accuracy(labels, a, b) if np.isfinite(a).all() and np.isfinite(b).all() else None
+    finite = by_image and np.isfinite(a).all() and np.isfinite(b).all()
+    accuracy = paired_accuracy(labels, a, b) if finite else None
     equal = int((gaps == 0).sum())
     return Predictions(source, len(a), equal, float(np.nan_to_num(gaps.max(), nan=np.finfo(float).max)), accuracy)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from reports.accuracy import PairedAccuracy
 from reports.build import LedgerRow, Report
+from reports.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class Change:
     """What a row of the ledger adds to the row before; over all rows each sums to the last step's own number.
 
     Attributes:
-        top1: Points of top-1; None without labels.
+        score: Points of the score; None without labels.
         agreement: Points of agreement with float.
         kl: Nats.
     """
 
-    top1: float | None
+    score: float | None
     agreement: float
     kl: float
 
@@ -106,7 +106,7 @@ class Change:
 def changes(ledger: tuple[LedgerRow, ...]) -> tuple[Change | None, ...]:
     """The change of each row; None for the reference, for side rows, and where rows do not share the same images."""
     found: list[Change | None] = []
-    before: PairedAccuracy | None = None
+    before: Scores | None = None
     for row in ledger:
         scores = row.accuracy
         if row.role == "side" or scores is None:
@@ -118,14 +118,14 @@ def changes(ledger: tuple[LedgerRow, ...]) -> tuple[Change | None, ...]:
     return tuple(found)
 
 
-def _change(before: PairedAccuracy, after: PairedAccuracy) -> Change:
-    top1 = before.drop - after.drop if before.drop is not None and after.drop is not None else None
-    return Change(top1, after.agreement - before.agreement, after.kl - before.kl)
+def _change(before: Scores, after: Scores) -> Change:
+    score = before.drop - after.drop if before.drop is not None and after.drop is not None else None
+    return Change(score, after.agreement - before.agreement, after.kl - before.kl)
 
 
 def steps(ledger: tuple[LedgerRow, ...]) -> tuple[float | None, ...]:
-    """Change of top-1 in points that each row adds to the row before; they sum to the last step's change.
+    """Change of the score in points that each row adds to the row before; they sum to the last step's change.
 
     None for the reference, for side rows, without labels, and where rows do not share the same images.
     """
-    return tuple(change.top1 if change else None for change in changes(ledger))
+    return tuple(change.score if change else None for change in changes(ledger))

@@ -34,8 +34,15 @@ def sampled_labels(program: Program, batches: Sequence[torch.Tensor], seed: int 
     """
     generator = torch.Generator().manual_seed(seed)
     known = [logits.softmax(1) for logits in answers(program, batches)]
-    drawn = [chances.multinomial(DRAWS, replacement=True, generator=generator).T for chances in known]
+    drawn = [_draw(chances, generator) for chances in known]
     return lambda logits, at: [F.cross_entropy(logits, labels, reduction="sum") for labels in drawn[at]]
+
+
+def _draw(chances: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Labels of the chances (images, classes, ...), shape (DRAWS, images, ...)."""
+    last = chances.movedim(1, -1)
+    rows = last.reshape(-1, last.shape[-1]).multinomial(DRAWS, replacement=True, generator=generator)
+    return rows.T.reshape(DRAWS, *last.shape[:-1])
 
 
 def divergence(program: Program, batches: Sequence[torch.Tensor]) -> Loss:

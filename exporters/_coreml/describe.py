@@ -15,6 +15,7 @@ from qtools.core import files
 from qtools.core.errors import InputError
 
 METADATA = "qtools"
+ANSWER = "one number per class, before softmax"
 SPECIFICATION = {7: 8, 8: 9}
 """Version of the model specification that an operation set belongs to: iOS 17 and iOS 18."""
 SYSTEMS = {8: {"iOS": "17", "macOS": "14"}, 9: {"iOS": "18", "macOS": "15"}}
@@ -77,7 +78,7 @@ def assemble(source: Any, operations: list[Any], newest: int, ends: Ends, facts:
         operations: The whole program.
         newest: Number of the operation set it needs.
         ends: Input and output.
-        facts: "metadata", and optionally "author", "licence", "description", "version".
+        facts: "metadata", and optionally "answer", "author", "licence", "description", "version".
     """
     model = type(source)()
     model.specificationVersion = SPECIFICATION[newest]
@@ -92,12 +93,14 @@ def assemble(source: Any, operations: list[Any], newest: int, ends: Ends, facts:
     shape = values.shape_of(given.type.tensorType)
     function.inputs.add().name = INPUT
     values.tensor_type(function.inputs[0].type, shape, "float32")
-    _describe_ends(model.description, shape, ends, operations)
+    _describe_ends(model.description, shape, ends, (operations, str(facts.get("answer", ANSWER))))
     _describe_origin(model.description.metadata, facts)
     return model
 
 
-def _describe_ends(description: Any, shape: tuple[int, ...], ends: Ends, operations: list[Any]) -> None:
+def _describe_ends(description: Any, shape: tuple[int, ...], ends: Ends, made: tuple[list[Any], str]) -> None:
+    """`made`: the program's operations, and what their result holds."""
+    operations, answer = made
     entry = description.input.add()
     entry.name = INPUT
     if ends.pixels:
@@ -115,9 +118,9 @@ def _describe_ends(description: Any, shape: tuple[int, ...], ends: Ends, operati
         description.predictedFeatureName = LABEL
         description.predictedProbabilitiesName = PROBABILITIES
         return
-    result = next(o for made in operations for o in made.outputs if o.name == OUTPUT)
+    result = next(o for operation in operations for o in operation.outputs if o.name == OUTPUT)
     entry = description.output.add()
-    entry.name, entry.shortDescription = OUTPUT, "one number per class, before softmax"
+    entry.name, entry.shortDescription = OUTPUT, answer
     _array(entry.type.multiArrayType, values.shape_of(result.type.tensorType))
 
 

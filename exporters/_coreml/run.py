@@ -35,8 +35,12 @@ class EvaluatedPackage:
         self._last: NDArray[np.float32] | None = None
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Float32 logits, shape (batch, classes): Core ML gives floats whatever is inside."""
-        return np.stack([self._run(image[None]).reshape(-1) for image in images])
+        """Float32 logits, shape (batch, classes, ...): Core ML gives floats whatever is inside."""
+        return np.concatenate([self._run(image[None]) for image in images])
+
+    def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Output tensors in the program's layout, which they have."""
+        return rows
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """The logits themselves."""
@@ -87,7 +91,11 @@ class NativePackage:
 
         They differ from the logits by one number per image, which softmax and the order of the classes do not see.
         """
-        return np.stack([self._run(image[None]).reshape(-1) for image in images])
+        return np.stack([self._run(image[None]) for image in images])
+
+    def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Output tensors in the program's layout, which they have."""
+        return rows
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """The logits themselves."""
@@ -113,7 +121,7 @@ class NativePackage:
             given = Image.fromarray(np.rint(image[0].transpose(1, 2, 0)).astype(np.uint8))
         answer = self._model.predict({INPUT: given})
         if not self._labels:
-            return np.asarray(answer[OUTPUT], np.float32)
+            return np.asarray(answer[OUTPUT], np.float32)[0]
         found = np.array([answer[PROBABILITIES][label] for label in self._labels], np.float32)
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
 

@@ -44,12 +44,16 @@ class OrtRunner:
         self._present: dict[str, str] = {}
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Output codes (float32 logits where the output is float), shape (batch, classes)."""
+        """Output codes (float32 logits where the output is float), shape (batch, classes, ...)."""
         rows = []
         for image in images:
             self._feed = self.feed(image)
-            rows.append(self._session.run([self._output], self._feed)[0].reshape(-1))
+            rows.append(self._session.run([self._output], self._feed)[0][0])
         return np.stack(rows)
+
+    def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Output tensors, one row per image, in the program's layout, which is the file's own."""
+        return rows.reshape(-1, *self._session.get_outputs()[0].shape[1:])
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""

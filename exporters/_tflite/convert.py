@@ -1,4 +1,4 @@
-"""Program -> float .tflite through litert-torch, channels-last input, no leading TRANSPOSE."""
+"""Program -> float .tflite through litert-torch: images and maps with channels last, no TRANSPOSE at either end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from qtools.graph.capture import Program
 
 
 class _ChannelsLast(nn.Module):
-    """Takes NHWC. The copy keeps strides as captured (a view must stay a view) and vanishes in the conversion."""
+    """Takes NHWC, and gives maps in it.
+
+    The copy keeps strides as captured (a view must stay a view) and vanishes in the conversion.
+    """
 
     def __init__(self, captured: nn.Module) -> None:
         super().__init__()
@@ -23,7 +26,8 @@ class _ChannelsLast(nn.Module):
         self.training = False
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.captured(image.permute(0, 3, 1, 2).contiguous())
+        answer: torch.Tensor = self.captured(image.permute(0, 3, 1, 2).contiguous())
+        return answer.permute(0, 2, 3, 1).contiguous() if answer.ndim == image.ndim else answer
 
 
 def convert(program: Program) -> bytes:

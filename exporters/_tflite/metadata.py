@@ -28,6 +28,7 @@ IDENTIFIER = b"M001"
 PARSER = "1.0.0"
 """First version of the schema with every field that is written here."""
 LEVELS = 255
+ANSWER = "one number per class, before softmax"
 LABELS_BYTES = 1 << 20
 """A longer label file is not read: it may be an archive made to fill memory."""
 _UNREADABLE = (
@@ -67,6 +68,7 @@ class Description:
     std: Sequence[float] = (1.0,)
     answers: tuple[float, ...] = ()
     labels: Sequence[str] = ()
+    answer: str = ANSWER
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def describe(options: Mapping[str, Any], answers: QuantParams | None, *, pixels:
         std=(1.0,) if picture is None else tuple(LEVELS * std for std in picture.std),
         answers=() if answers is None else (answers.lo, answers.hi),
         labels=tuple(options.get("labels", ())),
+        answer=str(options.get("answer", ANSWER)),
         **words,
     )
 
@@ -118,7 +121,7 @@ def encode(facts: Description, ends: tuple[str, str]) -> bytes:
     }
     answer: dict[int, object] = {
         0: ends[1],
-        1: "one number per class, before softmax",
+        1: facts.answer,
         3: {0: _Code(_FEATURE), 1: {}},
     }
     if facts.answers:

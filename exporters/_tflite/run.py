@@ -24,6 +24,8 @@ KERNELS = {
     "reference": OpResolverType.BUILTIN_REF,
 }
 """Kernel sets, the one that phones run first."""
+MAP_RANK = 3
+"""Dimensions of an image or a feature map without the batch."""
 
 
 class TfliteRunner:
@@ -36,7 +38,19 @@ class TfliteRunner:
         threads: int,
         binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]],
         ends: Mapping[str, str],
+        answer: tuple[int, ...],
     ) -> None:
+        """Opens the file.
+
+        Args:
+            path: The .tflite.
+            kernels: One of KERNELS.
+            threads: Threads of the interpreter.
+            binding: Value id -> where it lives and its shape in the program.
+            ends: Value id -> name of the artifact's input and output.
+            answer: Shape of the output in the program, batch included.
+        """
+        self._answer = answer
         self.kernels = kernels
         self._data = path.read_bytes()
         self._threads = threads
@@ -46,13 +60,21 @@ class TfliteRunner:
         self._tapped: Interpreter | None = None
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Output codes (float32 logits where the output is float), shape (batch, classes)."""
+        """Output codes (float32 logits where the output is float), shape (batch, classes, ...)."""
         output = self._interpreter.get_output_details()[0]["index"]
         rows = []
         for image in images:
             self._invoke(self._interpreter, image)
             rows.append(self._interpreter.get_tensor(output).reshape(-1).copy())
-        return np.stack(rows)
+        return self.as_program(np.stack(rows))
+
+    def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Output tensors, one row per image, in the program's layout: maps have their channels last in the file."""
+        shape = self._answer[1:]
+        if len(shape) != MAP_RANK:
+            return rows.reshape(-1, *shape)
+        channels, height, width = shape
+        return np.ascontiguousarray(rows.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""

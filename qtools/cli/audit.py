@@ -19,7 +19,10 @@ Subject = Annotated[
     Path, typer.Argument(help="A run folder, the artifact in it, or a .tflite, .onnx or .mlpackage from any tool.")
 ]
 Data = Annotated[
-    Path | None, Option(help="Images: class folders, a flat folder, or a CSV; a run on the reference set needs none.")
+    Path | None,
+    Option(
+        help="Images: class folders, a flat folder, a CSV, images/ and masks/; a run on the reference set needs none."
+    ),
 ]
 Against = Annotated[Path | None, Option(help="The float artifact that one from another tool was made from.")]
 ContractFile = Annotated[

@@ -60,7 +60,11 @@ class Runner(Protocol):
     kernels: str
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Output codes (floats where the output is float), shape (batch, classes), for float32 NCHW inputs."""
+        """Output codes (floats where the output is float) in the program's layout, for float32 NCHW inputs."""
+        ...
+
+    def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The artifact's output tensors, one row of numbers per image, in the program's layout."""
         ...
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:

@@ -69,6 +69,14 @@ def _gelu(args: Mapping[str, Any]) -> Attrs:
     return {"approximate": str(args["approximate"])}
 
 
+def _bilinear(args: Mapping[str, Any]) -> Attrs:
+    return {"sampling": "bilinear, corners aligned" if args["align_corners"] else "bilinear"}
+
+
+def _nearest(args: Mapping[str, Any]) -> Attrs:
+    return {"sampling": "nearest"}
+
+
 _KINDS: Mapping[str, OpKind] = {
     "conv2d": OpKind.CONV,
     "linear": OpKind.LINEAR,
@@ -129,4 +137,6 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "_softmax": _one_dim,
     "cat": _one_dim,
     "gelu": _gelu,
+    "upsample_bilinear2d": _bilinear,
+    "upsample_nearest2d": _nearest,
 }

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from qtools.models._builder import load_builder as load_builder
     from qtools.models._builder import wrap_module as wrap_module
     from qtools.models._load import load as load
+    from qtools.models._timm import create as create
 
 _LATE = {
+    "create": "qtools.models._timm",
     "load": "qtools.models._load",
     "load_builder": "qtools.models._builder",
     "wrap_module": "qtools.models._builder",

@@ -21,6 +21,8 @@ from qtools.models import _checkpoint, _timm
 from qtools.models._spec import Loaded, ModelSpec, WeightsInfo
 
 _HOW = "set model.pretrained_cfg = {'input_size': (3, 224, 224), 'mean': ..., 'std': ...}, or give input_size"
+_TASKS = {2: "classification", 4: "segmentation"}
+"""Dimensions of an answer -> what the network is for."""
 
 
 def load_builder(target: str, input_size: int | tuple[int, int] | InputSpec | None = None) -> Loaded:
@@ -69,7 +71,8 @@ def wrap_module(
     """A Loaded of the user's module: a float32 copy in eval mode; the module itself is not touched.
 
     Args:
-        module: Maps images, shape (n, 3, height, width), to logits, shape (n, classes).
+        module: Maps images, shape (n, 3, height, width), to logits, shape (n, classes); or, for a class per pixel, to
+            shape (n, classes, h, w) at any fraction of the images' size, which makes its task "segmentation".
         name: Name for tables and files; the class name where empty.
         source: Where it came from, for the report.
         input_size: Side in pixels, (height, width), or the whole preprocessing. May be left out where the module
@@ -85,14 +88,16 @@ def wrap_module(
     state = own.state_dict()
     label = name or type(module).__name__
     _checkpoint.check_finite(state, label)
+    classes, task = _answer_of(own, picture, label)
     spec = ModelSpec(
         name=label,
         aliases=(),
         family="own",
         input=picture,
-        classes=_count_classes(own, picture, label),
+        classes=classes,
         verified=False,
         architecture="",
+        task=task,
     )
     info = WeightsInfo("builder", source or type(module).__name__, _checkpoint.digest_state(state), "unknown", notes)
     return Loaded(own, spec, info)
@@ -128,19 +133,20 @@ def _own_settings(module: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def _count_classes(module: nn.Module, picture: InputSpec, label: str) -> int:
-    """Runs the module once on zeros and reads the number of logits off its output."""
+def _answer_of(module: nn.Module, picture: InputSpec, label: str) -> tuple[int, str]:
+    """Runs the module once on zeros and reads the number of classes and the task off its output."""
     try:
         output = module(torch.zeros(1, 3, *picture.size))
     except Exception as error:  # the user's own code may raise anything
         size = "x".join(map(str, (1, 3, *picture.size)))
         raise InputError(f"{label} fails on an input of {size}: {type(error).__name__}: {error}", _HOW) from error
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[0] != 1:
+    if not isinstance(output, Tensor) or output.ndim not in _TASKS or output.shape[0] != 1:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
-            f"{label} returns {got}, not logits of shape (1, classes)", "return only the logits in eval mode"
+            f"{label} returns {got}, not logits of shape (1, classes) or (1, classes, h, w)",
+            "return only the logits in eval mode",
         )
-    return int(output.shape[1])
+    return int(output.shape[1]), _TASKS[output.ndim]
 
 
 def _imported(name: str, target: str) -> ModuleType:

@@ -121,6 +121,7 @@ class Family:
         arguments: Constructor arguments that a state dict (in timm's layout) implies, such as a missing second head.
         level: How far qtools answers for them.
         paper: Address of the paper.
+        task: What the networks are for: a file in qtools/pipeline/tasks.
         note: What is to be said wherever a member is loaded: whose parameter names are read, what nobody has verified.
     """
 
@@ -131,6 +132,7 @@ class Family:
     level: Level = "listed"
     paper: str = ""
     note: str = ""
+    task: str = "classification"
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,10 @@ class ModelSpec:
         aliases: Other names that mean it.
         family: Family, timm's module name; "own" for a user's module.
         input: Preprocessing, from the model's own configuration or from a checkpoint's metadata.
-        classes: Number of logits.
+        classes: Number of logits; of each pixel, where the task has some for each.
         verified: Whether qtools' tests cover this model; unverified ones are marked wherever they show.
         architecture: timm's name; "" for a user's module.
-        task: "classification".
+        task: What it is for: a file in qtools/pipeline/tasks.
         arguments: Constructor arguments besides the number of classes.
         pretrained: Published weights; the first one is what `auto` and `imagenet` take.
         params_millions: Number of weights, training branches folded away, where known.
@@ -193,7 +195,7 @@ class Loaded:
     """A float32 module in eval mode and what is known about it.
 
     Attributes:
-        module: Maps float32 images, shape (n, 3, height, width), to logits, shape (n, classes).
+        module: Maps float32 images, shape (n, 3, height, width), to what its task answers: logits, shape (n, classes).
         spec: The spec with what the checkpoint said: classes, input, constructor arguments.
         weights: Where the weights came from.
         fused: Whether the checkpoint was stored with its training branches folded already.

@@ -82,6 +82,7 @@ def listed_spec(card: ModelCard, family: Family, tag: str) -> ModelSpec:
         classes=int(settings["num_classes"]),
         verified=family.level == "verified",
         architecture=card.architecture,
+        task=family.task,
         pretrained=tuple(tags),
         params_millions=card.params_millions,
         macs_billions=card.macs_billions,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.data import open_folder
+from calibration.masks import open_masked
 from calibration.plan_file import read_plan
 from calibration.sampling import labels_of, select
 from qtools.core import files, plugins
@@ -20,6 +21,7 @@ from qtools.pipeline import bench, feeding, inspect, vectors
 from qtools.pipeline.devices._device import Asked
 from qtools.pipeline.feeding import Answers
 from qtools.pipeline.progress import Listener
+from qtools.pipeline.task import Task
 from reports import compare as held
 from reports.build import Report, read_report
 from reports.inspection import Description
@@ -153,14 +155,18 @@ def _predictions(a: Opened, b: Opened, data: Path | None, images: int) -> held.P
         )
     except QtoolsError as error:
         return held.Predictions("", 0, note=error.what)
-    return held.predictions(f"golden vectors of {source.side.name}", answers, None)
+    source_name = f"golden vectors of {source.side.name}"
+    return held.predictions(source_name, _laid_alike(a, b, answers), None, by_image=_by_image(a, b))
 
 
 def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Predictions:
     """Both on the same pictures, each prepared as its own file says."""
     readings = [_reading(each) for each in (a, b)]
     classes = _classes(a)
-    folder = open_folder(data, classes if classes == _classes(b) else None)
+    if _by_image(a, b):
+        folder = open_folder(data, classes if classes == _classes(b) else None)
+    else:
+        folder = open_masked(data)
     chosen = select(folder, min(images, len(folder)), 0)
     sessions = [_session(each) for each in (a, b)]
     rows: tuple[list[Answers], list[Answers]] = ([], [])
@@ -169,8 +175,10 @@ def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Prediction
         for each, how, session, found in zip((a, b), readings, sessions, rows, strict=True):
             given = {how.end.name: how.tensor(picture)}
             found.append(feeding.answers(session, each.description.inspection.outputs, [given]))
-    answers = np.concatenate(rows[0]), np.concatenate(rows[1])
-    return held.predictions(f"{len(chosen)} images of {data.name}", answers, labels_of(chosen))
+    answers = _laid_alike(a, b, (np.concatenate(rows[0]), np.concatenate(rows[1])))
+    return held.predictions(
+        f"{len(chosen)} images of {data.name}", answers, labels_of(chosen), by_image=_by_image(a, b)
+    )
 
 
 def _reading(each: Opened) -> feeding.Reading:
@@ -184,6 +192,30 @@ def _reading(each: Opened) -> feeding.Reading:
 
 def _session(each: Opened) -> Session:
     return each.target.foreign(each.path, each.target.kernels[0], 1)
+
+
+def _laid_alike(a: Opened, b: Opened, answers: tuple[Answers, Answers]) -> tuple[Answers, Answers]:
+    """Both with a map's channels last, where one file has them last and the other first."""
+    shapes = [tuple(each.description.inspection.outputs[0].shape[1:]) for each in (a, b)]
+    if _by_image(a, b) or a.target.spec.suffix == b.target.spec.suffix or sorted(map(len, shapes)) != [3, 3]:
+        return answers
+    first, second = answers
+    if (shapes[0][1], shapes[0][2], shapes[0][0]) == shapes[1]:
+        first = first.reshape(-1, *shapes[0]).transpose(0, 2, 3, 1).reshape(len(first), -1)
+    elif (shapes[1][1], shapes[1][2], shapes[1][0]) == shapes[0]:
+        second = second.reshape(-1, *shapes[1]).transpose(0, 2, 3, 1).reshape(len(second), -1)
+    return first, second
+
+
+def _by_image(a: Opened, b: Opened) -> bool:
+    """Whether both answer with one class for an image, as far as they say."""
+    return all(_task(each).by_image for each in (a, b))
+
+
+def _task(each: Opened) -> Task:
+    word = (each.description.inspection.metadata or {}).get("task", "classification")
+    found: Task = plugins.find("qtools.pipeline.tasks", str(word), "TASK")
+    return found
 
 
 def _classes(each: Opened) -> int | None:

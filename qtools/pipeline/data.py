@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.batches import ImageBatches
-from calibration.data import FolderSource, open_folder
+from calibration.data import FolderSource
 from calibration.images import normalise
-from calibration.sampling import labels_of, select, split
+from calibration.sampling import select, split
 from qtools.core.errors import InputError
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import Loaded
 from qtools.pipeline.config import CALIBRATION_IMAGES, EVALUATION_IMAGES, Images
+from qtools.pipeline.task import Labels, task_of
 from reports.build import Data
 
 
@@ -29,7 +30,7 @@ class RunImages:
     Attributes:
         calibration: Images that set the ranges.
         evaluation: Images that are compared.
-        labels: Labels of the evaluation images, shape (images,), or None.
+        labels: What is right for the evaluation images, by the task: classes (images,), masks (images, *size); or None.
         described: For the report.
         input: Preprocessing of both.
         classes: Names of the classes in the order of the labels, or () where nothing names them.
@@ -38,7 +39,7 @@ class RunImages:
 
     calibration: ImageSource
     evaluation: ImageSource
-    labels: NDArray[np.int64] | None
+    labels: Labels | None
     described: Data
     input: InputSpec
     classes: tuple[str, ...] = ()
@@ -63,10 +64,10 @@ def choose(loaded: Loaded, images: Images) -> RunImages:
         if images.eval_data is not None:
             raise InputError("there are images to evaluate on and none to calibrate on", "add --data DIR")
         return _rendered(loaded, images)
-    classes = loaded.spec.classes
-    source = open_folder(images.data, classes)
+    classes, task = loaded.spec.classes, task_of(loaded.spec)
+    source = task.folder(images.data, classes)
     if images.eval_data is not None:
-        held_out = open_folder(images.eval_data, classes)
+        held_out = task.folder(images.eval_data, classes)
         calibration = _take(source, ("calibration", images.calibration, CALIBRATION_IMAGES), images.seed)
         evaluation = _take(held_out, ("evaluation", images.evaluation, EVALUATION_IMAGES), images.seed)
         names = source.classes if source.classes == held_out.classes else ()
@@ -96,7 +97,7 @@ def to_judge(loaded: Loaded, data: Path | None, count: int, how: tuple[InputSpec
         source, labelling = chosen.evaluation, chosen.described.note
         kind = chosen.described.kind
     else:
-        folder = open_folder(data, loaded.spec.classes)
+        folder = task_of(loaded.spec).folder(data, loaded.spec.classes)
         source, kind, labelling = select(folder, min(count, len(folder)), seed), "folder", folder.labelling
         chosen = _described(loaded, (source, source), kind, labelling)
     described = dataclasses.replace(chosen.described, calibration=0)
@@ -138,13 +139,13 @@ def _rendered(loaded: Loaded, images: Images) -> RunImages:
 
 def _described(loaded: Loaded, sets: tuple[Any, Any], kind: Any, note: str) -> RunImages:
     calibration, evaluation = sets
-    labels = labels_of(evaluation) if kind != "procedural renders" else None
-    if kind == "reference":
-        from qtools.reference.images import label_of
-
-        labels = np.asarray([label_of(i, split=evaluation.split) for i in range(len(evaluation))], np.int64)
+    task, spec = task_of(loaded.spec), loaded.spec.input
+    labels: Labels | None = None
+    if kind == "folder":
+        labels = task.labels(evaluation, spec)
+    elif kind == "reference":
+        labels = task.rendered(evaluation)
     described = Data(kind, len(calibration), len(evaluation), labels is not None, note.removeprefix("none: "))
-    spec = loaded.spec.input
     if kind != "folder":  # renders come at the network's own size: nothing to resize, nothing to crop
         spec = dataclasses.replace(spec, crop_pct=1.0)
     return RunImages(calibration, evaluation, labels, described, spec, _own_classes(loaded))
@@ -152,8 +153,4 @@ def _described(loaded: Loaded, sets: tuple[Any, Any], kind: Any, note: str) -> R
 
 def _own_classes(loaded: Loaded) -> tuple[str, ...]:
     """Names that belong to the weights, whatever the folders are called."""
-    if loaded.weights.kind != "reference":
-        return ()
-    from qtools.reference import CLASSES
-
-    return CLASSES
+    return task_of(loaded.spec).classes() if loaded.weights.kind == "reference" else ()

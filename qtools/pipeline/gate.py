@@ -7,7 +7,7 @@ from calibration.budget import SizeBudget
 from qtools.core.checks import Check, Status
 from qtools.core.target import TargetSpec
 from qtools.pipeline.trial import Islands
-from reports.accuracy import PairedAccuracy
+from reports.scores import Scores
 
 NAME = "drop within --max-drop"
 SIZE = "size within --size-budget"
@@ -25,7 +25,7 @@ def size_check(budget: SizeBudget | None, quantized: int, float_bytes: int) -> t
     return (Check(SIZE, status, quantized / 1e6, "MB", limit / 1e6, note),)
 
 
-def drop_check(apart: Apart, scores: PairedAccuracy, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:
+def drop_check(apart: Apart, scores: Scores, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:
     """Whether the artifact lost at most what it may lose; nothing where no limit was given.
 
     The check is about the evaluation images, which had no say in the choice of islands. What follows for all images is
@@ -41,11 +41,11 @@ def drop_check(apart: Apart, scores: PairedAccuracy, islands: Islands | None, sp
     if limit is None:
         return ()
     if scores.drop is not None and scores.drop_interval is not None:
-        value, (lo, hi), what = scores.drop, scores.drop_interval, "top-1 drop"
+        value, (lo, hi), what = scores.drop, scores.drop_interval, f"{scores.metric} drop"
     else:
         value = 100 - scores.agreement
         lo, hi = (100 - end for end in reversed(scores.agreement_interval))
-        what = "no labels: share of images whose class is not that of float, which no drop exceeds,"
+        what = _unlabelled(scores)
     status: Status = "passed" if value <= limit else "failed"
     note = (
         f"{what} on {scores.n} evaluation images, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
@@ -55,6 +55,11 @@ def drop_check(apart: Apart, scores: PairedAccuracy, islands: Islands | None, sp
     if status == "failed":
         note += f"; that is the best that was reached; next: {_next_step(apart, islands, spec)}"
     return (Check(NAME, status, value, "points", limit, note),)
+
+
+def _unlabelled(scores: Scores) -> str:
+    text = f"no labels: share of {scores.agreed} whose class is not that of float"
+    return f"{text}, which no drop exceeds," if scores.agreed == "images" else text
 
 
 def _for_all(value: float, lo: float, hi: float, limit: float) -> str:

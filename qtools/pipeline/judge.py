@@ -23,9 +23,10 @@ from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import Logits, float_weights_left
 from qtools.pipeline.gate import drop_check, size_check
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.task import Task, task_of
 from qtools.pipeline.trial import Decision
 from reports import environment
-from reports.accuracy import paired_accuracy, wilson_interval
+from reports.accuracy import wilson_interval
 from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.fidelity import FidelityTally, differences, equal_images
 from reports.islands import IslandRow, Islands
@@ -91,13 +92,13 @@ def _named(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def agreement_warning(outputs: Outputs, kernels: str) -> tuple[str, ...]:
+def agreement_warning(task: Task, outputs: Outputs, kernels: str) -> tuple[str, ...]:
     """Said where the artifact answers differently from float too often to ship unseen."""
     percent = 100 * metrics.agreement(outputs["float"], outputs[kernels])
     if percent >= AGREEMENT_TO_SHIP_PERCENT:
         return ()
     advice = "look at the weakest tensors, try another --method, or calibrate on more images"
-    return (f"the artifact agrees with float on only {percent:.1f} % of the images: {advice}",)
+    return (f"the artifact agrees with float on only {percent:.1f} % of the {task.agreed}: {advice}",)
 
 
 def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tuple[str, ...]) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tu
         "schema_version": 1,
         "qtools": qtools.__version__,
         "model": loaded.spec.name,
+        "task": loaded.spec.task,
         "family": loaded.spec.family,
         "verified": loaded.spec.verified,
         "weights": {"kind": loaded.weights.kind, "source": loaded.weights.source, "licence": loaded.weights.licence},
@@ -137,6 +139,7 @@ def apply_options(prepared: Prepared, plan: QuantPlan, config: RunConfig, notice
         "version": plan.digests["weights"][:12],
         "picture": images.input,
         "labels": images.classes,
+        "answer": task_of(spec).answer,
     }
 
 
@@ -169,7 +172,9 @@ def report(
         plan.scheme,
         config.method,
         config.command,
+        loaded.spec.task,
     )
+    ledger = _ledger(prepared, outputs, target)
     rows = tally.rows()
     reasons = _reasons(plan)
     weights = {
@@ -182,7 +187,7 @@ def report(
         subject=subject,
         weights=Weights(loaded.weights.kind, loaded.weights.source, loaded.weights.licence),
         data=images.described,
-        ledger=_ledger(prepared, outputs, target),
+        ledger=ledger,
         fidelity=rows,
         differences=differences(rows, reasons),
         ranges=range_rows(view, plan, prepared.stats, weights, method(config.method).source),
@@ -191,7 +196,7 @@ def report(
         islands=_islands(decision, view),
         checks=(
             *_checks(prepared, plan, outputs, target, artifact),
-            *_gate(prepared, decision, outputs, what),
+            *_gate(decision, ledger[list(outputs).index(target.kernels[0])], what),
             *size_check(config.apart.size_budget, size.quantized_bytes, size.float_bytes or 0),
         ),
         environment=environment.describe(_packages(artifact)),
@@ -208,12 +213,10 @@ def report(
     )
 
 
-def _gate(
-    prepared: Prepared, decision: Decision, outputs: Outputs, what: tuple[RunConfig, Target, Artifact]
-) -> tuple[Check, ...]:
+def _gate(decision: Decision, shipped: LedgerRow, what: tuple[RunConfig, Target, Artifact]) -> tuple[Check, ...]:
     config, target, _ = what
-    scores = paired_accuracy(prepared.images.labels, outputs["float"], outputs[target.kernels[0]])
-    return drop_check(config.apart, scores, decision.islands, target.spec)
+    assert shipped.accuracy is not None  # it was run
+    return drop_check(config.apart, shipped.accuracy, decision.islands, target.spec)
 
 
 def _islands(decision: Decision, view: GraphView) -> Islands | None:
@@ -242,12 +245,14 @@ def _reasons(plan: QuantPlan) -> dict[str, str]:
 
 
 def _ledger(prepared: Prepared, outputs: Outputs, target: Target) -> tuple[LedgerRow, ...]:
-    labels, exact = prepared.images.labels, outputs["float"]
+    images, exact, task = prepared.images, outputs["float"], task_of(prepared.loaded.spec)
+    size, classes = images.input.size, images.classes
     words = {**STAGES, **target.labels}
     rows = []
     for name, logits in outputs.items():
         n = len(logits)
-        accuracy = paired_accuracy(None if labels is None else labels[:n], exact[:n], logits)
+        labels = None if images.labels is None else images.labels[:n]
+        accuracy = task.judge(labels, exact[:n], logits, size, classes)
         role: Literal["reference", "step", "side"] = "side" if name in (*target.kernels[1:], SATURATED) else "step"
         role = "reference" if name == "float" else role
         note = f"first {n} images" if n < len(exact) else ""
@@ -297,8 +302,8 @@ def _simulation_check(plan: QuantPlan, outputs: Outputs, kernels: str) -> Check:
     lo, hi = wilson_interval(round(agreement * images), images)
     status: Status = "passed" if hi >= ISLAND_AGREEMENT_PERCENT else "failed"  # few images with a tie prove nothing
     note = (
-        f"top-1 agreement under {kernels} (float islands), 95 % interval [{lo:.1f}, {hi:.1f}], which must reach the "
-        f"limit; every code equal on {equal:.1f} % of images"
+        f"agreement on the class named under {kernels} (float islands), 95 % interval [{lo:.1f}, {hi:.1f}], which must "
+        f"reach the limit; every code equal on {equal:.1f} % of images"
     )
     return Check("simulation agrees with artifact", status, 100 * agreement, "%", ISLAND_AGREEMENT_PERCENT, note)
 

@@ -20,6 +20,7 @@ from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
+from qtools.pipeline.task import task_of
 from qtools.pipeline.trial import Decision
 from qtools.pipeline.vectors import Vector
 from reports import environment, latency
@@ -153,7 +154,7 @@ def conclude(
     facts = kept.RunFacts(config.io, prepared.images.input, config.target_options, prepared.images.classes)
     kept.write(folder, prepared, decision, facts)
     files.remove(prepared.lowered.path)
-    notices = leg.notices + judge.agreement_warning(outputs, first)
+    notices = leg.notices + judge.agreement_warning(task_of(prepared.loaded.spec), outputs, first)
     report = judge.report(
         prepared, decision, (config, target, leg.artifact), (outputs, tally), (size, measured, notices)
     )

@@ -10,7 +10,7 @@ from qtools.core.checks import Check, Status
 from qtools.core.errors import MissingPlatform
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits
 from qtools.pipeline.leg import Leg, SecondOpinion
-from reports.accuracy import paired_accuracy
+from qtools.pipeline.task import task_of
 from reports.build import LedgerRow
 
 EQUAL_PERCENT = 100.0
@@ -31,13 +31,14 @@ def ask(leg: Leg, exact: Logits) -> tuple[SecondOpinion, ...]:
     pixels = list(islice(images.batches(images.evaluation, 1), SLOW_KERNEL_IMAGES))
     feeds = np.concatenate([array for each in pixels for array in runner.feed(each[0]).values()])
     try:
-        codes = second.run(leg.path, feeds)
+        codes = runner.as_program(second.run(leg.path, feeds))
     except MissingPlatform as missing:
         return (SecondOpinion(LedgerRow(f"artifact, {second.name}", "side", None, missing.next_step)),)
     ours = runner.codes(np.concatenate(pixels))
-    same, count = int((codes == ours).all(1).sum()), len(ours)
+    same, count = int((codes == ours).reshape(len(ours), -1).all(1).sum()), len(ours)
     labels = None if images.labels is None else images.labels[:count]
-    accuracy = paired_accuracy(labels, exact[:count], runner.logits(codes))
+    judge = task_of(leg.prepared.loaded.spec).judge
+    accuracy = judge(labels, exact[:count], runner.logits(codes), images.input.size, images.classes)
     note = f"every code equal on {same} of {count} images"
     row = LedgerRow(f"artifact, {second.name}", "side", accuracy, note)
     if leg.decision.plan.float_ops:  # their float32 sums may be added in another order: the row stands for itself

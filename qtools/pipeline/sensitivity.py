@@ -7,6 +7,7 @@ of (u' J e)^2 is twice that, and one run backwards from u gives u' J for every v
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
@@ -113,7 +114,11 @@ def _rounding(value: torch.Tensor, name: str, plan: QuantPlan) -> torch.Tensor:
 
 
 def _direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
-    """A random vector whose covariance is the Fisher information of the logits, shape (1, classes)."""
+    """A random vector whose covariance is the Fisher information of the logits, shape (1, classes, ...).
+
+    Where there are pixels, the divergence of the image is their mean.
+    """
     share = torch.softmax(logits.double(), 1)
     normal = torch.randn(share.shape, generator=chance, dtype=torch.float64)
-    return (share.sqrt() * normal - share * (share.sqrt() * normal).sum(1, keepdim=True)).float()
+    drawn = share.sqrt() * normal - share * (share.sqrt() * normal).sum(1, keepdim=True)
+    return (drawn / math.sqrt(math.prod(logits.shape[2:]))).float()

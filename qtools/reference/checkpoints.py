@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,17 +11,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qtools.reference.images import CLASSES, REFERENCE_TROUBLE, render
+from qtools import models
+from qtools.core import plugins
+from qtools.reference.exercise import Exercise
+from qtools.reference.images import REFERENCE_TROUBLE, render, render_masked
+
+
+def exercise_of(name: str) -> Exercise:
+    """What a model is to learn on the reference set, by its task."""
+    found: Exercise = plugins.find("qtools.reference.exercises", models.resolve(name).task, "EXERCISE")
+    return found
 
 
 def build(name: str) -> nn.Module:
-    """The timm architecture with one output per reference class, freshly initialised."""
-    return timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+    """The architecture with one output per answer of its exercise, freshly initialised.
+
+    Those that are not timm's get what timm's have: a `pretrained_cfg` with size, mean and standard deviation.
+    """
+    spec, exercise = models.resolve(name), exercise_of(name)
+    model = models.create(dataclasses.replace(spec, classes=len(exercise.classes)))
+    if exercise.size is not None:
+        sides = (3, exercise.size, exercise.size)
+        model.pretrained_cfg = {"input_size": sides, "mean": spec.input.mean, "std": spec.input.std}
+    return model.train()
 
 
 def image_size(model: nn.Module) -> int:
@@ -50,36 +67,45 @@ class Normalise:
 
 
 def batches(
-    split: str, indices: range, size: int, batch: int, trouble: float = REFERENCE_TROUBLE
+    exercise: Exercise, which: tuple[str, range], size: int, batch: int, trouble: float = REFERENCE_TROUBLE
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Renders scenes in order, (n, size, size, 3) uint8 and (n,) int64 labels at a time; the last may be short."""
+    """Renders scenes of a split in order, (n, size, size, 3) uint8 and their answers at a time; the last may be short.
+
+    Args:
+        exercise: Whose answers are wanted.
+        which: split and scenes.
+        size: side in pixels.
+        batch: pictures at a time.
+        trouble: how hard the scenes are.
+    """
+    split, indices = which
     for start in range(0, len(indices), batch):
-        scenes = [render(index, split=split, size=size, trouble=trouble) for index in indices[start : start + batch]]
+        some = indices[start : start + batch]
+        scenes = [render_masked(index, split=split, size=size, trouble=trouble) for index in some]
         pixels = torch.from_numpy(np.stack([scene[0] for scene in scenes]))
-        yield pixels, torch.tensor([scene[1] for scene in scenes])
+        yield pixels, torch.from_numpy(np.stack([exercise.answer(label, mask) for _, label, mask in scenes]))
 
 
 @torch.inference_mode()
-def per_class_accuracy(model: nn.Module, split: str, indices: range, size: int | None = None) -> Tensor:
-    """Share of right answers for each class.
+def per_class(model: nn.Module, exercise: Exercise, split: str, indices: range, size: int | None = None) -> Tensor:
+    """The exercise's score of each class: share of right answers, or intersection over union.
 
     Args:
-        model: a classifier of the reference classes; put into eval mode.
+        model: a network with the exercise's answers; put into eval mode.
+        exercise: what it learnt.
         split: split to render.
         indices: scenes to use; a multiple of the class count weighs every class alike.
         size: side of the renders in pixels; None is the model's own.
 
     Returns:
-        (classes,) float64; their mean is the top-1 where the classes are balanced.
+        (classes,) float64; their mean is the top-1 (where the classes are balanced) or the mean IoU.
     """
     model.eval()
     normalise = Normalise(model)
-    right, seen = torch.zeros(len(CLASSES), dtype=torch.float64), torch.zeros(len(CLASSES), dtype=torch.float64)
-    for pixels, labels in batches(split, indices, size or image_size(model), 50):
-        hits = (model(normalise(pixels)).argmax(1) == labels).double()
-        right.index_add_(0, labels, hits)
-        seen.index_add_(0, labels, torch.ones_like(hits))
-    return right / seen
+    sums = torch.zeros(2, len(exercise.classes), dtype=torch.float64)
+    for pixels, answers in batches(exercise, (split, indices), size or image_size(model), 50):
+        sums += exercise.tally(model(normalise(pixels)), answers)
+    return sums[0] / sums[1]
 
 
 @torch.no_grad()
@@ -98,8 +124,10 @@ def settle_batch_norm(model: nn.Module, indices: range, size: int | None = None,
         norm.momentum = None
         norm.train()
     normalise = Normalise(model)
-    for pixels, _ in batches("train", indices, size or image_size(model), batch):
-        model(normalise(pixels))
+    for start in range(0, len(indices), batch):
+        some = indices[start : start + batch]
+        scenes = [render(index, split="train", size=size or image_size(model))[0] for index in some]
+        model(normalise(torch.from_numpy(np.stack(scenes))))
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -18,6 +18,10 @@ REFERENCE_TROUBLE = 0.65
 """Difficulty of the reference set on the scale 0..1, set on held-out training scenes: the shipped repvit_m1_1, trained
 up to 0.75, errs on about five pictures in a hundred. Harder scenes exist, for whoever wants a shifted set."""
 
+BACKGROUND = "background"
+MASK_CLASSES = (BACKGROUND, *CLASSES)
+"""Names of a mask's values."""
+
 SPLITS: dict[str, int] = {"train": 1, "calibration": 2, "test": 3}
 _LABEL_STREAM = 100  # added to the split's number: the label permutations never share a stream with the scenes
 
@@ -69,14 +73,30 @@ def render(
         ValueError: the split does not exist, the size is below 16 or ``trouble`` outside 0..1.
         IndexError: the index is negative.
     """
+    pixels, label, _ = render_masked(index, split=split, size=size, trouble=trouble)
+    return pixels, label
+
+
+def render_masked(
+    index: int, *, split: str, size: int = 224, trouble: float = REFERENCE_TROUBLE
+) -> tuple[NDArray[np.uint8], int, NDArray[np.bool_]]:
+    """`render`, and where the labelled object shows: (size, size) bool, occluders and whatever lies in front left out.
+
+    A pixel is the object's where its silhouette, with the warp and the defocus of the scene, covers half of it.
+    """
     if size < 16:
         raise ValueError(f"size {size} is below 16 pixels")
     if not 0.0 <= trouble <= 1.0:
         raise ValueError(f"trouble {trouble} is outside 0..1")
     label = label_of(index, split=split)
-    planes = compose(label, size, _generator(_stream(split, index), index), trouble)
+    planes, mask = compose(label, size, _generator(_stream(split, index), index), trouble)
     np.clip(planes, 0.0, 255.0, out=planes)
-    return np.ascontiguousarray(planes.transpose(1, 2, 0).astype(np.uint8)), label
+    return np.ascontiguousarray(planes.transpose(1, 2, 0).astype(np.uint8)), label, mask
+
+
+def mask_of(label: int, shown: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Values of a mask, indices into ``MASK_CLASSES``: the background, and the object of a label where it shows."""
+    return np.where(shown, label + 1, 0).astype(np.uint8)
 
 
 class ReferenceImages:

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qtools.reference.shapes import Array, box, capsule, clamp, convex, ring, rock, union
 from qtools.reference.silhouettes import silhouette
 from qtools.reference.surface import Colour, Draw, Material, Pattern, colour, lattice, near, spline
 
+Mask = NDArray[np.bool_]
 Field = Callable[[Array, Array, Draw], Array]
 
 
@@ -43,7 +45,10 @@ class Light:
 
 
 class Canvas:
-    """A picture in the making: float32 planes (3, size, size) and the coordinate axes of its pixel centres."""
+    """A picture in the making: float32 planes (3, size, size) and the coordinate axes of its pixel centres.
+
+    ``mask`` (size, size) is true where the labelled object shows: painted by it and by nothing since.
+    """
 
     def __init__(self, size: int, softness: float, trouble: float) -> None:
         """Starts black.
@@ -58,6 +63,7 @@ class Canvas:
         self.columns = ((np.arange(size, dtype=np.float32) + 0.5) * self.pixel - 1.0).astype(np.float32)
         self.rows = -self.columns
         self.planes = np.zeros((3, size, size), dtype=np.float32)
+        self.mask = np.zeros((size, size), dtype=np.bool_)
         self.splines = {count: (spline(self.rows, count), spline(self.columns, count)) for count in (4, 9)}
         self.edge = max(softness, 0.6 * self.pixel)
 
@@ -115,8 +121,13 @@ def draw_pose(draw: Draw, centre: tuple[float, float], scale: float, limits: tup
     return Pose(centre, scale, turn, 0.3 * shear, 1.0 + 0.2 * squeeze, keystone, draw.random() < 0.5)
 
 
-def paint_shape(canvas: Canvas, pose: Pose, field: Field, look: tuple[Material, Light], draw: Draw) -> None:
-    """Paints one lit, textured shape with its contact shadow over the canvas."""
+def paint_shape(
+    canvas: Canvas, pose: Pose, field: Field, look: tuple[Material, Light], draw: Draw, labelled: bool = False
+) -> None:
+    """Paints one lit, textured shape with its contact shadow over the canvas.
+
+    A pixel belongs to the shape where it covers at least half of it, by the same cover that mixes the colours.
+    """
     material, light = look
     bend = draw.uniform(-0.09, 0.09, (2, 4, 4)).astype(np.float32)
     grain = draw.random((9, 9), dtype=np.float32)
@@ -144,6 +155,7 @@ def paint_shape(canvas: Canvas, pose: Pose, field: Field, look: tuple[Material, 
         base, other = material.first[channel], material.second[channel]
         paint = (base + mix * (other - base)) * tone + shine
         planes[channel] += cover * (paint - planes[channel])
+    canvas.mask[rows, columns][cover >= 0.5] = labelled
 
 
 def _slopes(field: Array, pixel: float) -> tuple[Array, Array]:
@@ -215,7 +227,7 @@ def paint_object(canvas: Canvas, ground: Colour, light: Light, label: int, draw:
     centre = (draw.uniform(-room, room), draw.uniform(-room, room))
     pose = draw_pose(draw, centre, scale, (0.42 * trouble, trouble))
     look = (Material.drawn(draw, ground, trouble), light)
-    paint_shape(canvas, pose, lambda x, y, source: silhouette(label, x, y, source), look, draw)
+    paint_shape(canvas, pose, lambda x, y, source: silhouette(label, x, y, source), look, draw, labelled=True)
     return pose
 
 
@@ -247,7 +259,7 @@ def expose(canvas: Canvas, draw: Draw) -> Array:
     return planes
 
 
-def compose(label: int, size: int, draw: Draw, trouble: float) -> Array:
+def compose(label: int, size: int, draw: Draw, trouble: float) -> tuple[Array, Mask]:
     """Draws and paints a whole scene.
 
     Args:
@@ -257,7 +269,7 @@ def compose(label: int, size: int, draw: Draw, trouble: float) -> Array:
         trouble: 0..1, how much of the clutter, occlusion, warp, noise and lack of contrast to keep.
 
     Returns:
-        (3, size, size) float32, nominally 0..255, not clipped.
+        (3, size, size) float32, nominally 0..255, not clipped, and (size, size) bool: where the object shows.
     """
     canvas = Canvas(size, softness=trouble * draw.uniform(0.0, 0.026), trouble=trouble)
     bearing = draw.uniform(0.0, 2.0 * math.pi)
@@ -266,4 +278,4 @@ def compose(label: int, size: int, draw: Draw, trouble: float) -> Array:
     paint_clutter(canvas, ground, light, draw)
     pose = paint_object(canvas, ground, light, label, draw)
     paint_occluders(canvas, ground, light, pose, draw)
-    return expose(canvas, draw)
+    return expose(canvas, draw), canvas.mask

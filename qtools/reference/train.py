@@ -16,17 +16,16 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset
 
 from qtools.reference import checkpoints
-from qtools.reference.images import CLASSES, REFERENCE_TROUBLE, RENDER_VERSION
+from qtools.reference.images import REFERENCE_TROUBLE, RENDER_VERSION
 
 HELD_OUT = range(50_000_000, 50_000_320)  # training-split scenes that no step ever reaches: the progress column
 SETTLE = range(60_000_000, 60_000_512)  # and those that settle the batch norms
@@ -49,7 +48,7 @@ def stages_of(size: int) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run was asked for."""
+    """What a run was asked for; a `ramp_at` of 0 takes the exercise's."""
 
     model: str
     minutes: float
@@ -60,7 +59,7 @@ class Recipe:
     smoothing: float = 0.05
     warmup: float = 0.03
     clip: float = 2.0
-    ramp_at: float = 0.8
+    ramp_at: float = 0.0
     ramp_step: float = 0.004
     precision: str = "bfloat16"
     top_trouble: float = 0.75  # above the reference set's: what is learnt on harder scenes leaves a margin there
@@ -70,34 +69,37 @@ class Recipe:
 class Progress:
     """What a run has done; survives a kill.
 
-    ``batch_top1`` is a running mean. ``trouble`` is the difficulty of the scenes: it rises by ``ramp_step`` a step
-    while ``batch_top1`` is above ``ramp_at``, because a network that starts at full difficulty learns nothing.
+    ``batch_score`` is a running mean of the exercise's score. ``trouble`` is the difficulty of the scenes: it rises by
+    ``ramp_step`` a step while ``batch_score`` is above ``ramp_at``, because a network that starts at full difficulty
+    learns nothing.
     """
 
     steps: int = 0
     images: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
-    batch_top1: float = 0.0
+    batch_score: float = 0.0
     trouble: float = 0.0
 
 
 class Scenes(IterableDataset):
     """An endless run of training batches from a given scene on, made in a worker process."""
 
-    def __init__(self, start: int, size: int, batch: int, trouble: Tensor) -> None:
-        """Scenes from number ``start`` at ``size`` pixels, ``batch`` at a time.
+    def __init__(self, model: str, start: int, how: tuple[int, int], trouble: Tensor) -> None:
+        """Scenes from number ``start``, with the answers that ``model`` learns, ``how`` large and how many at a time.
 
         ``trouble`` is one float32 in shared memory, read again for every batch: how hard the scenes are to be.
         """
-        self.start, self.size, self.batch, self.trouble = start, size, batch, trouble
+        self.model, self.start, self.trouble = model, start, trouble
+        self.size, self.batch = how
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (batch, size, size, 3) uint8 pictures and (batch,) labels."""
+        """Yields (batch, size, size, 3) uint8 pictures and their answers."""
+        exercise = checkpoints.exercise_of(self.model)
         for number in itertools.count():
             first = self.start + number * self.batch
             indices, trouble = range(first, first + self.batch), float(self.trouble)
-            yield from checkpoints.batches("train", indices, self.size, self.batch, trouble)
+            yield from checkpoints.batches(exercise, ("train", indices), self.size, self.batch, trouble)
 
 
 def stage_at(share: float, stages: tuple[Stage, ...]) -> Stage:
@@ -126,13 +128,6 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98))
 
 
-def loss_of(outputs: Tensor | tuple[Tensor, ...], labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy over the heads, and the mean logits (n, classes); a single tensor is one head."""
-    heads = outputs if isinstance(outputs, tuple) else (outputs,)
-    losses = [functional.cross_entropy(head.float(), labels, label_smoothing=smoothing) for head in heads]
-    return torch.stack(losses).mean(), torch.stack([head.detach().float() for head in heads]).mean(0)
-
-
 class Run:
     """A training run: model, optimizer and progress, and the file that lets it continue after a kill."""
 
@@ -143,6 +138,8 @@ class Run:
             ValueError: the state in ``out`` belongs to another recipe, or there is none to resume.
         """
         torch.manual_seed(recipe.seed)
+        self.exercise = checkpoints.exercise_of(recipe.model)
+        recipe = replace(recipe, ramp_at=recipe.ramp_at or self.exercise.ramp_at)
         self.recipe, self.out, self.progress = recipe, out, Progress()
         self.model = checkpoints.build(recipe.model).to(memory_format=torch.channels_last)
         if hasattr(self.model, "set_distilled_training"):
@@ -182,13 +179,13 @@ class Run:
         self.progress.cpu_s = self._cpu_before + sum(use.ru_utime + use.ru_stime for use in (own, ended))
         return self.progress.wall_s / (60.0 * self.recipe.minutes)
 
-    def step(self, pixels: Tensor, labels: Tensor) -> tuple[float, float]:
-        """One optimizer step; returns the loss and the share of right answers in the batch."""
+    def step(self, pixels: Tensor, answers: Tensor) -> tuple[float, float]:
+        """One optimizer step; returns the loss and the exercise's score on the batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.clock(), self.recipe)
         with self.arithmetic():
             outputs = self.model(self.normalise(pixels))
-        loss, logits = loss_of(outputs, labels, self.recipe.smoothing)
+        loss, hit = self.exercise.loss(outputs, answers, self.recipe.smoothing)
         if not torch.isfinite(loss):
             raise FloatingPointError(f"loss is {loss.item()} after {self.progress.steps} steps")
         self.optimizer.zero_grad(set_to_none=True)
@@ -196,15 +193,14 @@ class Run:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.progress.steps += 1
-        self.progress.images += len(labels)
-        hit = (logits.argmax(1) == labels).float().mean().item()
+        self.progress.images += len(answers)
         self._raise_trouble(hit)
         return loss.item(), hit
 
     def _raise_trouble(self, hit: float) -> None:
         done = self.progress
-        done.batch_top1 += 0.05 * (hit - done.batch_top1)
-        if done.batch_top1 > self.recipe.ramp_at:
+        done.batch_score += 0.05 * (hit - done.batch_score)
+        if done.batch_score > self.recipe.ramp_at:
             done.trouble = min(done.trouble + self.recipe.ramp_step, self.recipe.top_trouble)
 
     def arithmetic(self) -> torch.autocast:
@@ -212,24 +208,25 @@ class Run:
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
 
     def held_out(self, size: int) -> float:
-        """Top-1 on the held-out training-split scenes, in the arithmetic of the training."""
+        """The score on the held-out training-split scenes, in the arithmetic of the training."""
         with self.arithmetic():
-            return checkpoints.per_class_accuracy(self.model, "train", HELD_OUT, size).mean().item()
+            return checkpoints.per_class(self.model, self.exercise, "train", HELD_OUT, size).mean().item()
 
 
 def train_stage(run: Run, stage: Stage, say_s: float = 20.0, keep_s: float = 200.0) -> None:
     """Trains at one resolution until the budget asks for another, or is spent.
 
-    Every picture is new, so the batch top-1 on the progress line is taken in training mode but not on seen pictures.
+    Every picture is new, so the batch's score on the progress line is taken in training mode but not on seen pictures.
     """
     trouble = torch.tensor(run.progress.trouble).share_memory_()
-    scenes = Scenes(run.progress.images, stage.size, stage.batch, trouble)
+    scenes = Scenes(run.recipe.model, run.progress.images, (stage.size, stage.batch), trouble)
     loader = DataLoader(scenes, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
     said = kept = time.monotonic()
     images, losses, hits = run.progress.images, [], []
     run.model.train()
-    for pixels, labels in loader:
-        loss, hit = run.step(pixels, labels)
+    metric = run.exercise.metric
+    for pixels, answers in loader:
+        loss, hit = run.step(pixels, answers)
         losses.append(loss)
         hits.append(hit)
         now, share = time.monotonic(), run.clock()
@@ -238,7 +235,7 @@ def train_stage(run: Run, stage: Stage, say_s: float = 20.0, keep_s: float = 200
             speed = (run.progress.images - images) / (now - said)
             say(
                 f"{share:6.1%}  {stage.size:3d} px  step {run.progress.steps:5d}  images {run.progress.images:7d}"
-                f"  {speed:5.1f}/s  loss {sum(losses) / len(losses):.4f}  batch top-1 {sum(hits) / len(hits):.4f}"
+                f"  {speed:5.1f}/s  loss {sum(losses) / len(losses):.4f}  batch {metric} {sum(hits) / len(hits):.4f}"
                 f"  trouble {float(trouble):.2f}"
             )
             said, images, losses, hits = now, run.progress.images, [], []
@@ -247,7 +244,7 @@ def train_stage(run: Run, stage: Stage, say_s: float = 20.0, keep_s: float = 200
             run.keep()
             kept = now
         if over:
-            say(f"{share:6.1%}  {stage.size:3d} px  held-out top-1 {run.held_out(stage.size):.4f}")
+            say(f"{share:6.1%}  {stage.size:3d} px  held-out {metric} {run.held_out(stage.size):.4f}")
             return
 
 
@@ -269,12 +266,13 @@ def finish(run: Run) -> dict[str, Any]:
     digest = checkpoints.save_weights(run.model, weights)
     say(f"wrote {weights.name}; measuring it on {len(TEST)} test renders")
     shipped = checkpoints.load(name, weights)
-    by_class = checkpoints.per_class_accuracy(shipped, "test", TEST)
+    exercise = run.exercise
+    by_class = checkpoints.per_class(shipped, exercise, "test", TEST)
     run.clock()
     mean, std = checkpoints.normalisation(shipped)
     content = {
         "model": name,
-        "classes": list(CLASSES),
+        "classes": list(exercise.classes),
         "image_size": checkpoints.image_size(run.model),
         "preprocessing": {
             "transform": "render at image_size, no resize and no crop; pixels / 255, minus mean, divided by std",
@@ -284,14 +282,14 @@ def finish(run: Run) -> dict[str, Any]:
         },
         "render_version": RENDER_VERSION,
         "trouble": REFERENCE_TROUBLE,
-        "top1": {
+        exercise.metric: {
             "value": by_class.mean().item(),
             "images": len(TEST),
             "split": "test",
             "first_index": TEST.start,
             "arithmetic": "float32, unfused, weights read back from the float16 file",
         },
-        "top1_by_class": dict(zip(CLASSES, by_class.tolist(), strict=True)),
+        f"{exercise.metric}_by_class": dict(zip(exercise.classes, by_class.tolist(), strict=True)),
         "sha256": digest,
         "bytes": weights.stat().st_size,
         "training": {
@@ -323,7 +321,7 @@ def parse(arguments: list[str] | None) -> tuple[Recipe, Path, bool]:
     """Reads the command line."""
     summary = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m qtools.reference.train", description=summary)
-    parser.add_argument("--model", default="repvit_m1_1", help="timm name")
+    parser.add_argument("--model", default="repvit_m1_1", help="name of a model")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, its JSON and the state")
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget of the training itself")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -348,7 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
     while (share := run.clock()) < 1.0:
         train_stage(run, stage_at(share, run.stages))
     content = finish(run)
-    say(f"top-1 {content['top1']['value']:.4f} on {len(TEST)} test renders; {content['bytes']} bytes")
+    metric = run.exercise.metric
+    say(f"{metric} {content[metric]['value']:.4f} on {len(TEST)} test renders; {content['bytes']} bytes")
 
 
 if __name__ == "__main__":

@@ -31,11 +31,13 @@ class Output:
         params: Grid of the value that leaves the kernel.
         lowest: Smallest code that may leave it; above qmin where a ReLU is fused in.
         prepared: What `prepare` made of the operation's constants, once per plan.
+        size: Shape of the operation's result at batch 1.
     """
 
     params: QuantParams
     lowest: int
     prepared: object = None
+    size: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

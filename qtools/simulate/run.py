@@ -232,7 +232,8 @@ class Simulator:
         prepared = None
         if kernel.prepare is not None:
             prepared = kernel.prepare(op, constants, self._known(op.inputs[0], op.id), params)
-        return kernel, Output(params, params.scheme.qmin if lowest is None else lowest, prepared)
+        size = self._program.view.values[op.outputs[0]].shape
+        return kernel, Output(params, params.scheme.qmin if lowest is None else lowest, prepared, size)
 
     def _quantized_constant(self, name: str) -> torch.Tensor:
         # int32 codes of a bias do not all fit float32: float64 holds them, and prepare narrows where it is safe

@@ -1,6 +1,7 @@
 """Rounding rules of LiteRT on a CPU: XNNPACK's qs8 kernels, and LiteRT's own where it does not delegate.
 
-Sources: XNNPACK src/microparams-init.c (fp32 requantization, qs8 add and mul parameters); LiteRT
+Sources: XNNPACK src/microparams-init.c (fp32 requantization, qs8 add and mul parameters) and src/indirection.c (shares
+of an interpolation); LiteRT
 kernels/activations.cc and kernels/internal/common.h (lookup table of GELU; RELU), kernels/add.cc. LOGISTIC is a table
 of XNNPACK's own. Rules of MEAN and RELU were found by experiment (tests/ops): no code differs.
 """
@@ -87,11 +88,35 @@ def _relu(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     return codes.clamp(out.params.zero_point[0], out.params.scheme.qmax)
 
 
+def _resize(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """Linear interpolation on codes of one grid: shares of 11 bits, first across, then down, rounded half up once."""
+    height, width = out.size[-2:]
+    codes = data[0].codes.long()
+    (top, below, down), (left, right, across) = _shares(codes.shape[2], height), _shares(codes.shape[3], width)
+    rows = (codes[..., left] << SHARE_BITS) + (codes[..., right] - codes[..., left]) * across
+    down = down[:, None]
+    sums = (rows[:, :, top] << SHARE_BITS) + (rows[:, :, below] - rows[:, :, top]) * down
+    return ((sums + (1 << (2 * SHARE_BITS - 1))) >> 2 * SHARE_BITS).float()
+
+
+def _shares(have: int, want: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each place, the two it lies between and the second's share; centres of pixels, in float32 as XNNPACK does."""
+    scale = np.float32(have) / np.float32(want)
+    at = (np.arange(want, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    at = np.clip(at, np.float32(0), np.float32(have - 1))
+    first = at.astype(np.int64)
+    share = np.rint((at - first.astype(np.float32)) * np.float32(1 << SHARE_BITS)).astype(np.int64)
+    second = np.minimum(first + 1, have - 1)
+    return torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(share)
+
+
 def _concat(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """All of one grid: nothing but copying."""
     return torch.cat([x.codes for x in data], op.attrs["dim"])
 
 
+SHARE_BITS = 11
+"""Of an interpolation's shares; the product of two fits 22 bits beside a code of 8."""
 Function = Callable[[Op, NDArray[np.float32]], NDArray[np.float32]]
 Rounding = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -141,6 +166,7 @@ KERNELS: Kernels = {
     OpKind.MUL: Kernel(_mul),
     OpKind.MEAN: Kernel(_mean),
     OpKind.CONCAT: Kernel(_concat),
+    OpKind.RESIZE: Kernel(_resize),
     OpKind.RELU: Kernel(_relu),
     OpKind.GELU: _lookup(gelu, _half_away),
     OpKind.SIGMOID: _lookup(_sigmoid, np.rint),

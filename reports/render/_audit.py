@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reports.accuracy import wilson_interval
+from reports.accuracy import PairedAccuracy, wilson_interval
 from reports.audit import DISTANCE, Alternative, Audit, Finding
 from reports.build import Report
 from reports.classes import ClassChange, Flips
@@ -43,10 +43,10 @@ def headline(report: Report) -> str:
 def _accuracy(report: Report) -> str:
     if alone(report):
         scores = report.ledger[0].accuracy
-        if scores is None or scores.top1 is None:
+        if scores is None or scores.score is None:
             return "Nothing was measured."
-        interval = words.interval(wilson_interval(round(scores.top1 * scores.n / 100), scores.n))
-        return f"Top-1 {words.number(scores.top1)} %, 95 % {interval}, on {scores.n:,} images; its drop is not known."
+        interval = words.interval(wilson_interval(round(scores.score * scores.n / 100), scores.n))
+        return f"Top-1 {words.number(scores.score)} %, 95 % {interval}, on {scores.n:,} images; its drop is not known."
     row = final_row(report)
     if row is None or row.accuracy is None:
         return "Nothing was measured."
@@ -59,8 +59,9 @@ def _accuracy(report: Report) -> str:
     interval = f"95 % {words.interval(scores.drop_interval)}"
     if stopping is not None:
         interval = f"{words.interval(stopping.interval)} over all looks at {stopping.confidence:.0%}"
-    levels = f"{words.number(scores.top1_reference)} → {words.number(scores.top1)} %"
-    return f"Top-1 {levels}: drop {words.number(scores.drop)} points, {interval}, on {scores.n:,} images."
+    levels = f"{words.number(scores.score_reference)} → {words.number(scores.score)} %"
+    score = words.metric(report, start=True)
+    return f"{score} {levels}: drop {words.number(scores.drop)} points, {interval}, on {scores.n:,} images."
 
 
 def _size(report: Report) -> str:
@@ -118,11 +119,11 @@ def change_text(finding: Finding) -> str:
 
 
 def step_text(change: Change | None) -> str:
-    """What a row adds to the row before: points of top-1, or agreement and KL where there are no labels."""
+    """What a row adds to the row before: points of the score, or agreement and KL where there are no labels."""
     if change is None:
         return words.DASH
-    if change.top1 is not None:
-        return words.signed(change.top1)
+    if change.score is not None:
+        return words.signed(change.score)
     nats = "0" if abs(change.kl) < 1e-9 else f"{change.kl:+.1e}".replace("-", "−")
     return f"{words.signed(change.agreement)} / {nats}"
 
@@ -130,7 +131,8 @@ def step_text(change: Change | None) -> str:
 def ledger(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Heads and rows of the ledger, with what each row adds to the row before; no column that would be empty."""
     single, labelled = alone(report), measured_accuracy(report)
-    middle = (">top-1",) if single else (">top-1", ">step", ">drop [95 %], points") if labelled else ()
+    score = f">{words.metric(report)}"
+    middle = (score,) if single else (score, ">step", ">drop [95 %], points") if labelled else ()
     # short heads, so that 80 columns leave the stages their words
     behind = (">agrees", ">KL") if labelled or single else (">agreement", ">step", ">KL, nats", ">step")
     heads = ("Stage", ">n", *middle, *behind)
@@ -139,8 +141,8 @@ def ledger(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         if row.accuracy is None:
             rows.append((row.stage, words.NOT_RUN, *[words.DASH] * (len(heads) - 2)))
             continue
-        top1, agreement, kl = words.number(row.accuracy.top1), words.agreement_text(row), words.kl_text(row)
-        known = (top1,) if single else (top1, step_text(change), words.drop_text(row)) if labelled else ()
+        level, agreement, kl = words.number(row.accuracy.score), words.agreement_text(row), words.kl_text(row)
+        known = (level,) if single else (level, step_text(change), words.drop_text(row)) if labelled else ()
         step = step_text(change).partition(" / ")
         rest = (agreement, kl) if labelled or single else (agreement, step[0], kl, step[2] or words.DASH)
         rows.append((row.stage, str(row.accuracy.n), *known, *rest))
@@ -262,7 +264,7 @@ def remarks(report: Report) -> tuple[str, ...]:
     if audit is None or row is None or row.accuracy is None:
         return ()
     scores = row.accuracy
-    if scores.mcnemar_p is not None:
+    if isinstance(scores, PairedAccuracy) and scores.mcnemar_p is not None:
         moved = f"{scores.lost} images lost and {scores.gained} gained"
         found.append(f"{moved}: McNemar p = {words.short(scores.mcnemar_p)}.")
     if audit.smallest_drop is not None:

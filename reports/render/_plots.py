@@ -24,7 +24,7 @@ MARKED = 5
 
 
 def ledger_plot(rows: Sequence[LedgerRow]) -> Markup:
-    """Per stage: change of top-1 against float with its interval; agreement where nothing is labelled."""
+    """Per stage: change of the score against float with its interval; agreement where nothing is labelled."""
     rows = [row for row in rows if row.accuracy and row.role != "reference"]
     labelled = bool(rows) and all(row.accuracy and row.accuracy.labelled for row in rows)
     spans = [_change(row) if labelled else _agreement(row) for row in rows]
@@ -37,7 +37,8 @@ def ledger_plot(rows: Sequence[LedgerRow]) -> Markup:
     zero = 0.0 if labelled else 100.0
     axis = svg.Axis(min(lo - margin, zero - 0.5), max(hi + margin, zero + 0.5) if labelled else 100.0, 290, 830)
     bottom = 18 + 38 * len(rows)
-    unit = "change of top-1 against float, points (left is a loss)" if labelled else "agreement with float, percent"
+    metric = next((row.accuracy.metric for row in rows if row.accuracy), "")
+    unit = f"change of {metric} against float, points (left is a loss)" if labelled else "agreement with float, percent"
     parts = [svg.horizontal(axis, 10, bottom, unit), svg.line((axis.at(zero), 6), (axis.at(zero), bottom), "zero")]
     for i, (row, span) in enumerate(zip(rows, spans, strict=True)):
         parts += _ledger_line(row, span, axis, 34 + 38 * i)
@@ -139,7 +140,7 @@ def latency_plot(latency: Latency) -> Markup:
 
 
 def _change(row: LedgerRow) -> tuple[float, float, float]:
-    """Change of top-1 with its interval; a drop turned round, so that left is a loss."""
+    """Change of the score with its interval; a drop turned round, so that left is a loss."""
     assert row.accuracy and row.accuracy.drop is not None and row.accuracy.drop_interval
     lo, hi = row.accuracy.drop_interval
     return 0.0 - row.accuracy.drop, -hi, -lo

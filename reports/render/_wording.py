@@ -8,12 +8,13 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TypeVar, cast
 
 from qtools.core.checks import Check
-from reports.accuracy import PairedAccuracy
+from reports.accuracy import INTERVAL_METHOD, PairedAccuracy
 from reports.build import LedgerRow, Report, Size
 from reports.fidelity import SQNR_CAP_DB, Fidelity
 from reports.islands import WITH_ALL, IslandRow, Islands, timed
 from reports.latency import Latency
 from reports.places import PlaceRow, Places
+from reports.scores import PairedScore, Scores
 from reports.steps import Step
 from reports.verdict import alone, final_row, measured_accuracy
 
@@ -172,6 +173,43 @@ def place_cells(places: Places, row: PlaceRow) -> tuple[str, str, str, str]:
     return row.kind, str(row.count), places.where(row), why
 
 
+def metric(report: Report, *, start: bool = False) -> str:
+    """Name of the score that the report is about; `start` of a sentence or a title."""
+    found = next((row.accuracy.metric for row in report.ledger if row.accuracy), "top-1")
+    return "Top-1" if start and found == "top-1" else found
+
+
+def by_image(report: Report) -> bool:
+    """Whether an image is right or wrong, so that images can be lost and gained."""
+    return all(isinstance(row.accuracy, PairedAccuracy) for row in report.ledger if row.accuracy)
+
+
+def interval_method(report: Report) -> str:
+    """How the interval of the drop was made."""
+    return next((row.accuracy.interval_method for row in report.ledger if row.accuracy), INTERVAL_METHOD)
+
+
+def part_rows(report: Report) -> tuple[tuple[str, str, str, str], ...]:
+    """A line for each class of a score that has some: what it loses first."""
+    row = final_row(report)
+    if row is None or not isinstance(row.accuracy, PairedScore):
+        return ()
+    names = row.accuracy.classes
+    parts = sorted(row.accuracy.parts, key=lambda part: (part.score - part.reference, part.index))
+    return tuple(
+        (
+            names[part.index] if part.index < len(names) else f"output {part.index}",
+            number(part.reference),
+            number(part.score),
+            signed(part.score - part.reference),
+        )
+        for part in parts
+    )
+
+
+PART_HEADS = ("Class", ">float, %", ">artifact, %", ">change, points")
+
+
 def drop_text(row: LedgerRow) -> str:
     """Drop in points with its interval; a dash for float itself and without labels."""
     if row.accuracy is None or row.accuracy.drop is None or row.role == "reference":
@@ -182,7 +220,7 @@ def drop_text(row: LedgerRow) -> str:
 def flips_text(row: LedgerRow) -> str:
     """Images lost and gained."""
     scores = row.accuracy
-    if scores is None or scores.lost is None or row.role == "reference":
+    if not isinstance(scores, PairedAccuracy) or scores.lost is None or row.role == "reference":
         return DASH
     return f"−{scores.lost} / +{scores.gained}"
 
@@ -278,26 +316,29 @@ def tiles(report: Report) -> tuple[Tile, ...]:
 
 def _alone_tile(report: Report) -> Tile:
     scores = report.ledger[0].accuracy
-    if scores is None or scores.top1 is None:
-        return Tile("Top-1", "not measured", "the images carry no labels")
-    return Tile("Top-1", f"{number(scores.top1)} %", f"n = {scores.n}; no float network to compare with")
+    title = metric(report, start=True)
+    if scores is None or scores.score is None:
+        return Tile(title, "not measured", "the images carry no labels")
+    return Tile(title, f"{number(scores.score)} %", f"n = {scores.n}; no float network to compare with")
 
 
 def _accuracy_tile(report: Report, row: LedgerRow | None) -> Tile:
+    title = f"{metric(report, start=True)} drop"
     if row is None or row.accuracy is None:
-        return Tile("Top-1 drop", NOT_RUN, "no stage was compared with float")
+        return Tile(title, NOT_RUN, "no stage was compared with float")
     scores = row.accuracy
     if not measured_accuracy(report):
-        return Tile("Top-1 drop", "not measured", "the images carry no labels")
-    levels = f"{number(scores.top1_reference)} % → {number(scores.top1)} %"
+        return Tile(title, "not measured", "the images carry no labels")
+    levels = f"{number(scores.score_reference)} % → {number(scores.score)} %"
     stopping = report.audit.stopping if report.audit else None
     sure = f"95 % {interval(scores.drop_interval)}"
     if stopping is not None:  # the one that the verdict rests on
         sure = f"{interval(stopping.interval)} over all looks at {stopping.confidence:.0%}"
     detail = f"{levels}; {sure}; n = {scores.n}"
-    return Tile("Top-1 drop", f"{number(scores.drop)} points", detail)
+    return Tile(title, f"{number(scores.drop)} points", detail)
 
 
-def _of_images(scores: PairedAccuracy) -> str:
+def _of_images(scores: Scores) -> str:
     lo, hi = scores.agreement_interval
-    return f"on {scores.n} images; 95 % [{number(lo)}, {number(hi)}]"
+    pixels = "" if scores.agreed == "images" else f"of {scores.agreed} "
+    return f"{pixels}on {scores.n} images; 95 % [{number(lo)}, {number(hi)}]"

@@ -6,7 +6,6 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from reports.accuracy import INTERVAL_METHOD
 from reports.build import Report
 from reports.render import _audit
 from reports.render import _plots as plots
@@ -30,7 +29,9 @@ def render(report: Report) -> str:
         audit=report.audit,
         audited=_audit,
         ledger=tuple(zip(report.ledger, changes(report.ledger), strict=True)),
-        interval_method=INTERVAL_METHOD,
+        by_image=words.by_image(report),
+        score=words.metric(report),
+        interval_method=words.interval_method(report),
         differing=tuple(row for row in report.differences if row.differing),
         worst=report.fidelity[:WORST],
         ledger_plot=plots.ledger_plot(report.ledger),

@@ -30,6 +30,8 @@ def render(report: Report) -> str:
         "## Checks",
         _checks(report) if report.all_checks else "Nothing was checked.",
     ]
+    if classes := words.part_rows(report):
+        parts += [f"## {words.metric(report)} by class", _table(words.PART_HEADS, classes)]
     if report.steps:
         parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
     if islands := report.islands:
@@ -98,9 +100,17 @@ def _ledger(report: Report) -> str:
         if scores is None:
             rows.append((row.stage, words.DASH, words.NOT_RUN, row.note, *[words.DASH] * 3))
             continue
-        top1, changes = words.number(scores.top1), (words.drop_text(row), words.flips_text(row))
-        rows.append((row.stage, str(scores.n), top1, *changes, words.agreement_text(row), words.kl_text(row)))
-    head = ("Stage", ">n", ">top-1", ">drop [95 %], points", ">lost / gained", ">agreement", ">KL, nats")
+        level, changes = words.number(scores.score), (words.drop_text(row), words.flips_text(row))
+        rows.append((row.stage, str(scores.n), level, *changes, words.agreement_text(row), words.kl_text(row)))
+    head = (
+        "Stage",
+        ">n",
+        f">{words.metric(report)}",
+        ">drop [95 %], points",
+        ">lost / gained",
+        ">agreement",
+        ">KL, nats",
+    )
     return _table(head, rows)
 
 

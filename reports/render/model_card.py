@@ -23,6 +23,11 @@ LICENCES = frozenset(
     }
 )  # fmt: skip
 """Words of the hub for licences of weights; any other is "other" with its name."""
+HUB_TASKS = {
+    "classification": ("image-classification", "accuracy"),
+    "segmentation": ("image-segmentation", "mean_iou"),
+}
+"""The hub's words for a task and for its measure."""
 HUB = "hub: "
 """What the source of published weights starts with."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -43,7 +48,8 @@ def _front(report: Report) -> Iterator[str]:
     if base := _base_model(report):
         yield f"base_model: {_quoted(base)}"
         yield "base_model_relation: quantized"
-    yield "pipeline_tag: image-classification"
+    kind, metric = HUB_TASKS.get(report.subject.task, (report.subject.task, report.subject.task))
+    yield f"pipeline_tag: {kind}"
     yield "tags:"
     for tag in dict.fromkeys(filter(None, ("qtools", "quantized", subject.target, subject.scheme, subject.family))):
         yield f"- {_quoted(tag)}"
@@ -52,21 +58,22 @@ def _front(report: Report) -> Iterator[str]:
     row = final_row(report)
     assert row is not None and row.accuracy is not None
     yield "metrics:"
-    yield "- accuracy"
+    yield f"- {metric}"
     yield "model-index:"
     yield f"- name: {_quoted(words.title(report))}"
     yield "  results:"
     yield "  - task:"
-    yield "      type: image-classification"
+    yield f"      type: {kind}"
     yield "    dataset:"
     yield f"      name: {_quoted(words.data_text(report))}"
     yield f"      type: {_quoted(report.data.kind)}"
     yield "    metrics:"
+    on = f"{row.accuracy.n} images"
     for name, value in (
-        (f"top-1 in percent, {row.stage}, {row.accuracy.n} images", row.accuracy.top1),
-        (f"top-1 in percent of the float network on the same {row.accuracy.n} images", row.accuracy.top1_reference),
+        (f"{row.accuracy.metric} in percent, {row.stage}, {on}", row.accuracy.score),
+        (f"{row.accuracy.metric} in percent of the float network on the same {on}", row.accuracy.score_reference),
     ):
-        yield "    - type: accuracy"
+        yield f"    - type: {metric}"
         yield f"      name: {_quoted(name)}"
         yield f"      value: {value}"
         yield "      verified: false"

@@ -78,7 +78,14 @@ def _warnings(report: Report) -> list[Text]:
 
 
 def _ledger(report: Report) -> Table:
-    heads: tuple[str, ...] = "Stage", ">n", ">top-1", ">drop [95 %], points", ">agreement", ">KL, nats"
+    heads: tuple[str, ...] = (
+        "Stage",
+        ">n",
+        f">{words.metric(report)}",
+        ">drop [95 %], points",
+        ">agreement",
+        ">KL, nats",
+    )
     rows = [_ledger_cells(row) for row in report.ledger]
     if report.audit:
         heads, rows = _audit.ledger(report)
@@ -93,8 +100,8 @@ def _ledger_cells(row: LedgerRow) -> tuple[str, ...]:
     if row.accuracy is None:
         # the note beside the name, where it can wrap: numbers do not
         return ": ".join(filter(None, (stage, row.note))), words.DASH, words.NOT_RUN, *[words.DASH] * 3
-    top1 = words.number(row.accuracy.top1)
-    return stage, str(row.accuracy.n), top1, words.drop_text(row), words.agreement_text(row), words.kl_text(row)
+    level = words.number(row.accuracy.score)
+    return stage, str(row.accuracy.n), level, words.drop_text(row), words.agreement_text(row), words.kl_text(row)
 
 
 def _figures(report: Report) -> Table:

@@ -32,6 +32,8 @@ EXTENDABLE = [
     "reports.render",
     "qtools.cli",
     "qtools.pipeline.devices",
+    "qtools.pipeline.tasks",
+    "qtools.reference.exercises",
 ]
 
 

@@ -114,6 +114,16 @@ CASES: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], dict[str, An
         {"a": lambda: conv(4, 6, 1), "b": lambda: conv(4, 3, 3, padding=1), "c": lambda: conv(13, 5, 1)},
         (4, 9, 8),
     ),
+    "resize": (
+        lambda m, x: m.a(x) + F.interpolate(F.interpolate(m.b(x), (6, 4), mode="bilinear"), (12, 16), mode="bilinear"),
+        {"a": lambda: conv(4, 6, 1), "b": lambda: conv(4, 6, 4, stride=4)},
+        (4, 12, 16),
+    ),
+    "resize-unevenly": (
+        lambda m, x: m.b(F.interpolate(F.interpolate(m.a(x), (13, 7), mode="bilinear"), (5, 31), mode="bilinear")),
+        {"a": lambda: conv(4, 6, 1), "b": lambda: conv(6, 3, 1)},
+        (4, 9, 8),
+    ),
     "squeeze-excite": (
         squeeze_excite,
         {"a": lambda: conv(3, 16, 3, padding=1), "b": lambda: conv(16, 4, 1), "c": lambda: conv(4, 16, 1)},

@@ -241,7 +241,7 @@ def test_changes_of_the_steps_sum_to_the_whole(labelled: bool) -> None:
     assert len(steps) == 4 and scores[-1].agreement < 100
     assert sum(step.agreement for step in steps) == pytest.approx(scores[-1].agreement - 100)
     assert sum(step.kl for step in steps) == pytest.approx(scores[-1].kl)
-    drops = [step.top1 for step in steps]
+    drops = [step.score for step in steps]
     if labelled:
         assert sum(filter(None, drops)) == pytest.approx(-(scores[-1].drop or 0))
     else:

@@ -315,10 +315,17 @@ def test_a_missing_input_size_says_how_to_give_it(project):
     assert "input_size" in error.value.next_step
 
 
-@pytest.mark.parametrize(("size", "message"), [(8, r"returns \(1, 4, 8, 8\), not logits"), (0, "not a size")])
-def test_modules_that_give_no_logits_are_refused(project, size, message):
-    with pytest.raises(InputError, match=message):
-        load_builder("own_net:maps", input_size=size)
+def test_modules_that_give_no_logits_are_refused(project):
+    with pytest.raises(InputError, match=r"returns \(1, 4, 64\), not logits"):
+        wrap_module(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2)), input_size=8)
+    with pytest.raises(InputError, match="not a size"):
+        load_builder("own_net:maps", input_size=0)
+
+
+def test_a_module_that_gives_a_map_segments(project):
+    spec = load_builder("own_net:maps", input_size=8).spec
+    assert (spec.task, spec.classes) == ("segmentation", 4)
+    assert wrap_module(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), input_size=8).spec.task == "classification"
 
 
 def test_a_module_that_cannot_take_the_input_is_refused():

@@ -22,7 +22,8 @@ INPUT = InputSpec((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 0.9)
 def loaded(kind="file", classes=3):
     """As much of a loaded model as choosing images needs."""
     return SimpleNamespace(
-        spec=SimpleNamespace(classes=classes, input=INPUT), weights=SimpleNamespace(kind=kind, source="w")
+        spec=SimpleNamespace(classes=classes, input=INPUT, task="classification"),
+        weights=SimpleNamespace(kind=kind, source="w"),
     )
 
 

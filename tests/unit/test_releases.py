@@ -143,7 +143,7 @@ def mit_head(width: int, widths: tuple[int, int]) -> Iterator[Entry]:
     yield from linear("head.op_list.3.linear", 9, widths[1])
 
 
-def efficientvit_b0() -> Iterator[Entry]:
+def efficientvit_b0_backbone() -> Iterator[Entry]:
     widths, depths = (8, 16, 32, 64, 128), (1, 2, 2, 2, 2)
     yield from mit_layer("backbone.input_stem.op_list.0", 8, 3, 3)
     yield from mit_layer("backbone.input_stem.op_list.1.main.depth_conv", 8, 1, 3)
@@ -156,7 +156,21 @@ def efficientvit_b0() -> Iterator[Entry]:
                 yield from mit_mbconv(f"{place}.{block}", out, out, 4, fewer_norm=False)
             else:
                 yield from mit_attention(f"{place}.{block}", out, 16, 4)
+
+
+def efficientvit_b0() -> Iterator[Entry]:
+    yield from efficientvit_b0_backbone()
     yield from mit_head(128, (1024, 1280))
+
+
+def efficientvit_seg_b0() -> Iterator[Entry]:
+    """SegHead for Cityscapes: what is enlarged lies in a list, and the last layer is a layer like all."""
+    yield from efficientvit_b0_backbone()
+    for number, (channels, place) in enumerate(((128, ".op_list.0"), (64, ".op_list.0"), (32, ""))):
+        yield from mit_layer(f"head.input_ops.{number}{place}", 32, channels, 1)
+    yield from mit_mbconv("head.middle.op_list.0", 32, 32, 4, fewer_norm=False)
+    yield from mit_layer("head.output_ops.0.op_list.0", 128, 32, 1)
+    yield from conv("head.output_ops.0.op_list.1.conv", 9, 128, bias=True)
 
 
 def efficientvit_l1() -> Iterator[Entry]:
@@ -227,6 +241,20 @@ RELEASES = {
             ),
             "head.op_list.2.norm.bias": "head.classifier.1.bias",
             "head.op_list.3.linear.bias": "head.classifier.4.bias",
+        },
+    ),
+    "efficientvit_seg_b0": (
+        efficientvit_seg_b0,
+        "state_dict",
+        {
+            "backbone.stages.3.op_list.2.local_module.main.depth_conv.conv.bias": (
+                "stages.3.blocks.2.local_module.main.depth_conv.conv.bias"
+            ),
+            "head.input_ops.0.op_list.0.norm.bias": "head.inputs.2.norm.bias",
+            "head.input_ops.2.norm.running_var": "head.inputs.0.norm.running_var",
+            "head.middle.op_list.0.main.point_conv.norm.bias": "head.middle.0.main.point_conv.norm.bias",
+            "head.output_ops.0.op_list.0.norm.bias": "head.final.norm.bias",
+            "head.output_ops.0.op_list.1.conv.bias": "head.classifier.bias",
         },
     ),
     "efficientvit_mit_l1": (

@@ -98,9 +98,21 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
 
 def _open(path: Path, given: contract.Contract | None) -> Side:
     inspection = inspect.run(path).inspection
+    _refuse_maps(inspection)
     target = by_suffix()[path.suffix.lower()]
     reading = feeding.reading(inspection, given)
     return Side(path, inspection, target, reading, target.foreign(path, target.kernels[0], os.cpu_count() or 1))
+
+
+def _refuse_maps(inspection: Inspection) -> None:
+    """Only a run folder says what an answer of several dimensions means."""
+    sides = [size for size in inspection.outputs[0].shape[1:] if size != 1] if inspection.outputs else []
+    if len(sides) > 1:
+        shape = inspection.outputs[0].shape
+        raise InputError(
+            f"{inspection.file} answers with a map of shape {shape}: a file without its run is taken for a classifier",
+            "audit the run folder it was made in",
+        )
 
 
 def _images(config: AuditConfig, side: Side) -> tuple[ImageSource, Labels | None, str]:

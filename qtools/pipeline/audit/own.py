@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from calibration.sampling import Subset, shuffled
 from calibration.weights.correct import nearest
 from qtools.core import files
+from qtools.core.errors import InputError
 from qtools.core.inspection import End
 from qtools.core.protocols import Runner
 from qtools.pipeline import judge
@@ -30,12 +31,18 @@ from qtools.pipeline.evaluate import Stage, compare_values, evaluate, of_module,
 from qtools.pipeline.feeding import Reading
 from qtools.pipeline.leg import Leg
 from qtools.pipeline.progress import Listener, Stopwatch
+from qtools.pipeline.task import task_of
 from reports import environment
+from reports.accuracy import PairedAccuracy
 from reports.audit import Audit
 from reports.build import Measured, Report, Size
 from reports.latency import Latency
 
 FLOAT = "float"
+BY_IMAGE_ONLY = (
+    "Flipped images, confidence, the smallest drop that shows and other preprocessing are told by images that are "
+    "right or wrong: not looked for here, where the score is {}."
+)
 CARRIED = "The latency was measured when the run was made, not by this audit."
 REMEDY = (
     "give the network the preprocessing it was trained with, {} in the words of a contract, and quantize again: "
@@ -51,6 +58,12 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
     """
     with watch.stage("load"):
         run = restore.read(config)
+        task = task_of(run.loaded.spec)
+        if config.max_drop is not None and not task.by_image:
+            raise InputError(
+                f"--max-drop stops by images lost and gained, and {task.metric} has none",
+                "leave it out here: qtools quantize --max-drop judges the drop on all evaluation images",
+            )
         images = _images(config, run)
         chosen = limit(config, len(images.evaluation), images.labels, _flips(run))
     warnings = chosen.warnings if chosen else ()
@@ -74,12 +87,15 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
     if config.sensitivity is not None:
         with watch.stage("quantize parts alone"):
             section = dataclasses.replace(section, sweep=swept(leg, config.sensitivity, watch.listener))
-    section = with_statistics(
-        section, Seen(seen.evaluation, seen.labels, outputs[FLOAT], outputs[first], images.classes), stopped
-    )
+    if task.by_image:
+        section = with_statistics(
+            section, Seen(seen.evaluation, seen.labels, outputs[FLOAT], outputs[first], images.classes), stopped
+        )
+    else:
+        section = dataclasses.replace(section, classes=images.classes, untried=BY_IMAGE_ONLY.format(task.metric))
     speed = _latency(run)
     measured = Measured(speed, dict(watch.seconds), cpu_s=dict(watch.cpu))
-    notices = (*leg.notices, *warnings, *judge.agreement_warning(outputs, first), *((CARRIED,) if speed else ()))
+    notices = (*leg.notices, *warnings, *judge.agreement_warning(task, outputs, first), *((CARRIED,) if speed else ()))
     asked = RunConfig(
         run.report.subject.model,
         target=run.report.subject.target,
@@ -114,7 +130,8 @@ def _images(config: AuditConfig, run: restore.Run) -> RunImages:
 
 def _flips(run: restore.Run) -> float | None:
     """Share of images, in percent, on which exactly one network was right when the run was made."""
-    rows = [row.accuracy for row in run.report.ledger if row.role == "step" and row.accuracy]
+    steps = [row.accuracy for row in run.report.ledger if row.role == "step"]
+    rows = [scores for scores in steps if isinstance(scores, PairedAccuracy)]
     if not rows or rows[-1].lost is None or rows[-1].gained is None:
         return None
     return 100 * (rows[-1].lost + rows[-1].gained) / rows[-1].n
@@ -173,7 +190,7 @@ def _causes(config: AuditConfig, run: restore.Run, leg: Leg, outputs: Mapping[st
     with watch.stage("find causes"):
         found = examine(leg.prepared, leg.decision, leg.target, run.bits)
     images = leg.prepared.images
-    if images.labels is None:
+    if images.labels is None or not task_of(run.loaded.spec).by_image:
         return found
     spec = images.input
     reading = Reading(End("image", (1, 3, *spec.size), "float32"), spec)

@@ -1,0 +1,64 @@
+"""What a model's answers mean: how labelled images are found, and how two sets of answers are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from calibration.data import FolderSource
+from qtools.core import plugins
+from qtools.core.protocols import ImageSource
+from qtools.core.types import InputSpec
+from qtools.models import ModelSpec
+from reports.scores import Scores
+
+Labels = NDArray[Any]
+"""What is right for each image, images first."""
+Answers = NDArray[Any]
+
+
+class Judge(Protocol):
+    """Holds answers against those of the float network on the same images."""
+
+    def __call__(
+        self, labels: Labels | None, reference: Answers, other: Answers, size: tuple[int, int], classes: tuple[str, ...]
+    ) -> Scores:
+        """Scores of `other`; `size` is (height, width) of the input, `classes` the names of the outputs, if known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a file in qtools/pipeline/tasks exposes as TASK; its name is the word in `ModelSpec.task`.
+
+    Attributes:
+        metric: Name of the score, which a report shows.
+        agreed: What agreement with float counts: "images", "pixels".
+        answer: What an output holds, for the files that describe themselves.
+        classes: () -> names of the answers to the reference set.
+        folder: (path, number of classes) -> the user's labelled images.
+        labels: (chosen images, preprocessing) -> what is right for each; None where nothing says.
+        rendered: (images of the reference set) -> what is right for each.
+        judge: Compares answers.
+        by_image: Whether each image is right or wrong, which flips, stopping early and other preprocessing are told by.
+    """
+
+    metric: str
+    agreed: str
+    answer: str
+    classes: Callable[[], tuple[str, ...]]
+    folder: Callable[[Path, int], FolderSource]
+    labels: Callable[[ImageSource, InputSpec], Labels | None]
+    rendered: Callable[[Any], Labels]
+    judge: Judge
+    by_image: bool
+
+
+def task_of(spec: ModelSpec) -> Task:
+    """The task of a model."""
+    found: Task = plugins.find("qtools.pipeline.tasks", spec.task, "TASK")
+    return found
