@@ -54,7 +54,7 @@ def _of_image(
     chance = torch.Generator().manual_seed(number)
     squares = np.zeros(len(candidates))
     for _ in range(PROBES):
-        slopes = tape.slopes(_direction(tape.result.detach(), chance))
+        slopes = tape.slopes(direction(tape.result.detach(), chance))
         moved: dict[tuple[str, str], float] = {
             (name, reader): float((slope * errors[name]).sum())
             for (name, reader), slope in slopes.items()
@@ -75,7 +75,7 @@ def _rounding(value: torch.Tensor, name: str, plan: QuantPlan) -> torch.Tensor:
     return numerics.dequantize(numerics.quantize(value, params), params) - value
 
 
-def _direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+def direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     """A random vector whose covariance is the Fisher information of the logits, shape (1, classes)."""
     share = torch.softmax(logits.double(), 1)
     normal = torch.randn(share.shape, generator=chance, dtype=torch.float64)
