@@ -6,7 +6,6 @@ import dataclasses
 
 from calibration import plan as planning
 from calibration.apart import Apart, matching
-from calibration.choice import flips
 from calibration.ends import half_way, spread, together
 from calibration.method import Method
 from calibration.read_through import read_through
@@ -28,8 +27,8 @@ from reports.steps import Step
 
 WORTH_ROUNDING = 0.1
 """Share of the whole KL that weights on the nearest codes cost by themselves, from which rounding them is tried."""
-WORTH_MOVING = 0.01
-"""Share of images expected to change their class, from which choosing ranges by their cost is worth the time."""
+WORTH_MOVING = 0.07
+"""Mean root of KL from which choosing ranges by their cost is worth the time: about 0.005 nats."""
 TINY = 1e-9
 """Distance from float below which nothing is left to share."""
 
@@ -46,7 +45,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     trial = None
     if chosen.correct:
         with watch.stage("correct weights"):
-            trial = _corrected(decision, recipe, trials, rounding=chosen.rounding)
+            trial = _corrected(decision, recipe, trials, chosen)
     if apart.raises:
         with watch.stage("raise precision"):
             trial = raise_values(trial or trials.plain(recipe, plan), (prepared, target), apart, correct=chosen.correct)
@@ -80,8 +79,8 @@ def recipe_of(
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
-def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, rounding: bool) -> Trial:
-    """The plan with corrected biases and, where that brings the logits nearer to float, rounded weights.
+def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, chosen: Method) -> Trial:
+    """The plan with corrected biases and, where that brings the logits nearer to float, moved ends and rounded weights.
 
     What loses on calibration images that the step has not seen is taken back.
     """
@@ -89,9 +88,10 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, roun
     if not steps.best.changed:
         return dataclasses.replace(steps.best, decision=first)  # no layer runs in integers
     steps.judge_ranges()
-    steps.try_ends()
+    if chosen.ends:
+        steps.try_ends()
     before = steps.judge_biases()
-    if rounding:
+    if chosen.rounding:
         steps.try_rounding(before)
     decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
     return dataclasses.replace(steps.best, decision=decision)
@@ -129,9 +129,8 @@ class _Corrections:
     def try_ends(self) -> None:
         """Chooses the ends of all grids together by what they cost the result, where that is more than a little."""
         name, best = "ends of the grids", self.best
-        changing = flips(self._held.exact, best.answers)
-        if changing < WORTH_MOVING:
-            note = f"{changing:.2%} of images are expected to change their class: not tried"
+        if best.off < WORTH_MOVING:
+            note = f"a mean root KL of {best.off:.3g} is below {WORTH_MOVING:g}: not tried"
             self.told.append(Step(name, False, None, None, note))
             return
         recipe, view, spec = best.recipe, self._program.view, self._trials.target.spec
