@@ -6,6 +6,7 @@ import dataclasses
 
 from calibration import plan as planning
 from calibration.apart import Apart, matching
+from calibration.ends import half_way, spread, together
 from calibration.method import Method
 from calibration.read_through import read_through
 from calibration.weights.correct import nearest
@@ -15,7 +16,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import budget, peers
+from qtools.pipeline import budget, ends, peers
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -26,6 +27,8 @@ from reports.steps import Step
 
 WORTH_ROUNDING = 0.1
 """Share of the whole KL that weights on the nearest codes cost by themselves, from which rounding them is tried."""
+WORTH_MOVING = 0.07
+"""Mean root of KL from which choosing ranges by their cost is worth the time: about 0.005 nats."""
 TINY = 1e-9
 """Distance from float below which nothing is left to share."""
 
@@ -47,7 +50,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     trial = None
     if chosen.correct:
         with watch.stage("correct weights"):
-            trial = _corrected(decision, recipe, trials, rounding=chosen.rounding)
+            trial = _corrected(decision, recipe, trials, chosen)
     if apart.raises:
         with watch.stage("raise precision"):
             trial = raise_values(trial or trials.plain(recipe, plan), (prepared, target), apart, correct=chosen.correct)
@@ -83,8 +86,8 @@ def recipe_of(
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
-def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, rounding: bool) -> Trial:
-    """The plan with corrected biases and, where that brings the logits nearer to float, rounded weights.
+def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, chosen: Method) -> Trial:
+    """The plan with corrected biases and, where that brings the logits nearer to float, moved ends and rounded weights.
 
     What loses on calibration images that the step has not seen is taken back.
     """
@@ -92,8 +95,10 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, *, roun
     if not steps.best.changed:
         return dataclasses.replace(steps.best, decision=first)  # no layer runs in integers
     steps.judge_ranges()
+    if chosen.ends:
+        steps.try_ends()
     before = steps.judge_biases()
-    if rounding:
+    if chosen.rounding:
         steps.try_rounding(before)
         steps.try_channels()
     decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
@@ -128,6 +133,30 @@ class _Corrections:
         other = self._trials.corrected(plain, plan, rounding=False)
         note = f"{len(ours.recipe.through)} values that only a function reads, judged on {self._held.count} images"
         self._take("ranges behind functions", other, ours, note)
+
+    def try_ends(self) -> None:
+        """Chooses the ends of all grids together by what they cost the result, where that is more than a little."""
+        name, best = "ends of the grids", self.best
+        if best.off < WORTH_MOVING:
+            note = f"a mean root KL of {best.off:.3g} is below {WORTH_MOVING:g}: not tried"
+            self.told.append(Step(name, False, None, None, note))
+            return
+        recipe, view, spec = best.recipe, self._program.view, self._trials.target.spec
+        plan = self._trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
+        shared = ends.groups(view, spec, plan)
+        if not shared:
+            return
+        images = [image[None] for batch in self._held.own for image in batch]
+        measured = ends.measure(self._program, plan, shared, images)
+        moved = half_way(measured.ranges, together(measured)[0])
+        ranges = {**recipe.found.ranges, **spread(moved, shared.values())}
+        recipe = dataclasses.replace(recipe, found=dataclasses.replace(recipe.found, ranges=ranges))
+        other = self._trials.corrected(recipe, self._trials.plan(recipe), rounding=False)
+        note = (
+            f"{len(moved)} of {len(shared)} ranges moved half of the way to what they cost {len(images)} images least; "
+            f"judged on {self._held.count} others"
+        )
+        self._take(name, best, other, note)
 
     def judge_biases(self) -> float:
         """Holds corrected biases against those of the network; returns how far the latter are from float."""

@@ -92,7 +92,7 @@ def _of_image(
     chance = torch.Generator().manual_seed(number)
     squares = np.zeros(len(candidates))
     for _ in range(PROBES):
-        slopes = tape.slopes(_direction(tape.result.detach(), chance))
+        slopes = tape.slopes(direction(tape.result.detach(), chance))
         moved: dict[tuple[str, str], float] = {
             (name, reader): float((slope * errors[name]).sum())
             for (name, reader), slope in slopes.items()
@@ -113,7 +113,7 @@ def _rounding(value: torch.Tensor, name: str, plan: QuantPlan) -> torch.Tensor:
     return numerics.on_grid(value, params) - value
 
 
-def _direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+def direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     """A random vector whose covariance is the Fisher information of the logits, shape (1, classes, ...).
 
     Where there are pixels, the divergence of the image is their mean.

@@ -70,9 +70,13 @@ def _steps(decision: decide.Decision) -> dict[str, Step]:
     return {step.name: step for step in decision.steps}
 
 
-def test_every_step_is_told_and_the_judged_ones_in_numbers(prepared: Prepared) -> None:
+STEPS = ["ranges behind functions", "ends of the grids", "correct biases", "round weights", "refit channels"]
+
+
+def test_every_step_is_told_and_the_judged_ones_in_numbers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "WORTH_MOVING", 0.0)
     decision = _decided(prepared, bits=4)
-    assert list(_steps(decision)) == ["ranges behind functions", "correct biases", "round weights", "refit channels"]
+    assert list(_steps(decision)) == STEPS
     for step in decision.steps:
         assert step.before is not None and step.after is not None
         assert step.kept == (step.after < step.before)
@@ -114,7 +118,34 @@ def test_ranges_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest
     assert params is not None and params.hi > 0.1, "the plain range"
 
 
-@pytest.mark.parametrize("broken", ["correct biases", "round weights"])
+def test_ends_that_lose_are_taken_back_and_others_are_in_the_plan(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = next(op for op in prepared.program.view.ops if op.kind == "gelu").inputs[0]
+    monkeypatch.setattr(decide, "WORTH_MOVING", 0.0)
+    monkeypatch.setattr(decide, "half_way", lambda before, after: {read: (-0.01, 0.01)})
+    decision = _decided(prepared)
+    step, params = _steps(decision)["ends of the grids"], decision.plan.params(read)
+    assert not step.kept and params is not None and params.hi > 0.1
+    wide = (params.lo * 1.01, params.hi * 1.01)
+    monkeypatch.setattr(decide, "half_way", lambda before, after: {read: wide})
+    monkeypatch.setattr(decide._Corrections, "_take", lambda steps, step, without, done, note: _keep(steps, done))
+    assert _decided(prepared).plan.params(read) == params_from_range(*wide, params.scheme)
+
+
+def _keep(steps: decide._Corrections, done: trial.Trial) -> None:
+    steps.best = done
+
+
+def test_ends_are_left_alone_where_the_result_is_near_enough(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "WORTH_MOVING", 1e3)
+    step = _steps(_decided(prepared))["ends of the grids"]
+    assert not step.kept and step.before is None and step.note.endswith("not tried")
+
+
+@pytest.mark.parametrize("broken", ["correct biases", "round weights", "refit channels"])
 def test_corrections_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     real = trial.correct
 
