@@ -146,6 +146,8 @@ def open_confined(path: Path, kernels: str, threads: int) -> Session:
     from exporters._confined import ConfinedSession
 
     return ConfinedSession(("exporters._onnx.run", "OrtSession"), "onnxruntime", path, kernels, threads)
+
+
 def bound(kept: Mapping[str, Any]) -> Any:
     """A binding that a file kept."""
     from exporters._onnx.bind import TensorBinding

@@ -77,7 +77,7 @@ def _of_weights(
     chance = torch.Generator().manual_seed(number)
     squares = np.zeros(len(errors))
     for _ in range(PROBES):
-        slopes = {name: slope for (name, _), slope in tape.slopes(_direction(tape.result.detach(), chance)).items()}
+        slopes = {name: slope for (name, _), slope in tape.slopes(direction(tape.result.detach(), chance)).items()}
         squares += [float((slopes[name] * error).sum()) ** 2 if name in slopes else 0.0 for name, error in errors]
     return np.asarray(np.sqrt(squares / PROBES / 2))
 

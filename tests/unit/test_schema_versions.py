@@ -43,7 +43,12 @@ RUN = ("int8", (224, 224), ("cat", "dog"))
 READERS: dict[str, tuple[int, Callable[[Path], Any], Callable[[Any], object], object]] = {
     "report": (REPORT_SCHEMA, read_report, lambda r: (r.subject.model, len(r.ledger), r.checks[0].name), None),
     "bench": (BENCH_SCHEMA, lambda p: parse_bench(p.read_text(), p.name), lambda b: b.timings[0].artifact, "m"),
-    "contract": (contract.CONTRACT_SCHEMA, contract.read, lambda c: (c.preparation.size, c.preparation.crop, c.preparation.mean), SPEC),
+    "contract": (
+        contract.CONTRACT_SCHEMA,
+        contract.read,
+        lambda c: (c.preparation.size, c.preparation.crop, c.preparation.mean),
+        SPEC,
+    ),
     "run": (facts_of_runs.RUN_SCHEMA, run_facts, lambda f: (f.io, f.input.size, f.classes), RUN),
     "plan": (PLAN_SCHEMA, read_plan, lambda p: (p.model, p.values["image"].params.scale), ("m", (0.05,))),
 }

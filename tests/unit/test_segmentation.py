@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from calibration.baselines._fisher import DRAWS, _draw
 from calibration.choice import flips
 from qtools.core.errors import CheckFailed, InputError
-from qtools.pipeline.sensitivity import _direction
+from qtools.pipeline.sensitivity import direction
 from reports import segmentation
 from reports.accuracy import divergence, paired_accuracy
 from reports.build import LedgerRow, parse_report, report_text
@@ -129,7 +129,7 @@ def test_probes_of_maps_have_the_divergence_as_their_square() -> None:
     logits = torch.from_numpy(_answers(1)).double()
     step = 1e-3 * torch.from_numpy(np.random.default_rng(1).normal(size=logits.shape))
     chance = torch.Generator().manual_seed(0)
-    squares = [float((_direction(logits, chance).double() * step).sum() ** 2) for _ in range(3000)]
+    squares = [float((direction(logits, chance).double() * step).sum() ** 2) for _ in range(3000)]
     wanted = 2 * divergence(logits.numpy(), (logits + step).numpy())[0]
     assert np.mean(squares) == pytest.approx(wanted, abs=4 * np.std(squares) / np.sqrt(len(squares)))
 
