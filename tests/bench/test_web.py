@@ -66,7 +66,8 @@ def test_a_browser_answers_as_python_does(tmp_path_factory, pictures, target: st
     recorded = json.loads((web / "vectors" / "vectors.json").read_text())
     equal = sum(answer == "equal" for _, _, answer, _ in rows)
     failed = sum(bool(word) for *_, word in rows)
-    said = f"{len(rows)} pictures, {equal} answers equal in every bit, {failed} beyond {recorded['tolerance']['value']:.3g}"
+    limit = recorded["tolerance"]["value"]
+    said = f"{len(rows)} pictures, {equal} answers equal in every bit, {failed} beyond {limit:.3g}"
     sys.stdout.write(f"\n{target}: {said}\n")
     assert len(rows) == PICTURES
     assert all(tensor == "tensor equal" for _, tensor, _, _ in rows)
