@@ -42,7 +42,7 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
     return np.where(draw.random((height, width, 1)) < 0.5, np.where(pixels > 127, 255, 0), pixels).astype(np.uint8)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(sides, sides, sides, sides, filters, st.integers(0, 99))
 def test_resizing_is_pillows_to_the_byte(client, height, width, goal_h, goal_w, name, seed) -> None:
     pixels = picture(height, width, seed)
@@ -64,7 +64,7 @@ crops = st.sampled_from(["squash", "center", "border"])
 sizes = st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.integers(1, 40).map(lambda side: (side, side))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.tuples(sides, sides), sizes, crops, st.floats(0.3, 1), filters, st.integers(0, 99))
 def test_a_picture_is_cut_as_the_run_cuts_it(client, shape, size, mode, keep, name, seed) -> None:
     spec = InputSpec(size, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2), name, keep, mode)
