@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -153,23 +153,19 @@ def quantize(
 
     Example: qtools quantize m0_9 --weights trained.safetensors --data images/ --bits 8 --target tflite
     """
-    if bool(model) == bool(builder):
-        raise InputError("give a model's name or --builder, one of the two", "qtools quantize m1_1")
+    _check_source(model, builder)
+    apart: dict[str, Any] = {"int16": int16 or (), "dynamic": dynamic or (), "clamp": clamp}
+    apart |= {"strict_weights": strict_weights, "max_drop": max_drop}
+    apart |= {"max_islands": max_islands, "size_budget": size_budget}
     config = RunConfig(
-        model=model,
-        weights=weights,
-        builder=builder,
-        target=target,
+        model,
+        weights,
+        builder,
+        target,
         bits=bits,
         weight_bits=weight_bits,
         act_bits=act_bits,
-        int16=int16 or (),
-        dynamic=dynamic or (),
-        clamp=clamp,
-        strict_weights=strict_weights,
-        max_drop=max_drop,
-        max_islands=max_islands,
-        size_budget=size_budget,
+        **apart,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,
@@ -182,6 +178,11 @@ def quantize(
         target_options={"activations": onnx_activations} if onnx_activations else {},
     )
     (_foresee if dry_run else _export)(config, as_json=json)
+
+
+def _check_source(model: str, builder: str) -> None:
+    if bool(model) == bool(builder):
+        raise InputError("give a model's name or --builder, one of the two", "qtools quantize m1_1")
 
 
 def _export(config: RunConfig, *, as_json: bool) -> None:

@@ -25,6 +25,7 @@ import yaml
 from numpy.typing import NDArray
 
 from qtools.core import files
+from qtools.core.cache import NONE
 from qtools.core.errors import QtoolsError
 from qtools.models import ModelCard, families
 
@@ -231,9 +232,9 @@ def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any]) -> dic
     known, folder, watch = how
     target = plugins.find("exporters", name, "TARGET")
     chosen, widths = method(config.method), choose(target.spec, config.bits, None, None)
-    captured = capture_model(fused, target, (chosen, widths), known, watch)
+    captured = capture_model(fused, target, (chosen, widths), known, (NONE, watch))
     known.append(captured)
-    prepared = lower(fused, captured, target, folder, watch)
+    prepared = lower(fused, captured, target, folder, (NONE, watch))
     leg = export(prepared, decide(prepared, target, (chosen, widths, Apart()), watch), target, config, (folder, watch))
     stages = leg.stages()
     wanted = {"simulated": stages["simulated"], "real": stages[target.kernels[0]]}

@@ -34,6 +34,7 @@ from calibration.baseline import IMAGES
 from calibration.method import AUTO, Method, method, names
 from calibration.widths import Widths
 from qtools.core import files, plugins
+from qtools.core.cache import NONE
 from qtools.core.protocols import Target
 from qtools.graph.side_by_side import one_thread
 from qtools.pipeline import data, peers
@@ -48,6 +49,7 @@ from reports.accuracy import PairedAccuracy, paired_accuracy
 
 SCHEMES = (Widths(8, 8), Widths(6, 8), Widths(4, 8), Widths(6, 6))
 NOTHING_APART = Apart((), (), False)
+QUIET = (NONE, Stopwatch(Silent()))
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,10 @@ class Bench:
         if key not in self._known:
             self._known = {other: kept for other, kept in self._known.items() if other[0] == draw}
             fused = dataclasses.replace(self._fused, images=images)
-            self._known[key] = capture_model(fused, self.target, (chosen, widths), (), Stopwatch(Silent()))
+            self._known[key] = capture_model(fused, self.target, (chosen, widths), (), QUIET)
         captured = self._known[key]
         if self._prepared is None:  # the graph, and so the conversion, is that of every cell
-            self._prepared = lower(self._fused, captured, self.target, self._folder, Stopwatch(Silent()))
+            self._prepared = lower(self._fused, captured, self.target, self._folder, QUIET)
         fields = {field.name: getattr(captured, field.name) for field in dataclasses.fields(Captured)}
         return dataclasses.replace(self._prepared, images=images, **fields)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qtools.core.plugins import find
-from qtools.pipeline.bundles import web
-from qtools.pipeline.contract import File, Input, Output, Preparation
+from qtools.core import files
+from qtools.core.errors import InputError
+from qtools.pipeline.bundles import _vectors, web
+from qtools.pipeline.contract import Output
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 DTYPES = ("int8", "uint8", "int16", "float32")
 CASES = 240
+FLOAT = Output("logits", (1, 5), "float32", "logits")
 
 SCRIPT = """
 import { readFileSync, writeFileSync } from "node:fs";
@@ -139,22 +142,63 @@ def test_every_file_is_javascript(templates: Path, tmp_path: Path, name: str) ->
     assert subprocess.run([str(NODE), "--check", str(copy)], capture_output=True, check=False).returncode == 0
 
 
-def end(dtype: str) -> tuple[Input, Output]:
-    table = (tuple(float(byte) for byte in range(256)),) * 3
-    given = Input("image", (1, 4, 4, 3), dtype, "tensor", table)
-    return given, Output("logits", (1, 3), dtype, "logits")
+REPLAY = """
+import { readFileSync } from "node:fs";
+const { prepare } = await import("./prepare.js");
+const contract = JSON.parse(readFileSync("contract.json"));
+const { vectors } = JSON.parse(readFileSync("vectors/vectors.json"));
+const equal = vectors.map(({ rgb, input, width, height }) => Buffer.from(prepare(
+  { width, height, data: new Uint8Array(readFileSync(`vectors/${rgb}`)) }, contract).buffer)
+  .equals(readFileSync(`vectors/${input}`)));
+console.log(JSON.stringify(equal));
+"""
+MIXED = ({}, {"colours": "BGR", "resize": "bilinear"}, {"crop": "border", "keep": 1.0}, {"crop": "squash"})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layout", "said"),
+    [
+        ("uint8", "NHWC", MIXED[0]),
+        ("float32", "NCHW", MIXED[1]),
+        ("uint8", "NCHW", MIXED[2]),
+        ("float32", "NHWC", MIXED[3]),
+    ],
+)
+def test_a_package_prepares_its_own_vectors(
+    make, tmp_path: Path, dtype: str, layout: str, said: dict[str, str]
+) -> None:
+    content = made_up(dtype, layout, **said).content
+    content = replace(content, whole=replace(content.whole, output=FLOAT))
+    web.place(content, tmp_path)
+    _vectors.write(content, tmp_path / "vectors")
+    (tmp_path / "contract.json").write_text(files.to_json(content.contract))
+    (tmp_path / "replay_tensors.mjs").write_text(REPLAY)
+    ended = subprocess.run([str(NODE), "replay_tensors.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-1000:]
+    assert json.loads(ended.stdout) == [True] * len(content.vectors)
+
+
+def test_names_are_no_code(made_up, tmp_path: Path) -> None:
+    """A model called after a script is shown, never run; what is JSON stays JSON."""
+    content = made_up("uint8").content
+    model = replace(content.contract.model, name='<script>alert("x")</script>')
+    whole = replace(content.whole, contract=replace(content.contract, model=model), output=FLOAT)
+    web.place_page(replace(content, whole=whole), tmp_path, not_in_browser='"><b>', answered=True)
+    page = (tmp_path / "index.html").read_text()
+    assert "<script>alert" not in page and '"><b>' not in page and "&lt;script&gt;" in page
+    assert "script" in json.loads((tmp_path / "package.json").read_text())["name"]
 
 
 @pytest.mark.parametrize(
     ("format_", "dtype", "words"),
     [("tflite", "int8", "no int8 tensors"), ("mlpackage", "float32", ".mlpackage"), ("onnx", "int8", "")],
 )
-def test_what_no_browser_can_run_is_said(format_: str, dtype: str, words: str) -> None:
-    from qtools.pipeline.contract import Contract, Whole
-
-    given, output = end(dtype)
-    file = File(f"model.{format_}", format_, 1, "0" * 64, "0" * 64)
-    whole = Whole(Contract(Preparation()), given, output, file, (4, 4))
+def test_what_no_browser_can_run_is_said(made_up, tmp_path: Path, format_: str, dtype: str, words: str) -> None:
+    content = made_up(dtype).content
+    whole = replace(content.whole, artifact=replace(content.whole.artifact, format=format_))
     reason = web.refusal(whole)
     assert words in reason and bool(reason) == bool(words)
-    assert find("qtools.pipeline.bundles", "web", "BUNDLE").formats == ("onnx", "tflite")
+    if reason:
+        with pytest.raises(InputError, match="--io pixels"):
+            web.place(replace(content, whole=whole), tmp_path)
+        assert not list(tmp_path.iterdir())
