@@ -13,6 +13,7 @@ LICENCE = "Apache-2.0"
 FAMILY = Family(
     name="pvt_v2",
     paper="https://arxiv.org/abs/2106.13797",
+    level="converted",
     cards=(
         hub_card("pvt_v2_b0", 3.667, 0.5661, LICENCE, {"in1k": 70.66}, ("pvtv2_b0",)),
         hub_card("pvt_v2_b1", 14.01, 2.108, LICENCE, {"in1k": 78.702}, ("pvtv2_b1",)),
