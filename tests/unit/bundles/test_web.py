@@ -165,7 +165,7 @@ MIXED = ({}, {"colours": "BGR", "resize": "bilinear"}, {"crop": "border", "keep"
     ],
 )
 def test_a_package_prepares_its_own_vectors(
-    make, tmp_path: Path, dtype: str, layout: str, said: dict[str, str]
+    made_up, tmp_path: Path, dtype: str, layout: str, said: dict[str, str]
 ) -> None:
     content = made_up(dtype, layout, **said).content
     content = replace(content, whole=replace(content.whole, output=FLOAT))
