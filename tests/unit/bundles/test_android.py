@@ -30,56 +30,7 @@ compiled = pytest.mark.skipif(
     reason="no Kotlin compiler: put kotlinc on PATH or name one in QTOOLS_KOTLINC, and java beside it",
 )
 
-DRIVER = """
-import java.io.File
-import qtools.core.*
-
-/** Bits of a value, so that no printing of a float stands between two languages. */
-fun bits(value: Any?): String = when (value) {
-    is Map<*, *> -> value.entries.joinToString(",", "{", "}") { bits(it.key) + ":" + bits(it.value) }
-    is List<*> -> value.joinToString(",", "[", "]") { bits(it) }
-    is String -> value.map { "%04x".format(it.code) }.joinToString("", "<", ">")
-    is Double -> "%016x".format(value.toRawBits())
-    else -> value.toString()
-}
-
-fun main(arguments: Array<String>) {
-    val folder = File(arguments[0])
-    val contract = Contract.parse(File(arguments[1]).readText())
-    val recorded = { name: String -> File(arguments[2], name).readBytes() }
-    for (off in 0..2) { // a network that is right on the first vector and wrong by so many codes on all others
-        var at = 0
-        val found = replay(contract, recorded) { _ ->
-            recorded("${at}.output.bin").also { if (at++ > 0) it[0] = (it[0] + off).toByte() }
-        }
-        File(folder, "off$off").writeText(found.joinToString(" ") { "${it.gap}:${it.passed}" })
-    }
-    fun named(end: String) = folder.listFiles()!!.filter { it.name.endsWith(end) }
-    for (file in named(".rgb")) {
-        val number = file.name.substringBefore('.')
-        val (height, width) = File(folder, "$number.sides").readText().split(" ").map { it.toInt() }
-        val contract = Contract.parse(File(folder, "$number.contract").readText())
-        File(folder, "$number.out").writeBytes(prepare(Picture(width, height, file.readBytes()), contract))
-    }
-    for (file in named(".codes")) {
-        val number = file.name.substringBefore('.')
-        val contract = Contract.parse(File(folder, "$number.meaning").readText())
-        val numbers = realNumbers(file.readBytes(), contract)
-        val top = top(numbers, contract, 3).joinToString(" ") { "${it.index}:${it.label}:${it.probability}" }
-        File(folder, "$number.top").writeText(numbers.joinToString(" ") { "%08x".format(it.toRawBits()) } + "\\n" + top)
-    }
-    for (file in named(".json")) {
-        val read = try { bits(parseJson(file.readText())) } catch (error: IllegalArgumentException) { "refused" }
-        File(folder, file.name + ".bits").writeText(read)
-    }
-    val argb = File(folder, "argb").readText().split(" ").map { it.toLong().toInt() }.toIntArray()
-    for (quarters in -1..4) {
-        val turned = Picture.ofArgb(argb, 5, 3).turned(90 * quarters)
-        val sides = byteArrayOf(turned.height.toByte(), turned.width.toByte())
-        File(folder, "turned$quarters").writeBytes(sides + turned.rgb)
-    }
-}
-"""
+DRIVER = Path(__file__).with_name("Driver.kt")
 
 
 def written(content: Any, folder: Path) -> Path:
@@ -158,11 +109,10 @@ def test_files_that_the_kotlin_opens_are_there(bundle: Path) -> None:
 
 @pytest.fixture(scope="module")
 def jvm(bundle: Path, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`jvm(main class, argument, ...)`: the core of a bundle and the driver above, compiled once."""
+    """`jvm(main class, argument, ...)`: the core of a bundle and the driver, compiled once."""
     folder = tmp_path_factory.mktemp("kotlin")
-    (folder / "Driver.kt").write_text(DRIVER)
     sources = [str(path) for path in sorted((bundle / "core/src/main").rglob("*.kt"))]
-    wanted = ["-Werror", "-d", str(folder / "out.jar"), str(folder / "Driver.kt"), *sources]
+    wanted = ["-Werror", "-d", str(folder / "out.jar"), str(DRIVER), *sources]
     path = [str(folder / "out.jar")]
     if str(COMPILER).endswith(".jar"):
         beside = Path(str(COMPILER)).parent
@@ -272,6 +222,19 @@ def read(text: str) -> str:
         return "refused"
 
 
+WRONG = {
+    ("schema_version",): (3, "version 2, not 3"),
+    ("preparation", "crop"): ("round", 'crop: this code knows no "round"'),
+    ("preparation", "rule"): ("opencv", "not opencv"),
+    ("preparation", "fill"): ([0, 0], "fill is no list of 3 numbers"),
+    ("preparation", "size"): ([1.5, 1], "size is no whole number"),
+    ("input", "kind"): ("image", "takes tensors"),
+    ("input", "table"): ([[0] * 256] * 2, "table is no grid of 3 x 256"),
+    ("output", "scale"): ("1", "scale is no number"),
+    ("labels",): ([1], "labels is no list of texts"),
+    ("artifact",): ([], "artifact is no JSON object"),
+}
+"""Entry of a contract -> what no contract says there, and words of the refusal."""
 ARGB = np.random.default_rng(8).integers(0, 2**32, (3, 5))
 
 
@@ -293,9 +256,13 @@ def driven(jvm, bundle, drawn, documented, tmp_path_factory) -> Path:
         (folder / f"{number}.meaning").write_text(whole(answer.contract))
     for number, text in enumerate(documented):
         (folder / f"{number}.json").write_text(text, encoding="utf-8")
+    for number, (entry, (value, _)) in enumerate(WRONG.items()):
+        said = json.loads(whole({}))
+        (said[entry[0]] if entry[1:] else said)[entry[-1]] = value
+        (folder / f"{number}.wrong").write_text(json.dumps(said))
     (folder / "argb").write_text(" ".join(map(str, ARGB.ravel())))
-    said = str(bundle / BUNDLE.assets / contract.FILE), str(bundle / BUNDLE.vectors)
-    ended = jvm("DriverKt", str(folder), *said)
+    bundled = str(bundle / BUNDLE.assets / contract.FILE), str(bundle / BUNDLE.vectors)
+    ended = jvm("DriverKt", str(folder), *bundled)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return folder
 
@@ -327,6 +294,12 @@ def test_json_is_read_and_refused_as_python_does_it(driven: Path, documented: li
     assert 50 < expected.count("refused") < 150
     for number, text in enumerate(documented):
         assert (driven / f"{number}.json.bits").read_text() == expected[number], text
+
+
+@compiled
+def test_a_contract_that_is_none_is_refused_by_name(driven: Path) -> None:
+    for number, (entry, (_, words)) in enumerate(WRONG.items()):
+        assert words in (driven / f"{number}.wrong.said").read_text(), entry
 
 
 @compiled

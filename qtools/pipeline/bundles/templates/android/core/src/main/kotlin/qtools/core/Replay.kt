@@ -36,7 +36,11 @@ class Replayed(
  * @throws IllegalArgumentException if the vectors belong to another artifact, or if the recorded output does not have
  *   the recorded classes on top here.
  */
-fun replay(contract: Contract, read: (String) -> ByteArray, network: ((ByteArray) -> ByteArray)? = null): List<Replayed> {
+fun replay(
+    contract: Contract,
+    read: (String) -> ByteArray,
+    network: ((ByteArray) -> ByteArray)? = null,
+): List<Replayed> {
     val recorded = Entries.of(parseJson(read("vectors.json").decodeToString()), "vectors.json")
     require(recorded.text("artifact_sha256") == contract.artifact.sha256) { "the vectors are of another artifact" }
     val tolerance = recorded.inside("tolerance").double("value")
@@ -63,7 +67,7 @@ private fun gap(found: FloatArray, expected: FloatArray): Float {
     return largest
 }
 
-/** `java -cp ... qtools.core.ReplayKt CONTRACT_JSON VECTORS_FOLDER`: tensors alone; exit status 0 where all are equal. */
+/** `java -cp ... qtools.core.ReplayKt CONTRACT_JSON VECTORS_FOLDER`: the tensors alone; status 0 if all are equal. */
 fun main(arguments: Array<String>) {
     val (contract, folder) = arguments
     val found = replay(Contract.parse(File(contract).readText()), { File(folder, it).readBytes() })

@@ -90,8 +90,9 @@ private fun toWidth(picture: Picture, width: Int, filter: Filter): Picture {
 
 private fun toHeight(picture: Picture, height: Int, filter: Filter): Picture {
     if (picture.height == height) return picture
+    val each = reads(picture.height, height, filter)
     val way = Way(3 * picture.width, 3)
-    return Picture(picture.width, height, along(picture.rgb, picture.width, reads(picture.height, height, filter), way, way))
+    return Picture(picture.width, height, along(picture.rgb, picture.width, each, way, way))
 }
 
 private fun nearest(source: Int, goal: Int): IntArray {
