@@ -131,6 +131,9 @@ class Clock:
     def stage(self, name: str) -> None:
         self.now = name
 
+    def warn(self, text: str) -> None:
+        """Of no interest either: what a cell came to is in its record."""
+
     def __call__(self, label: str, done: int, total: int) -> None:
         """Progress inside a stage is of no interest."""
 

@@ -1,10 +1,12 @@
-"""A made-up contract with pictures, tensors and answers: a bundle's content without a network to quantize."""
+"""A bundle's content without a network to quantize, and many drawn contracts for ports of the client's arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -97,3 +99,85 @@ def _vector(whole: contract.Whole, reading: feeding.Reading, session: Any, numbe
 def made_up() -> Callable[..., MadeUp]:
     """`made_up(dtype, layout, size, resize=..., ...)`."""
     return make
+
+
+FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+DTYPES = ("int8", "uint8", "int16", "float32")
+CASES, ANSWERS = 240, 40
+
+
+@dataclass(frozen=True)
+class DrawnAnswer:
+    """An output's codes, and the contract that says what they mean."""
+
+    codes: np.ndarray
+    contract: dict[str, Any]
+
+    @property
+    def memory(self) -> bytes:
+        return self.codes.tobytes()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures with a contract each, and outputs with theirs."""
+
+    pictures: Sequence[np.ndarray]
+    contracts: Sequence[dict[str, Any]]
+    answers: Sequence[DrawnAnswer]
+
+
+def _contract(draw: np.random.Generator, number: int) -> dict[str, Any]:
+    """Every filter, crop, layout and type comes up often."""
+    size = [int(side) for side in draw.integers(1, 48, 2)]
+    dtype = DTYPES[number % 4]
+    table = draw.normal(0, 40, (3, 256)).astype(np.float32)
+    if dtype != "float32":
+        kind = np.iinfo(dtype)
+        table = np.clip(np.rint(table), kind.min, kind.max)
+    preparation = {
+        "size": size if draw.random() < 0.5 else [size[0], size[0]],
+        "keep": float(draw.choice([1.0, 0.875, 0.9, 0.5])),
+        "crop": ("squash", "center", "border")[number % 3],
+        "resize": FILTERS[number % 6] if number < CASES - 40 else "bicubic",
+        "fill": [int(byte) for byte in draw.integers(0, 256, 3)],
+        "colours": "BGR" if draw.random() < 0.5 else "RGB",
+        "layout": "NCHW" if draw.random() < 0.5 else "NHWC",
+    }
+    return {"preparation": preparation, "input": {"dtype": dtype, "table": table.tolist()}}
+
+
+def _answer(draw: np.random.Generator, number: int) -> DrawnAnswer:
+    dtype = DTYPES[number % 4]
+    codes = draw.normal(0, 30, 7).astype(np.float32)
+    if dtype != "float32":
+        codes = np.clip(np.rint(codes), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    codes = codes.astype(dtype)
+    codes[2] = codes[5]  # a tie
+    scale = None if dtype == "float32" else float(draw.uniform(0.001, 0.3))
+    output = {"dtype": dtype, "scale": scale, "zero_point": None if scale is None else int(draw.integers(-9, 9))}
+    meaning = "logits" if number % 2 else "probabilities"
+    return DrawnAnswer(codes, {"output": output | {"meaning": meaning}, "labels": ["a", "b"]})
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Drawn:
+    """240 pictures, half of them black and white only, so that overshoot has to be clipped; 40 answers."""
+    draw = np.random.default_rng(3)
+    pictures = []
+    for number in range(CASES):
+        pixels = draw.integers(0, 256, (*draw.integers(1, 90, 2), 3), np.uint8)
+        pictures.append(np.where(pixels > 127, 255, 0).astype(np.uint8) if number % 2 else pixels)
+    contracts = [_contract(draw, number) for number in range(CASES)]
+    return Drawn(pictures, contracts, [_answer(draw, number) for number in range(ANSWERS)])
+
+
+@pytest.fixture(scope="session")
+def client(root: Path) -> ModuleType:
+    """The Python client, which is held against Pillow."""
+    path = root / "qtools" / "pipeline" / "bundles" / "templates" / "python" / "qtools_client.py"
+    spec = importlib.util.spec_from_file_location("qtools_client", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,17 +15,6 @@ from PIL import Image
 from calibration.images import fill_of, fitted
 from qtools.core import files
 from qtools.core.types import InputSpec
-
-
-@pytest.fixture(scope="module")
-def client(root: Path) -> ModuleType:
-    path = root / "qtools" / "pipeline" / "bundles" / "templates" / "python" / "qtools_client.py"
-    spec = importlib.util.spec_from_file_location("qtools_client", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 sides = st.integers(1, 70)
 FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")

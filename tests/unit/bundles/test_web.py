@@ -7,8 +7,6 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +18,6 @@ from qtools.pipeline.contract import Output
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
-FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-DTYPES = ("int8", "uint8", "int16", "float32")
-CASES = 240
 FLOAT = Output("logits", (1, 5), "float32", "logits")
 
 SCRIPT = """
@@ -46,62 +41,14 @@ def templates(root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(templates: Path) -> ModuleType:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("qtools_client", templates / "python" / "qtools_client.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def case(draw: np.random.Generator, number: int) -> dict[str, Any]:
-    """A picture's sides and a contract; every filter, crop, layout and type comes up often."""
-    height, width = (int(side) for side in draw.integers(1, 90, 2))
-    size = [int(side) for side in draw.integers(1, 48, 2)]
-    dtype = DTYPES[number % 4]
-    table = draw.normal(0, 40, (3, 256)).astype(np.float32)
-    if dtype != "float32":
-        kind = np.iinfo(dtype)
-        table = np.clip(np.rint(table), kind.min, kind.max)
-    preparation = {
-        "size": size if draw.random() < 0.5 else [size[0], size[0]],
-        "keep": float(draw.choice([1.0, 0.875, 0.9, 0.5])),
-        "crop": ("squash", "center", "border")[number % 3],
-        "resize": FILTERS[number % 6] if number < CASES - 40 else "bicubic",
-        "fill": [int(byte) for byte in draw.integers(0, 256, 3)],
-        "colours": "BGR" if draw.random() < 0.5 else "RGB",
-        "layout": "NCHW" if draw.random() < 0.5 else "NHWC",
-    }
-    contract = {"preparation": preparation, "input": {"dtype": dtype, "table": table.tolist()}}
-    return {"width": width, "height": height, "contract": contract}
-
-
-def answered(draw: np.random.Generator, number: int) -> dict[str, Any]:
-    """An output's bytes and what they mean."""
-    dtype = DTYPES[number % 4]
-    codes = draw.normal(0, 30, 7).astype(np.float32)
-    if dtype != "float32":
-        codes = np.clip(np.rint(codes), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    codes = codes.astype(dtype)
-    codes[2] = codes[5]  # a tie
-    scale = None if dtype == "float32" else float(draw.uniform(0.001, 0.3))
-    output = {"dtype": dtype, "scale": scale, "zero_point": None if scale is None else int(draw.integers(-9, 9))}
-    meaning = "logits" if number % 2 else "probabilities"
-    return {"bytes": list(codes.tobytes()), "contract": {"output": output | {"meaning": meaning}, "labels": ["a", "b"]}}
-
-
-@pytest.fixture(scope="module")
-def computed(tmp_path_factory, templates) -> tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]:
-    """One run of Node over all cases."""
-    folder, draw = tmp_path_factory.mktemp("node"), np.random.default_rng(3)
-    cases = [case(draw, number) for number in range(CASES)]
-    for number, each in enumerate(cases):
-        pixels = draw.integers(0, 256, (each["height"], each["width"], 3), np.uint8)
-        extreme = np.where(pixels > 127, 255, 0).astype(np.uint8)
-        (folder / f"{number}.rgb").write_bytes((extreme if number % 2 else pixels).tobytes())
-    answers = [answered(draw, number) for number in range(40)]
+def computed(tmp_path_factory, templates, drawn) -> Path:
+    """The folder of one run of Node over all cases."""
+    folder = tmp_path_factory.mktemp("node")
+    for number, pixels in enumerate(drawn.pictures):
+        (folder / f"{number}.rgb").write_bytes(pixels.tobytes())
+    shown = [dict(zip(("height", "width"), pixels.shape, strict=False)) for pixels in drawn.pictures]
+    cases = [sides | {"contract": contract} for sides, contract in zip(shown, drawn.contracts, strict=True)]
+    answers = [{"bytes": list(answer.memory), "contract": answer.contract} for answer in drawn.answers]
     (folder / "cases.json").write_text(json.dumps(cases))
     (folder / "answers.json").write_text(json.dumps(answers))
     (folder / "run.mjs").write_text(SCRIPT)
@@ -110,26 +57,20 @@ def computed(tmp_path_factory, templates) -> tuple[Path, list[dict[str, Any]], l
         [str(NODE), "run.mjs", "./prepare.mjs"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    return folder, cases, answers
+    return folder
 
 
-def test_every_tensor_is_that_of_python_to_the_byte(client, computed) -> None:
-    folder, cases, _ = computed
-    for number, each in enumerate(cases):
-        shape = each["height"], each["width"], 3
-        pixels = np.frombuffer((folder / f"{number}.rgb").read_bytes(), np.uint8).reshape(shape)
-        expected = client.prepare(pixels, each["contract"]).tobytes()
-        assert (folder / f"{number}.out").read_bytes() == expected, each
+def test_every_tensor_is_that_of_python_to_the_byte(client, computed, drawn) -> None:
+    for number, (pixels, contract) in enumerate(zip(drawn.pictures, drawn.contracts, strict=True)):
+        expected = client.prepare(pixels, contract).tobytes()
+        assert (computed / f"{number}.out").read_bytes() == expected, (pixels.shape, contract["preparation"])
 
 
-def test_answers_mean_the_same_numbers_and_the_same_classes(client, computed) -> None:
-    folder, _, answers = computed
-    for ours, each in zip(json.loads((folder / "tops.json").read_text()), answers, strict=True):
-        contract = each["contract"]
-        codes = np.frombuffer(bytes(each["bytes"]), contract["output"]["dtype"])
-        numbers = client.real_numbers(codes, contract)
+def test_answers_mean_the_same_numbers_and_the_same_classes(client, computed, drawn) -> None:
+    for ours, answer in zip(json.loads((computed / "tops.json").read_text()), drawn.answers, strict=True):
+        numbers = client.real_numbers(answer.codes, answer.contract)
         np.testing.assert_array_equal(np.float32(ours["numbers"]), numbers)
-        shares = client.probabilities(numbers.astype(np.float64), contract)
+        shares = client.probabilities(numbers.astype(np.float64), answer.contract)
         order = np.argsort(-shares, kind="stable")[:3]
         assert [row["index"] for row in ours["top"]] == order.tolist()
         np.testing.assert_allclose([row["probability"] for row in ours["top"]], shares[order], rtol=1e-12)

@@ -1,0 +1,63 @@
+// Runs a bundle's core over the cases that test_android.py lays down in a folder, and leaves what came of them.
+import java.io.File
+import qtools.core.Contract
+import qtools.core.Picture
+import qtools.core.parseJson
+import qtools.core.prepare
+import qtools.core.realNumbers
+import qtools.core.replay
+import qtools.core.top
+
+/** Bits of a value, so that no printing of a float stands between two languages. */
+fun bits(value: Any?): String = when (value) {
+    is Map<*, *> -> value.entries.joinToString(",", "{", "}") { bits(it.key) + ":" + bits(it.value) }
+    is List<*> -> value.joinToString(",", "[", "]") { bits(it) }
+    is String -> value.map { "%04x".format(it.code) }.joinToString("", "<", ">")
+    is Double -> "%016x".format(value.toRawBits())
+    else -> value.toString()
+}
+
+fun main(arguments: Array<String>) {
+    val folder = File(arguments[0])
+    val contract = Contract.parse(File(arguments[1]).readText())
+    val recorded = { name: String -> File(arguments[2], name).readBytes() }
+    for (off in 0..2) { // a network that is right on the first vector and wrong by so many codes on all others
+        var at = 0
+        val found = replay(contract, recorded) { _ ->
+            recorded("${at}.output.bin").also { if (at++ > 0) it[0] = (it[0] + off).toByte() }
+        }
+        File(folder, "off$off").writeText(found.joinToString(" ") { "${it.gap}:${it.passed}" })
+    }
+    fun named(end: String) = folder.listFiles()!!.filter { it.name.endsWith(end) }
+    for (file in named(".rgb")) {
+        val number = file.name.substringBefore('.')
+        val (height, width) = File(folder, "$number.sides").readText().split(" ").map { it.toInt() }
+        val contract = Contract.parse(File(folder, "$number.contract").readText())
+        File(folder, "$number.out").writeBytes(prepare(Picture(width, height, file.readBytes()), contract))
+    }
+    for (file in named(".codes")) {
+        val number = file.name.substringBefore('.')
+        val contract = Contract.parse(File(folder, "$number.meaning").readText())
+        val numbers = realNumbers(file.readBytes(), contract)
+        val top = top(numbers, contract, 3).joinToString(" ") { "${it.index}:${it.label}:${it.probability}" }
+        File(folder, "$number.top").writeText(numbers.joinToString(" ") { "%08x".format(it.toRawBits()) } + "\n" + top)
+    }
+    for (file in named(".wrong")) {
+        val said = try {
+            Contract.parse(file.readText()).toString()
+        } catch (error: IllegalArgumentException) {
+            checkNotNull(error.message)
+        }
+        File(folder, file.name + ".said").writeText(said)
+    }
+    for (file in named(".json")) {
+        val read = try { bits(parseJson(file.readText())) } catch (error: IllegalArgumentException) { "refused" }
+        File(folder, file.name + ".bits").writeText(read)
+    }
+    val argb = File(folder, "argb").readText().split(" ").map { it.toLong().toInt() }.toIntArray()
+    for (quarters in -1..4) {
+        val turned = Picture.ofArgb(argb, 5, 3).turned(90 * quarters)
+        val sides = byteArrayOf(turned.height.toByte(), turned.width.toByte())
+        File(folder, "turned$quarters").writeBytes(sides + turned.rgb)
+    }
+}

@@ -1,0 +1,321 @@
+"""The Kotlin of an Android bundle: complete, its core free of Android, and on the JVM the same to the byte as Python.
+
+QTOOLS_KOTLINC names a `kotlinc`, or a .jar that holds the compiler, with kotlin-stdlib*.jar beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qtools.core import files
+from qtools.pipeline import contract
+from qtools.pipeline.bundles import _vectors
+from qtools.pipeline.bundles.android import BUNDLE
+
+COMPILER = os.environ.get("QTOOLS_KOTLINC") or shutil.which("kotlinc")
+MAIN = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
+JAVA = ("java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+compiled = pytest.mark.skipif(
+    COMPILER is None or shutil.which("java") is None,
+    reason="no Kotlin compiler: put kotlinc on PATH or name one in QTOOLS_KOTLINC, and java beside it",
+)
+
+DRIVER = Path(__file__).with_name("Driver.kt")
+
+
+def written(content: Any, folder: Path) -> Path:
+    """A bundle's files, but for the artifact."""
+    BUNDLE.place(content, folder)
+    files.write_text(folder / BUNDLE.assets / contract.FILE, files.to_json(content.contract))
+    _vectors.write(content, folder / BUNDLE.vectors)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(made_up, tmp_path_factory) -> Path:
+    return written(made_up().content, tmp_path_factory.mktemp("android"))
+
+
+def kotlin(bundle: Path) -> list[Path]:
+    found = sorted(bundle.rglob("*.kt"))
+    assert found
+    return found
+
+
+def bare(source: str) -> str:
+    """Kotlin without its texts, characters and comments."""
+    parts = r"\"\"\".*?\"\"\"|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])+'|//[^\n]*|/\*.*?\*/"
+    return re.sub(parts, "", source, flags=re.DOTALL)
+
+
+def test_every_module_is_there_and_nothing_is_left_to_fill_in(bundle: Path) -> None:
+    modules = re.findall(r'":(\w+)"', (bundle / "settings.gradle.kts").read_text().split("include")[1])
+    assert modules == ["core", "vision", "sample"]
+    for module in modules:
+        assert (bundle / module / "build.gradle.kts").is_file()
+        assert any((bundle / module / "src").rglob("*.kt"))
+    for path in bundle.rglob("*"):
+        if path.suffix in {".kt", ".kts", ".md", ".xml", ".properties"}:
+            assert not re.search(r"\{\{|\{%|\.j2", path.read_text()), path
+
+
+def test_sources_are_balanced_and_lie_where_their_package_says(bundle: Path) -> None:
+    for path in [*kotlin(bundle), *bundle.rglob("*.kts")]:
+        text = bare(path.read_text())
+        for opening, closing in ("()", "[]", "{}"):
+            assert text.count(opening) == text.count(closing), path
+    for path in kotlin(bundle):
+        package = re.match(r"package ([\w.]+)\n", path.read_text())
+        assert package and path.parent.as_posix().endswith("kotlin/" + package[1].replace(".", "/")), path
+
+
+def test_the_core_knows_no_android(bundle: Path) -> None:
+    imports = {
+        line
+        for path in (bundle / "core").rglob("*.kt")
+        for line in re.findall(r"^import (\S+)", path.read_text(), re.MULTILINE)
+    }
+    assert imports and all(name.startswith(("kotlin.", "java.", "org.junit.")) for name in imports)
+    sources = "".join(path.read_text() for path in (bundle / "core/src/main").rglob("*.kt"))
+    assert not re.search(r"\b(android|androidx|org\.tensorflow)\.", sources)
+
+
+def test_the_activity_of_the_manifest_exists(bundle: Path) -> None:
+    manifest = (bundle / "sample/src/main/AndroidManifest.xml").read_text()
+    (name,) = re.findall(r'<activity\s+android:name="\.(\w+)"', manifest)
+    assert (bundle / "sample/src/main/kotlin/qtools/sample" / f"{name}.kt").is_file()
+
+
+def test_files_that_the_kotlin_opens_are_there(bundle: Path) -> None:
+    """The tests of both modules name the assets by path."""
+    replay = (bundle / "core/src/test/kotlin/qtools/core/ReplayTest.kt").read_text()
+    for path in re.findall(r'File\("([^"]+)"\)', replay):
+        assert (bundle / "core" / path).exists(), path
+    assert (
+        f'CONTRACT = "{contract.FILE}"' in (bundle / "vision/src/main/kotlin/qtools/vision/Classifier.kt").read_text()
+    )
+    assert f'read("{_vectors.FILE}")' in (bundle / "core/src/main/kotlin/qtools/core/Replay.kt").read_text()
+
+
+@pytest.fixture(scope="module")
+def jvm(bundle: Path, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`jvm(main class, argument, ...)`: the core of a bundle and the driver, compiled once."""
+    folder = tmp_path_factory.mktemp("kotlin")
+    sources = [str(path) for path in sorted((bundle / "core/src/main").rglob("*.kt"))]
+    wanted = ["-Werror", "-d", str(folder / "out.jar"), str(DRIVER), *sources]
+    path = [str(folder / "out.jar")]
+    if str(COMPILER).endswith(".jar"):
+        beside = Path(str(COMPILER)).parent
+        (library,) = beside.glob("kotlin-stdlib-[0-9]*.jar")
+        path.append(str(library))
+        call = [*JAVA, "-cp", f"{beside}/*", MAIN, "-no-stdlib", "-no-reflect", "-cp", str(library), *wanted]
+    else:
+        call = [str(COMPILER), "-include-runtime", *wanted]
+    ended = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
+
+    def run(main: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        words = [*JAVA, "-cp", os.pathsep.join(path), main, *arguments]
+        return subprocess.run(words, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@compiled
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"dtype": "float32", "layout": "NCHW", "crop": "border", "resize": "lanczos", "size": (18, 25), "keep": 1.0},
+        {"dtype": "uint8", "crop": "squash", "resize": "nearest", "colours": "BGR", "applied": "model"},
+    ],
+    ids=lambda said: said.get("dtype", "int8"),
+)
+def test_every_vector_is_replayed(made_up, jvm, tmp_path: Path, said: dict[str, Any]) -> None:
+    content = made_up(**said).content
+    folder = written(content, tmp_path)
+    call = "qtools.core.ReplayKt", str(folder / BUNDLE.assets / contract.FILE), str(folder / BUNDLE.vectors)
+    ended = jvm(*call)
+    assert (ended.returncode, ended.stdout.count("tensor equal")) == (0, len(content.vectors)), ended.stderr[-2000:]
+    changed = folder / BUNDLE.vectors / "1.input.bin"
+    changed.write_bytes(bytes([changed.read_bytes()[0] ^ 1]) + changed.read_bytes()[1:])
+    ended = jvm(*call)
+    assert (ended.returncode, ended.stdout.count("TENSOR DIFFERS in 1 bytes")) == (1, 1), ended.stdout
+    index = folder / BUNDLE.vectors / _vectors.FILE
+    index.write_text(index.read_text().replace(f'"{content.whole.artifact.sha256}"', '"ff"'))
+    assert "another artifact" in jvm(*call).stderr
+
+
+def whole(said: dict[str, Any]) -> str:
+    """A drawn part of a contract, with what else Kotlin wants to be there."""
+    table = [[0] * 256] * 3
+    parts = {
+        "preparation": {"size": [1, 1], "keep": 1, "crop": "squash", "resize": "box", "fill": [0, 0, 0]}
+        | {"colours": "RGB", "layout": "NHWC", "rule": "pillow-8bit"},
+        "input": {"name": "i", "shape": [1], "dtype": "int8", "kind": "tensor", "table": table},
+        "output": {"name": "o", "shape": [1], "dtype": "int8", "meaning": "logits", "scale": None, "zero_point": None},
+        "artifact": {"name": "a", "sha256": "0"},
+    }
+    filled = {name: part | said.get(name, {}) for name, part in parts.items()}
+    return json.dumps(filled | {"schema_version": 2, "labels": said.get("labels", [])})
+
+
+def documents(draw: np.random.Generator, count: int) -> list[str]:
+    """JSON, half of it damaged at one place."""
+
+    def value(depth: int) -> Any:
+        kind = int(draw.integers(0, 8 if depth else 6))
+        if kind < 3:
+            return [None, True, False][kind]
+        if kind == 3:
+            return float(draw.normal() * 10.0 ** draw.integers(-30, 30))
+        if kind == 4:
+            return int(draw.integers(-(2**60), 2**60))
+        if kind == 5:
+            return "".join(draw.choice(list('aä"\\/\n\t\x01€😀 {}[]:,'), draw.integers(0, 6)))
+        if kind == 6:
+            return [value(depth - 1) for _ in range(draw.integers(0, 4))]
+        return {f"{name}": value(depth - 1) for name in draw.integers(0, 99, draw.integers(0, 4))}
+
+    found = []
+    for number in range(count):
+        text = json.dumps([value(3)], ensure_ascii=number % 4 < 2, indent=None if number % 3 else 1)
+        at = int(draw.integers(0, len(text)))
+        if number % 2:
+            text = text[:at] + str(draw.choice(["", "0", ",", '"', "e", "-", "}", "\\u00", ".", " x"])) + text[at + 1 :]
+        found.append(text)
+    return found
+
+
+def bits(value: Any) -> str:
+    """As the driver writes it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{bits(name)}:{bits(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(bits, value)) + "]"
+    if isinstance(value, str):
+        return "<" + value.encode("utf-16-be", "surrogatepass").hex() + ">"
+    if isinstance(value, float):
+        return np.array(value, ">f8").tobytes().hex()
+    return {None: "null", True: "true", False: "false"}[value]
+
+
+def read(text: str) -> str:
+    """What Python's own reader makes of a document."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    try:
+        return bits(json.loads(text, parse_int=float, parse_constant=refuse))
+    except ValueError:
+        return "refused"
+
+
+WRONG = {
+    ("schema_version",): (3, "version 2, not 3"),
+    ("preparation", "crop"): ("round", 'crop: this code knows no "round"'),
+    ("preparation", "rule"): ("opencv", "not opencv"),
+    ("preparation", "fill"): ([0, 0], "fill is no list of 3 numbers"),
+    ("preparation", "size"): ([1.5, 1], "size is no whole number"),
+    ("input", "kind"): ("image", "takes tensors"),
+    ("input", "table"): ([[0] * 256] * 2, "table is no grid of 3 x 256"),
+    ("output", "scale"): ("1", "scale is no number"),
+    ("labels",): ([1], "labels is no list of texts"),
+    ("artifact",): ([], "artifact is no JSON object"),
+}
+"""Entry of a contract -> what no contract says there, and words of the refusal."""
+ARGB = np.random.default_rng(8).integers(0, 2**32, (3, 5))
+
+
+@pytest.fixture(scope="module")
+def documented() -> list[str]:
+    return documents(np.random.default_rng(4), 300)
+
+
+@pytest.fixture(scope="module")
+def driven(jvm, bundle, drawn, documented, tmp_path_factory) -> Path:
+    """The folder of one run of the driver over all cases."""
+    folder = tmp_path_factory.mktemp("driven")
+    for number, (pixels, said) in enumerate(zip(drawn.pictures, drawn.contracts, strict=True)):
+        (folder / f"{number}.rgb").write_bytes(pixels.tobytes())
+        (folder / f"{number}.sides").write_text(f"{pixels.shape[0]} {pixels.shape[1]}")
+        (folder / f"{number}.contract").write_text(whole(said))
+    for number, answer in enumerate(drawn.answers):
+        (folder / f"{number}.codes").write_bytes(answer.memory)
+        (folder / f"{number}.meaning").write_text(whole(answer.contract))
+    for number, text in enumerate(documented):
+        (folder / f"{number}.json").write_text(text, encoding="utf-8")
+    for number, (entry, (value, _)) in enumerate(WRONG.items()):
+        said = json.loads(whole({}))
+        (said[entry[0]] if entry[1:] else said)[entry[-1]] = value
+        (folder / f"{number}.wrong").write_text(json.dumps(said))
+    (folder / "argb").write_text(" ".join(map(str, ARGB.ravel())))
+    bundled = str(bundle / BUNDLE.assets / contract.FILE), str(bundle / BUNDLE.vectors)
+    ended = jvm("DriverKt", str(folder), *bundled)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder
+
+
+@compiled
+def test_every_tensor_is_that_of_python_to_the_byte(client, driven: Path, drawn) -> None:
+    for number, (pixels, said) in enumerate(zip(drawn.pictures, drawn.contracts, strict=True)):
+        expected = client.prepare(pixels, said).tobytes()
+        assert (driven / f"{number}.out").read_bytes() == expected, (pixels.shape, said["preparation"])
+
+
+@compiled
+def test_answers_mean_the_same_numbers_and_the_same_classes(client, driven: Path, drawn) -> None:
+    for number, answer in enumerate(drawn.answers):
+        numbers = client.real_numbers(answer.codes, answer.contract)
+        line, top = (driven / f"{number}.top").read_text().split("\n")
+        assert line.split() == [f"{word:08x}" for word in numbers.view(np.uint32)]
+        shares = client.probabilities(numbers.astype(np.float64), answer.contract)
+        order = np.argsort(-shares, kind="stable")[:3]
+        rows = [row.split(":") for row in top.split()]
+        labels = answer.contract["labels"]
+        assert [(int(row[0]), row[1]) for row in rows] == [(i, labels[i] if i < len(labels) else "") for i in order]
+        np.testing.assert_allclose([float(row[2]) for row in rows], shares[order], rtol=1e-12)
+
+
+@compiled
+def test_json_is_read_and_refused_as_python_does_it(driven: Path, documented: list[str]) -> None:
+    expected = [read(text) for text in documented]
+    assert 50 < expected.count("refused") < 150
+    for number, text in enumerate(documented):
+        assert (driven / f"{number}.json.bits").read_text() == expected[number], text
+
+
+@compiled
+def test_a_contract_that_is_none_is_refused_by_name(driven: Path) -> None:
+    for number, (entry, (_, words)) in enumerate(WRONG.items()):
+        assert words in (driven / f"{number}.wrong.said").read_text(), entry
+
+
+@compiled
+def test_bitmaps_pixels_are_taken_apart_and_turned(driven: Path) -> None:
+    rgb = np.stack([ARGB >> 16, ARGB >> 8, ARGB], -1).astype(np.uint8)
+    for quarters in range(-1, 5):
+        expected = np.rot90(rgb, -quarters)  # numpy turns the other way
+        found = (driven / f"turned{quarters}").read_bytes()
+        assert found == bytes(expected.shape[:2]) + np.ascontiguousarray(expected).tobytes()
+
+
+@compiled
+def test_answers_may_be_off_by_the_tolerance_and_no_more(driven: Path, made_up) -> None:
+    content = made_up().content
+    for off in range(3):
+        gaps, passed = zip(*(row.split(":") for row in (driven / f"off{off}").read_text().split()), strict=True)
+        expected = [0.0] + [off * content.whole.output.scale] * (len(content.vectors) - 1)
+        assert [float(gap) for gap in gaps] == pytest.approx(expected, rel=1e-5)
+        assert [word == "true" for word in passed] == [gap <= content.tolerance.value for gap in expected]
