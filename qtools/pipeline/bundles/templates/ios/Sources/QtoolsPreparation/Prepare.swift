@@ -89,8 +89,8 @@ public func upright(_ picture: Picture, exif: Int) -> Picture {
         for x in 0..<width {
             let down = turned ? x : y
             let across = turned ? y : x
-            let row = exif == 3 || exif == 4 || exif == 7 || exif == 8 ? picture.height - 1 - down : down
-            let column = exif == 2 || exif == 3 || exif == 6 || exif == 7 ? picture.width - 1 - across : across
+            let row = exif == 3 || exif == 4 || exif == 6 || exif == 7 ? picture.height - 1 - down : down
+            let column = exif == 2 || exif == 3 || exif == 7 || exif == 8 ? picture.width - 1 - across : across
             for channel in 0..<3 {
                 data.append(picture.rgb[3 * (row * picture.width + column) + channel])
             }

@@ -5,24 +5,6 @@ import QtoolsPreparation
 import QtoolsVision
 import XCTest
 
-struct Recorded: Codable {
-    struct Vector: Codable {
-        let name: String
-        let height: Int
-        let width: Int
-        let png: String
-        let rgb: String
-        let input: String
-        let output: String
-    }
-    struct Tolerance: Codable {
-        let value: Double
-    }
-    let artifactSha256: String
-    let tolerance: Tolerance
-    let vectors: [Vector]
-}
-
 final class ReplayTests: XCTestCase {
     private var folder = URL(fileURLWithPath: "vectors")
 
@@ -40,7 +22,7 @@ final class ReplayTests: XCTestCase {
         return try decoder.decode(Recorded.self, from: Data(try content("vectors.json")))
     }
 
-    private func picture(_ vector: Recorded.Vector) throws -> Picture {
+    private func picture(_ vector: RecordedVector) throws -> Picture {
         return Picture(height: vector.height, width: vector.width, rgb: try content(vector.rgb))
     }
 
