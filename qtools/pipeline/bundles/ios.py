@@ -1,7 +1,7 @@
 """iOS and macOS: a Swift package with the preparation in plain Swift, and Core ML to run the artifact.
 
-No Swift compiler runs where this is tested. The tests parse every file, and translate the arithmetic of
-QtoolsPreparation, all but the packing of bytes, to replay it; what touches Apple's frameworks has been read, not run.
+No Swift compiler runs where this is tested. The tests parse every file, and type-check, translate and replay the
+arithmetic of QtoolsPreparation; what touches Apple's frameworks, and how JSON is decoded, has been read and not run.
 """
 
 from __future__ import annotations

@@ -14,6 +14,13 @@ WHOLE, FRACTION, CASE = "whole literal", "fraction literal", "a case"
 FITTING = {WHOLE: {"Int", "UInt8", "Float", "Double", FRACTION}, FRACTION: {"Float", "Double"}}
 LEVELS = (("||",), ("&&",), ("==", "!=", "<", "<=", ">", ">="), ("+", "-"), ("*", "/", "%"), ("<<", ">>"))
 ROUNDED = {"down": "Math.floor", "toNearestOrEven": "$halfEven"}
+CONVERTED = {
+    "Int": "Math.trunc({})",
+    "UInt8": "$whole({}, 256)",
+    "UInt32": "$whole({}, 2 ** 32)",
+    "Double": "({})",
+    "Float": "Math.fround({})",
+}
 OF_DOUBLES = ("sin", "cos", "exp")
 
 
@@ -175,6 +182,8 @@ class Expressions:
         if value.type == "Double" and name == "rounded":
             (rule,) = self.arguments()
             return Value(f"{ROUNDED[rule[1].code]}({value.code})", "Double")
+        if value.type == "Float" and name == "bitPattern":
+            return Value(f"$bits({value.code})", "UInt32")
         if name not in self.names.structs.get(value.type, {}):
             raise self.refused(f"{value.type} has no {name}")
         return Value(f"{value.code}.{name}", self.names.structs[value.type][name])
@@ -229,12 +238,13 @@ class Expressions:
 
     def called(self, name: str) -> Value:
         given = self.arguments()
-        if name in ("Int", "UInt8", "Double", "Float"):
+        if [label for label, _ in given] == ["bitPattern"] and name == "Float":
+            return Value(f"$float({self.fitted(given[0][1], 'UInt32')})", "Float")
+        if name in CONVERTED:
             ((_, value),) = given
-            if value.type not in ("Int", "UInt8", "Double", "Float", WHOLE, FRACTION):
+            if value.type not in (*CONVERTED, WHOLE, FRACTION):
                 raise self.refused(f"{name} of {value.type}")
-            made = {"Int": "Math.trunc({})", "UInt8": "$byte({})", "Double": "({})", "Float": "Math.fround({})"}[name]
-            return Value(made.format(value.code), name)
+            return Value(CONVERTED[name].format(value.code), name)
         if name in ("max", "min"):
             (_, one), (_, other) = given
             kind = self.common(one, other)

@@ -19,7 +19,9 @@ RUNTIME = """
 const $stop = (why) => { throw new Error(why); };
 const $at = (a, i) => (i >= 0 && i < a.length ? a[i] : $stop(`index ${i} of ${a.length}`));
 const $put = (a, i, v) => { $at(a, i); a[i] = v; };
-const $byte = (x) => (Math.trunc(x) >= 0 && x < 256 ? Math.trunc(x) : $stop(`${x} is no byte`));
+const $whole = (x, end) => (Math.trunc(x) >= 0 && x < end ? Math.trunc(x) : $stop(`${x} is not below ${end}`));
+const $bits = (x) => new Uint32Array(Float32Array.of(x).buffer)[0];
+const $float = (word) => new Float32Array(Uint32Array.of(word).buffer)[0];
 const $ending = (a, b) => (b >= a ? b : $stop(`range ${a}..<${b}`));
 const $halfEven = (x) => {
   const low = Math.floor(x), over = x - low;

@@ -4,11 +4,13 @@
 public func bytes(of numbers: [Float], as element: Element) -> [UInt8] {
     var found: [UInt8] = []
     for number in numbers {
-        switch element {
-        case .int8: found.append(UInt8(bitPattern: Int8(number)))
-        case .uint8: found.append(UInt8(number))
-        case .int16: found += parts(UInt32(UInt16(bitPattern: Int16(number))), count: 2)
-        case .float32: found += parts(number.bitPattern, count: 4)
+        if element == .uint8 {
+            found.append(UInt8(number))
+            continue
+        }
+        let word = Int(number.bitPattern)
+        for part in 0..<4 {
+            found.append(UInt8((word >> (8 * part)) % 256))
         }
     }
     return found
@@ -16,20 +18,19 @@ public func bytes(of numbers: [Float], as element: Element) -> [UInt8] {
 
 /// Bytes as numbers.
 public func numbers(of bytes: [UInt8], as element: Element) -> [Float] {
-    switch element {
-    case .int8: return bytes.map { Float(Int8(bitPattern: $0)) }
-    case .uint8: return bytes.map { Float($0) }
-    case .int16: return whole(bytes, count: 2).map { Float(Int16(bitPattern: UInt16($0))) }
-    case .float32: return whole(bytes, count: 4).map { Float(bitPattern: $0) }
+    var found: [Float] = []
+    if element == .uint8 {
+        for byte in bytes {
+            found.append(Float(byte))
+        }
+        return found
     }
-}
-
-private func parts(_ word: UInt32, count: Int) -> [UInt8] {
-    return (0..<count).map { UInt8((word >> UInt32(8 * $0)) & 255) }
-}
-
-private func whole(_ bytes: [UInt8], count: Int) -> [UInt32] {
-    return stride(from: 0, to: bytes.count - count + 1, by: count).map { first in
-        (0..<count).reduce(UInt32(0)) { $0 | UInt32(bytes[first + $1]) << UInt32(8 * $1) }
+    for place in 0..<bytes.count / 4 {
+        var word = 0
+        for part in 0..<4 {
+            word += Int(bytes[4 * place + part]) << (8 * part)
+        }
+        found.append(Float(bitPattern: UInt32(word)))
     }
+    return found
 }

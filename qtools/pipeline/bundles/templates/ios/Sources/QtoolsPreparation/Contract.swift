@@ -7,7 +7,7 @@ public enum Rule: String, Codable, Sendable { case pillow8bit = "pillow-8bit" }
 public enum Crop: String, Codable, Sendable { case squash, center, border }
 public enum Colours: String, Codable, Sendable { case rgb = "RGB", bgr = "BGR" }
 public enum Layout: String, Codable, Sendable { case nhwc = "NHWC", nchw = "NCHW" }
-public enum Element: String, Codable, Sendable { case int8, uint8, int16, float32 }
+public enum Element: String, Codable, Sendable { case uint8, float32 }
 public enum Kind: String, Codable, Sendable { case tensor, image }
 public enum Meaning: String, Codable, Sendable { case logits, probabilities }
 
