@@ -4,7 +4,6 @@ held against the Python client, which is held against Pillow."""
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -23,7 +22,6 @@ from qtools.pipeline.bundles import _templates, _vectors
 from qtools.pipeline.bundles.ios import BUNDLE
 from tests.unit.bundles.swift_expressions import Refused
 from tests.unit.bundles.swift_subset import declared, translate, undecodable
-from tests.unit.test_bundle_web import answered, case
 
 NODE = shutil.which("node")
 CASES, ANSWERS = 240, 40
@@ -58,15 +56,6 @@ writeFileSync("places.json", JSON.stringify(strides.map(([shape, steps]) => plac
 needs_node = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 
 
-@pytest.fixture(scope="module")
-def client() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("qtools_client", _templates.HERE / "python" / "qtools_client.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def sources() -> list[str]:
     return [(SWIFT / name).read_text(encoding="utf-8") for name in ARITHMETIC]
 
@@ -82,18 +71,18 @@ def camel(contract: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]:
+def asked(
+    tmp_path_factory: pytest.TempPathFactory, drawn: Any
+) -> tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]:
     """Cases in a folder, for Node to answer."""
-    folder, draw = tmp_path_factory.mktemp("swift"), np.random.default_rng(5)
-    cases = [case(draw, number) for number in range(CASES)]
-    for number, each in enumerate(cases):
-        pixels = draw.integers(0, 256, (each["height"], each["width"], 3), np.uint8)
-        extreme = np.where(pixels > 127, 255, 0).astype(np.uint8)
-        (folder / f"{number}.rgb").write_bytes((extreme if number % 2 else pixels).tobytes())
-    answers = [answered(draw, number) for number in range(ANSWERS)]
-    for each in answers:
-        codes = np.frombuffer(bytes(each["bytes"]), each["contract"]["output"]["dtype"])
-        each["codes"] = codes.astype(float).tolist()
+    folder, cases = tmp_path_factory.mktemp("swift"), []
+    for number, (pixels, contract) in enumerate(zip(drawn.pictures, drawn.contracts, strict=True)):
+        cases.append({"height": pixels.shape[0], "width": pixels.shape[1], "contract": contract})
+        (folder / f"{number}.rgb").write_bytes(pixels.tobytes())
+    answers = [
+        {"bytes": list(each.memory), "contract": each.contract, "codes": each.codes.astype(float).tolist()}
+        for each in drawn.answers
+    ]
     said = [each | {"contract": camel(each["contract"])} for each in answers]
     shapes = [np.zeros(shape)[:, ::2].T for shape in ((3, 4), (2, 5, 3), (1, 7))]
     strides = [(each.shape, [step // each.itemsize for step in each.strides]) for each in shapes]
