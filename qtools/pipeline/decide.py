@@ -137,9 +137,7 @@ class _Corrections:
     def try_ends(self) -> None:
         """Chooses the ends of all grids together by what they cost the result, where that is more than a little."""
         name, best = "ends of the grids", self.best
-        if best.off < WORTH_MOVING:
-            note = f"a mean root KL of {best.off:.3g} is below {WORTH_MOVING:g}: not tried"
-            self.told.append(Step(name, False, None, None, note))
+        if self._near(name):
             return
         recipe, view, spec = best.recipe, self._program.view, self._trials.target.spec
         plan = self._trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
@@ -184,9 +182,19 @@ class _Corrections:
         self._take(name, self.best, rounded, "and biases corrected behind them")
 
     def try_channels(self) -> None:
-        """Fits the scale and shift of every channel again."""
+        """Fits the scale and shift of every channel again, where that is worth as long as correcting biases twice."""
+        if self._near("refit channels"):
+            return
         refitted = self._trials.refitted(self.best)
         self._take("refit channels", self.best, refitted, "one scale and one shift per channel, on the same codes")
+
+    def _near(self, step: str) -> bool:
+        """Whether the results are so near to float that a step does not pay for its time; it is told as not tried."""
+        off = self.best.off
+        if off < WORTH_MOVING:
+            note = f"a mean root KL of {off:.3g} is below {WORTH_MOVING:g}: not tried"
+            self.told.append(Step(step, False, None, None, note))
+        return off < WORTH_MOVING
 
     def _take(self, step: str, without: Trial, done: Trial, note: str) -> None:
         """Keeps the better of the two, and says which."""
