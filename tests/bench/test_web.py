@@ -34,7 +34,10 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-ROW = re.compile(r"vector (\d+) \(.*?\): (tensor equal|TENSOR DIFFERS).*?, answer (equal|within [\d.e+-]+)(  FAILED)?")
+ROW = re.compile(
+    r"vector (\d+) \(.*?\): (tensor equal|TENSOR DIFFERS).*?, "
+    r"answer (equal|within [\d.e+-]+)(, ANOTHER CLASS)?(  FAILED)?"
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +67,17 @@ def test_a_browser_answers_as_python_does(tmp_path_factory, pictures, target: st
     subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=web, check=True, capture_output=True)
     rows = ROW.findall(_page(web, folder / "profile"))
     recorded = json.loads((web / "vectors" / "vectors.json").read_text())
-    equal = sum(answer == "equal" for _, _, answer, _ in rows)
+    equal = sum(answer == "equal" for _, _, answer, _, _ in rows)
+    other = sum(bool(word) for _, _, _, word, _ in rows)
     failed = sum(bool(word) for *_, word in rows)
     limit = recorded["tolerance"]["value"]
-    said = f"{len(rows)} pictures, {equal} answers equal in every bit, {failed} beyond {limit:.3g}"
+    said = (
+        f"{len(rows)} pictures, {equal} answers equal in every bit, {other} other classes, {failed} beyond {limit:.3g}"
+    )
     sys.stdout.write(f"\n{target}: {said}\n")
     assert len(rows) == PICTURES
-    assert all(tensor == "tensor equal" for _, tensor, _, _ in rows)
-    assert failed <= 0.005 * PICTURES
+    assert all(tensor == "tensor equal" for _, tensor, _, _, _ in rows)
+    assert max(failed, other) <= 0.005 * PICTURES
 
 
 def _page(web: Path, profile: Path) -> str:

@@ -28,9 +28,9 @@ export async function replay(client, read) {
 }
 
 /** A line per vector. */
-export function words({ name, what, differing, gap, passed }) {
+export function words({ name, what, differing, gap, first, expected, passed }) {
   const tensor = differing === 0 ? "tensor equal" : `TENSOR DIFFERS in ${differing} bytes`;
-  return `vector ${name} (${what}): ${tensor}, ${gap === 0 ? "answer equal" : `answer within ${gap.toPrecision(3)}`}${
-    passed ? "" : "  FAILED"
-  }`;
+  const answer = gap === 0 ? "answer equal" : `answer within ${gap.toPrecision(3)}`;
+  const label = first === expected ? "" : ", ANOTHER CLASS";
+  return `vector ${name} (${what}): ${tensor}, ${answer}${label}${passed ? "" : "  FAILED"}`;
 }
