@@ -13,11 +13,11 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from qtools.pipeline.demo.server import serve
+from qtools.reference.images import render
 
 pytestmark = [
     pytest.mark.bench,
@@ -42,12 +42,11 @@ ROW = re.compile(
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """Noise in soft blobs, of many shapes: no two have the same answer for the same reason."""
-    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(5)
+    """Scenes of the kind that the network was trained on, and that calibration did not see, in several sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
     for number in range(PICTURES):
-        height, width = draw.integers(40, 300, 2)
-        coarse = Image.fromarray(draw.integers(0, 256, (6, 7, 3), np.uint8)).resize((int(width), int(height)))
-        coarse.save(folder / f"{number:03d}.png")
+        scene, _ = render(number, split="test", size=(160, 224, 256, 300)[number % 4])
+        Image.fromarray(scene).save(folder / f"{number:03d}.png")
     return folder
 
 
