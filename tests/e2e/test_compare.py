@@ -65,7 +65,7 @@ def test_a_run_is_equal_to_itself(compared, runs, name) -> None:
 def test_two_ways_of_quantizing_differ_where_they_should(compared, runs) -> None:
     found = compared("peak", "least", "--data", "held_out")
     said = changes(found)
-    assert {c["name"] for c in said["made from"]} == {"scheme", "method", "command", "digest of contract"}
+    assert {c["name"] for c in said["made from"]} == {"scheme", "method", "command", "sha256 of contract"}
     plans = [json.loads((runs / name / "plan.json").read_text())["values"] for name in ("peak", "least")]
     grids = {n for n in plans[0] if plans[0][n]["params"] != plans[1][n]["params"]}
     assert {c["name"] for c in said["plan"] if c["field"] not in ("origin", "reason")} == grids
