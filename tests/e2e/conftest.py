@@ -52,6 +52,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tensorflow_where_the_network_is_smallest(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Importing TensorFlow takes as long as such a run: the user's own network is shown to it, the others are not."""
+    from exporters._tflite import second
+
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.module.__name__.endswith("test_own_module"):
+            patch.setattr(second, "find_spec", lambda name: None)
+        yield
+
+
 def run(cwd: Path, *words: str | Path) -> Ended:
     """`qtools WORDS` in the folder `cwd`, without a process of its own: importing the SDKs takes ten seconds."""
     from qtools.cli import main

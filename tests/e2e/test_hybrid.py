@@ -11,7 +11,7 @@ from qtools import reference
 
 pytestmark = pytest.mark.e2e
 
-WORDS = ("quantize", "mobilevit_xxs", "--weights", "reference", "--calibration", "32", "--evaluation", "48")
+WORDS = ("quantize", "mobilevit_xxs", "--weights", "reference", "--calibration", "32", "--evaluation", "24")
 
 
 @pytest.fixture(scope="module")

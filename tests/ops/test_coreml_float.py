@@ -21,10 +21,8 @@ RELATIVE = 1e-3
 """Largest |package - torch| over the largest |logit|: what a float32 conversion may lose."""
 NETWORKS = (
     "repvit_m0_9",
-    "repvit_m1_0",
     "repvit_m1_1",
-    pytest.param("repvit_m1_5", marks=pytest.mark.slow),
-    pytest.param("repvit_m2_3", marks=pytest.mark.slow),
+    *(pytest.param(f"repvit_{size}", marks=pytest.mark.all_models) for size in ("m1_0", "m1_5", "m2_3")),
 )
 
 

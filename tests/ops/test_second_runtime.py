@@ -38,7 +38,7 @@ def tiny(bench: Any) -> Any:
 @needs_tensorflow
 def test_both_runtimes_give_the_same_codes(tiny: Any) -> None:
     rng = np.random.default_rng(7)
-    for _ in range(3):
+    for _ in range(2):
         plan = tiny.random_plan(rng, 1.0)
         path = tiny.write(plan)
         runner = tiny.open(path)
