@@ -31,6 +31,7 @@ EXTENDABLE = [
     "qtools.causes",
     "reports.render",
     "qtools.cli",
+    "qtools.pipeline.bundles",
     "qtools.pipeline.devices",
     "qtools.pipeline.tasks",
     "qtools.reference.exercises",
