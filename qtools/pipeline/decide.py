@@ -37,14 +37,12 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     """Makes the plan, corrects the weights under it where the method says so, and raises precision where asked to."""
     program, images, (chosen, widths, apart) = prepared.program, prepared.images, config
     trials = Trials(prepared, target)
-    with watch.stage("plan"):
+    with watch.stage("plan" if apart.size_budget is None else "fit size"):
         recipe = recipe_of(prepared.loaded.spec.name, program.view, target.spec, images, config)
         recipe = dataclasses.replace(recipe, found=peers.search(chosen, program, images, target.spec, widths))
-    if apart.size_budget is not None:
-        with watch.stage("fit size"):
+        if apart.size_budget is not None:
             recipe, steps = budget.fit(recipe, trials, apart.size_budget, float_ends=apart.float_ends)
             prepared = dataclasses.replace(prepared, steps=(*prepared.steps, *steps))
-    with watch.stage("plan"):
         plan = trials.plan(recipe)
         decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
     trial = None

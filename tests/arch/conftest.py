@@ -27,6 +27,17 @@ class Source:
         return self.text.splitlines()
 
     @property
+    def imports(self) -> set[str]:
+        """Packages it imports, wherever in the file."""
+        names = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add((node.module or "").partition(".")[0])
+        return names
+
+    @property
     def package(self) -> str:
         """ "qtools.core" for qtools/core/types.py, "reports" for reports/build.py."""
         folders = self.path.split("/")[:-1]

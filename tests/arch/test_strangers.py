@@ -6,9 +6,10 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.arch.conftest import Source
 
 NETWORK = {"socket", "ssl", "http", "urllib", "ftplib", "smtplib", "requests", "httpx", "aiohttp", "websockets"}
 HUB = {
@@ -29,18 +30,9 @@ def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-def imported(tree: ast.Module) -> set[str]:
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add((node.module or "").partition(".")[0])
-    return names
-
-
-def faults(path: str, tree: ast.Module) -> Iterator[str]:
-    for name, call in calls(tree):
+def faults(source: Source) -> Iterator[str]:
+    path = source.path
+    for name, call in calls(source.tree):
         words = {word.arg: word.value for word in call.keywords}
         if name in BANNED_CALLS:
             yield f"{name} in {path}:{call.lineno}"
@@ -59,7 +51,7 @@ def faults(path: str, tree: ast.Module) -> Iterator[str]:
             and path not in SOURCES
         ):
             yield f"a page without autoescape in {path}:{call.lineno}"
-    names = imported(tree)
+    names = source.imports
     if names & NETWORK and path not in HUB:
         yield f"{path} imports {sorted(names & NETWORK)}"
     if names & {"pickle", "marshal", "shelve", "dill", "joblib"} and path not in PICKLE:
@@ -72,8 +64,8 @@ def _is(node: ast.expr | None, value: bool) -> bool:
     return isinstance(node, ast.Constant) and node.value is value
 
 
-def test_nothing_of_the_kind(sources: list[Any]) -> None:
-    found = [fault for source in sources for fault in faults(source.path, source.tree)]
+def test_nothing_of_the_kind(sources: list[Source]) -> None:
+    found = [fault for source in sources for fault in faults(source)]
     assert not found, "\n".join(found)
 
 
@@ -101,4 +93,4 @@ def test_templates_leave_escaping_on(root: Path, tracked: list[str]) -> None:
     ],
 )
 def test_the_search_finds_each(code: str) -> None:
-    assert list(faults("qtools/new.py", ast.parse(code)))
+    assert list(faults(Source("qtools/new.py", code)))

@@ -53,7 +53,7 @@ def pictures(root: Path, count: int) -> Path:
 
 
 def trained(root: Path) -> nn.Module:
-    """Two hundred steps on those pictures."""
+    """A hundred and twenty steps on those pictures."""
     torch.manual_seed(0)
     net = TwoScales()
     pixels = [np.asarray(Image.open(path)) for path in sorted((root / "images").iterdir())]

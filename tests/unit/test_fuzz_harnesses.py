@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import time
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
 from qtools.core.errors import QtoolsError
+from tests.fuzz import run
 
-FUZZ = Path(__file__).parents[1] / "fuzz"
-NAMES = sorted(path.stem for path in FUZZ.glob("*.py") if path.stem != "run")
 SECONDS, MOST = 0.3, 200
 """For random damage, of each harness."""
-
-
-def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"fuzz_{name}", FUZZ / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +27,13 @@ def as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, getattr(module, name))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", run.names())
 def test_valid_inputs_are_read_and_damaged_ones_refused(name: str, tmp_path: Path) -> None:
-    harness = load(name)
+    harness = run.load(name)
     seeds = harness.SEEDS()
     for seed in seeds:
         harness.read(seed, tmp_path)
-    for path in sorted((FUZZ / "corpus" / name).glob("*")):
+    for path in sorted((run.CORPUS / name).glob("*")):
         with contextlib.suppress(QtoolsError):
             harness.read(path.read_bytes(), tmp_path)
     rng, began = np.random.default_rng(0), time.monotonic()

@@ -93,4 +93,5 @@ def test_requirements_are_followed_past_markers_and_extras() -> None:
     found = {re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower() for each in sbom.installed()}
     direct = {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in metadata.requires("qtools") or ()}
     there = {re.sub(r"[-_.]+", "-", each.metadata["Name"]).lower() for each in metadata.distributions()}
+    assert "torch" in direct & there
     assert direct & there <= found

@@ -129,19 +129,24 @@ def read_numbers(path: Path) -> NDArray[Any]:
     """
     try:
         if path.suffix == ".npy":
-            found: NDArray[Any] = np.load(path, allow_pickle=False).reshape(-1)
+            with path.open("rb") as file:
+                found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False).reshape(-1)
+            if found.dtype.kind not in "iubf":
+                raise ValueError(f"its elements are of type {found.dtype}")
             return np.frombuffer(found.tobytes(), np.uint8) if found.dtype.kind in "iub" else found
         if path.suffix in (".json", ".txt", ".csv"):
             return _of_text(path.read_text(encoding="utf-8"))
         return np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", NUMBERS) from error
-    except ValueError as error:
+    except (ValueError, OverflowError, MemoryError, SyntaxError) as error:  # a header is a Python literal
         raise InputError(f"{path} holds no numbers: {error}", NUMBERS) from error
 
 
 def _of_text(text: str) -> NDArray[Any]:
     numbers = [json.loads(word) for word in WORDS.split(text) if word]
+    if odd := [each for each in numbers if isinstance(each, bool) or not isinstance(each, (int, float))]:
+        raise ValueError(f"{odd[0]!r} is none")
     return np.array(numbers, np.int64 if all(isinstance(each, int) for each in numbers) else np.float64)
 
 

@@ -221,7 +221,23 @@ def test_a_devices_numbers_come_in_several_forms(tmp_path: Path) -> None:
     ] * 2
     assert subject.read_numbers(tmp_path / "a.txt").tolist() == [3, -7, 120]
     assert subject.read_numbers(tmp_path / "f.json").tolist() == [0.5, -1e-3]
-    (tmp_path / "b.txt").write_text("three")
-    for name in ("b.txt", "none.bin"):
-        with pytest.raises(InputError, match=name):
-            subject.read_numbers(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["three", "1, {}", "[null]", "[true, 1]", "9" * 30])
+def test_what_is_no_number_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "b.txt").write_text(text)
+    with pytest.raises(InputError, match=r"b\.txt holds no numbers"):
+        subject.read_numbers(tmp_path / "b.txt")
+
+
+def test_what_is_no_array_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", a=np.zeros(3))
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
+    np.save(tmp_path / "words.npy", np.array(["a", "b"]))
+    np.save(tmp_path / "complex.npy", np.array([1j]))
+    for name in ("empty", "several", "words", "complex"):
+        with pytest.raises(InputError, match=f"{name}.npy holds no numbers"):
+            subject.read_numbers(tmp_path / f"{name}.npy")
+    with pytest.raises(InputError, match="cannot be read"):
+        subject.read_numbers(tmp_path / "none.npy")
