@@ -60,7 +60,7 @@ lock: $(dev) ## solve the lock files again from pyproject.toml
 	$(compile) --group fuzz -o requirements-fuzz.lock
 	$(compile) --group audit -o requirements-audit.lock
 	$(compile) pyproject.toml --group build -o requirements.lock
-	$(compile) pyproject.toml --extra tensorflow --group build --group dev -c requirements.lock -o requirements-dev.lock
+	$(compile) pyproject.toml --extra tensorflow --extra ray --group build --group dev -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove caches and build leftovers; runs and the environment stay
 	rm -rf build dist *.egg-info .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
