@@ -50,8 +50,8 @@ def _merged(
 
 
 def _is_merged(op: Op, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
-    """Whether the converter left no tensor where an integer operation would put its codes, or changed its weight."""
-    if op.kind in WEIGHTED and op.inputs[1] in unbound:
+    """Whether the converter left no tensor where an integer operation would put its codes, or changed its constants."""
+    if op.kind in WEIGHTED and not unbound.keys().isdisjoint(op.inputs[1:]):
         return True
     return op.outputs[0] in unbound and op.outputs[0] not in swallowed and op.kind not in TRACELESS
 
