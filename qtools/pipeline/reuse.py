@@ -60,7 +60,7 @@ def statistics(
     """
     cache, watch = how
     images = [batches.source.digest, batches.spec, batches.batch_size, batches.pixels]
-    key = files.digest_json([digest(program), images, environment.describe().cpu, _code()])
+    key = files.digest_json([digest(program), images, environment.describe().cpu, code()])
     found = cache.recall("statistics", key, lambda entry: read_stats(entry / _STATS), watch.listener.warn)
     if found is not None:
         with watch.stage(f"calibrate: {KEPT}"):
@@ -89,7 +89,7 @@ def lowered(
     """
     cache, watch = how if target.bound else (NONE, how[1])
     shown = [hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in examples]
-    key = files.digest_json([digest(program), shown, target.spec.name, _code()])
+    key = files.digest_json([digest(program), shown, target.spec.name, code()])
     kind = f"{target.spec.name}-float"
     found = cache.recall(kind, key, lambda entry: _read(entry, target, folder), watch.listener.warn)
     if found is not None:
@@ -114,7 +114,7 @@ def digest(program: Program) -> str:
 
 
 @remembered
-def _code() -> str:
+def code() -> str:
     """Digest of this program's own code and of the SDKs' versions."""
     total = hashlib.sha256()
     for package in OWN:

@@ -110,7 +110,7 @@ def test_whatever_changes_is_seen(tmp_path: Path, other: Any) -> None:
 def test_another_version_and_another_processor_are_seen(tmp_path: Path, monkeypatch, part: str) -> None:
     count = Counter(Cache(tmp_path))
     count(program(), batches())
-    reuse._code.cache_clear()
+    reuse.code.cache_clear()
     if part == "_version":
         monkeypatch.setattr(reuse, "_version", lambda package: "99")
     else:
@@ -118,7 +118,7 @@ def test_another_version_and_another_processor_are_seen(tmp_path: Path, monkeypa
         monkeypatch.setattr(reuse.environment, "describe", lambda *packages: described)
     count(program(), batches())
     monkeypatch.undo()
-    reuse._code.cache_clear()
+    reuse.code.cache_clear()
     assert count.made == 2
 
 
