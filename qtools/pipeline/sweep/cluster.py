@@ -117,12 +117,26 @@ def _cell(work: Work, cwd: str) -> tuple[Ended, Members]:
         told = "a worker's program, weights or images are not those of the machine that asked"
         return Ended(work.name, 0.0, f"{told}; install the same qtools there, and share the files"), {}
     folder = _own_place() / work.key  # what a killed worker left of this cell goes when it is tried again
-    ended = attempt(work, folder, Silent())
+    with _own_packages():
+        ended = attempt(work, folder, Silent())
     if ended.error:
         return ended, {}
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     shutil.rmtree(folder, ignore_errors=True)
     return ended, found
+
+
+@contextmanager
+def _own_packages() -> Iterator[None]:
+    """Without the libraries that Ray brings for itself: a bill of materials has what qtools' requirements reach."""
+    import ray
+
+    before, own = [*sys.path], Path(ray.__file__).parent
+    sys.path[:] = [entry for entry in before if not Path(entry).is_relative_to(own)]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _own_place() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ def run(works: Sequence[Work], folder: Path, listener: Listener) -> Iterator[End
             ended = attempt(work, folder / work.name, listener)
         finally:
             mark.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # marks of others are in it
+                mark.parent.rmdir()
         yield ended
 
 
