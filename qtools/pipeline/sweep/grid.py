@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -177,9 +178,10 @@ def named(grid: Grid, source: str = "grid") -> dict[str, Cell]:
     if not found:
         raise InputError(f"{source} has no cells", NEXT)
     short = [_name(cell, grid.base) for cell in found]
+    count = Counter(short)
     names: dict[str, Cell] = {}
     for cell, name in zip(found, short, strict=True):
-        if short.count(name) > 1 or len(name) > NAME:
+        if count[name] > 1 or len(name) > NAME:
             name = f"{name[:NAME]}-{files.digest_json(cell.told)[:8]}"
         if names.setdefault(name, cell) is not cell:
             raise InputError(f"{source}: the cell {name} is there twice", "leave one of them out")
