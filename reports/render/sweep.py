@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from os.path import commonprefix
+from itertools import takewhile
 
 from rich.console import Console
 from rich.text import Text
@@ -37,7 +37,9 @@ def show(sweep: Sweep, console: Console) -> None:
         cell, status, score, drop, agrees, size, latency, _ = _cells(row, marks)
         both = "\n".join((score, agrees)) if row.score else words.DASH
         style = {"passed": "", "error": "red", "failed": "red", "not run": "yellow"}.get(row.status, "")
-        rows.add_row(*map(Text, (cell.removeprefix(shared), status, both, drop.replace(" [", "\n["), size, latency)), style=style)
+        rows.add_row(
+            *map(Text, (cell.removeprefix(shared), status, both, drop.replace(" [", "\n["), size, latency)), style=style
+        )
     console.print(rows)
     for row in sweep.rows:
         if row.status not in ("passed", "measured"):
@@ -85,8 +87,8 @@ def front_title(front: Front) -> str:
 
 def _shared(names: Sequence[str]) -> str:
     """The words that all names begin with, so that a narrow column can leave them out."""
-    start = commonprefix(names) if len(names) > 1 else ""
-    return start[: start.rfind("-") + 1]
+    words = zip(*(name.split("-")[:-1] for name in names), strict=False) if len(names) > 1 else ()
+    return "".join(f"{same[0]}-" for same in takewhile(lambda same: len(set(same)) == 1, words))
 
 
 def _title(sweep: Sweep) -> str:

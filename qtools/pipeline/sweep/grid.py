@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -42,6 +43,7 @@ NAME = 96
 NEXT = "qtools sweep --schema prints what a grid may hold"
 ALWAYS = ("model", "builder", "weights", "bits", "weight_bits", "act_bits", "target", "method")
 """Options that a cell's name says first, in this order."""
+_OF_IMAGES = {field.name for field in fields(Images)}
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -50,30 +52,30 @@ class Cell(BaseModel):
 
     model_config = _FROZEN
 
-    model: str = Field("", description="Name of a model, such as m1_1; or builder.")
-    builder: str = Field("", description="package.module:function that returns an nn.Module; or model.")
-    weights: str = Field("auto", description="auto, imagenet, reference, or a file.")
-    target: str = Field("tflite", description="Name of a target, or all.")
-    bits: StrictInt = Field(8, description="Width of weights and activations.")
-    weight_bits: StrictInt | None = Field(None, description="Width of the weights, where it differs.")
-    act_bits: StrictInt | None = Field(None, description="Width of the activations, where it differs.")
-    method: str = Field(DEFAULT_METHOD, description="Calibration method.")
-    data: str | None = Field(None, description="Images to calibrate on.")
-    eval_data: str | None = Field(None, description="Images to evaluate on.")
-    calibration: StrictInt | None = Field(None, description="Number of calibration images.")
-    evaluation: StrictInt | None = Field(None, description="Number of evaluation images.")
-    seed: StrictInt = Field(0, description="Seed of the choice of images.")
-    io: str = Field("int8", description="int8, float32 or pixels.")
-    labels: str | None = Field(None, description="File with the names of the classes.")
-    int16: tuple[str, ...] = Field((), description="Patterns of values to hold at 16 bits.")
-    dynamic: tuple[str, ...] = Field((), description="Patterns of layers on float activations.")
-    clamp: StrictBool = Field(False, description="Whether narrow activations are cut where their grid ends.")
-    strict_weights: StrictBool = Field(False, description="Whether every weight keeps to its narrow grid.")
-    max_drop: StrictInt | StrictFloat | None = Field(None, description="Points of the score that may be lost.")
-    max_islands: StrictInt | None = Field(None, description="Most values to hold more precisely.")
-    size_budget: str | StrictFloat | None = Field(None, description="Largest artifact: 6MB, or 0.22 of float.")
-    input_size: StrictInt | None = Field(None, description="Side in pixels, for a module that does not say.")
-    target_options: dict[str, str] = Field({}, description="Choices that one target alone has.")
+    model: str = Field(default="", description="Name of a model, such as m1_1; or builder.")
+    builder: str = Field(default="", description="package.module:function that returns an nn.Module; or model.")
+    weights: str = Field(default="auto", description="auto, imagenet, reference, or a file.")
+    target: str = Field(default="tflite", description="Name of a target, or all.")
+    bits: StrictInt = Field(default=8, description="Width of weights and activations.")
+    weight_bits: StrictInt | None = Field(default=None, description="Width of the weights, where it differs.")
+    act_bits: StrictInt | None = Field(default=None, description="Width of the activations, where it differs.")
+    method: str = Field(default=DEFAULT_METHOD, description="Calibration method.")
+    data: str | None = Field(default=None, description="Images to calibrate on.")
+    eval_data: str | None = Field(default=None, description="Images to evaluate on.")
+    calibration: StrictInt | None = Field(default=None, description="Number of calibration images.")
+    evaluation: StrictInt | None = Field(default=None, description="Number of evaluation images.")
+    seed: StrictInt = Field(default=0, description="Seed of the choice of images.")
+    io: str = Field(default="int8", description="int8, float32 or pixels.")
+    labels: str | None = Field(default=None, description="File with the names of the classes.")
+    int16: tuple[str, ...] = Field(default=(), description="Patterns of values to hold at 16 bits.")
+    dynamic: tuple[str, ...] = Field(default=(), description="Patterns of layers on float activations.")
+    clamp: StrictBool = Field(default=False, description="Whether narrow activations are cut where their grid ends.")
+    strict_weights: StrictBool = Field(default=False, description="Whether every weight keeps to its narrow grid.")
+    max_drop: StrictInt | StrictFloat | None = Field(default=None, description="Points of the score that may be lost.")
+    max_islands: StrictInt | None = Field(default=None, description="Most values to hold more precisely.")
+    size_budget: str | StrictFloat | None = Field(default=None, description="Largest artifact: 6MB, or 0.22 of float.")
+    input_size: StrictInt | None = Field(default=None, description="Side in pixels, for a module that does not say.")
+    target_options: dict[str, str] = Field(default={}, description="Choices that one target alone has.")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -99,26 +101,32 @@ class Cell(BaseModel):
         """
         if bool(self.model) == bool(self.builder):
             raise InputError("a cell needs model or builder, one of the two", NEXT)
-        own = {name: getattr(self, name) for name in type(self).model_fields}
-        paths = {
-            name: Path(own.pop(name)) if own[name] is not None else own.pop(name) for name in ("data", "eval_data")
-        }
-        images = Images(**paths, **{name: own.pop(name) for name in ("calibration", "evaluation", "seed")})
-        labels = own.pop("labels")
-        return RunConfig(**own, images=images, labels=Path(labels) if labels else None, command=command)
+        own = {name: getattr(self, name) for name in type(self).model_fields if name not in _OF_IMAGES}
+        images = Images(
+            data=_path(self.data),
+            eval_data=_path(self.eval_data),
+            calibration=self.calibration,
+            evaluation=self.evaluation,
+            seed=self.seed,
+        )
+        return RunConfig(**own | {"labels": _path(self.labels), "images": images, "command": command})
+
+
+def _path(name: str | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 def _axes() -> type[BaseModel]:
     """One list per option: its values, or several options that change together."""
-    fields: dict[str, Any] = {}
+    lists: dict[str, Any] = {}
     kinds = get_type_hints(Cell, include_extras=True)
     for name, field in Cell.model_fields.items():
         values = tuple[kinds[name] | Cell, ...]  # type: ignore[valid-type]
-        fields[name] = (
+        lists[name] = (
             values,
             Field((), description=f"{field.description} In turn; an entry may set several options."),
         )
-    return create_model("Axes", __config__=_FROZEN, __doc__="Options that vary: every combination is a cell.", **fields)
+    return create_model("Axes", __config__=_FROZEN, __doc__="Options that vary: every combination is a cell.", **lists)
 
 
 Axes = _axes()
@@ -129,11 +137,13 @@ class Grid(BaseModel):
 
     model_config = _FROZEN
 
-    base: Cell = Field(Cell(), description="Options of every cell.")
-    axes: Axes = Field(Axes(), description="Options that vary.")  # type: ignore[valid-type]
-    exclude: tuple[Cell, ...] = Field((), description="Combinations that have all of an entry's options are left out.")
-    cells: tuple[Cell, ...] = Field((), description="Single cells more, or alone.")
-    schema_version: StrictInt = Field(GRID_SCHEMA, description="Version of this schema.", ge=1, le=GRID_SCHEMA)
+    base: Cell = Field(default=Cell(), description="Options of every cell.")
+    axes: Axes = Field(default=Axes(), description="Options that vary.")  # type: ignore[valid-type]
+    exclude: tuple[Cell, ...] = Field(
+        default=(), description="Combinations that have all of an entry's options are left out."
+    )
+    cells: tuple[Cell, ...] = Field(default=(), description="Single cells more, or alone.")
+    schema_version: StrictInt = Field(default=GRID_SCHEMA, description="Version of this schema.", ge=1, le=GRID_SCHEMA)
 
 
 def read(path: Path) -> dict[str, Cell]:
