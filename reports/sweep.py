@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from qtools.core.files import to_json
 from reports import stored
@@ -227,3 +230,17 @@ def sweep_text(sweep: Sweep) -> str:
     """
     stored.refuse_not_finite(sweep, "sweep")
     return to_json(sweep)
+
+
+def parse_sweep(text: str, name: str = "sweep") -> Sweep:
+    """A sweep from its JSON, validated; `name` is what messages call it.
+
+    Raises:
+        InputError: If it is none, is damaged, or was written by a newer qtools.
+    """
+    return stored.parse(text, _adapter(), SWEEP_SCHEMA, (name, "sweep", "give the sweep.json of a sweep"))
+
+
+@cache
+def _adapter() -> TypeAdapter[Sweep]:
+    return TypeAdapter(Sweep)

@@ -27,6 +27,7 @@ from qtools.pipeline import contract, float_artifact, kept
 from qtools.pipeline import run_facts as facts_of_runs
 from reports.bench import BENCH_SCHEMA, parse_bench
 from reports.build import REPORT_SCHEMA, read_report
+from reports.sweep import SWEEP_SCHEMA, parse_sweep
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -72,6 +73,12 @@ READERS: dict[str, tuple[int, Callable[[Path], Any], Callable[[Any], object], ob
         float_facts,
         lambda f: (f.binding["image"].shape, f.binding["weight"].tensor, f.unbound, f.max_error),
         ((1, 8, 8, 3), "weight", {"bias": "folded"}, 1e-7),
+    ),
+    "sweep": (
+        SWEEP_SCHEMA,
+        lambda p: parse_sweep(p.read_text(), p.name),
+        lambda s: (s.side_by_side, [(r.cell, r.status, r.value, r.cost("size"), r.cost("latency")) for r in s.rows]),
+        (2, [("net-a", "passed", 80.0, 10.0, 1.0), ("net-b", "error", None, None, None)]),
     ),
     "plan": (PLAN_SCHEMA, read_plan, lambda p: (p.model, p.values["image"].params.scale), ("m", (0.05,))),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtools import __version__
 from qtools.core import files, plugins
-from qtools.core.errors import QtoolsError
+from qtools.core.errors import InputError, QtoolsError
 from qtools.pipeline.progress import Listener
 from qtools.pipeline.sweep import here
 from qtools.pipeline.sweep.cell import FILE as CELL_FILE
@@ -18,7 +18,7 @@ from qtools.pipeline.sweep.cluster import run as run_on_cluster
 from qtools.pipeline.sweep.grid import Cell, read
 from qtools.pipeline.sweep.here import Ended
 from qtools.pipeline.sweep.pace import Pace
-from reports.sweep import Row, Sweep, sweep_text
+from reports.sweep import Row, Sweep, parse_sweep, sweep_text
 
 FILE = "sweep.json"
 FORMS = {"markdown": "sweep.md", "html": "sweep.html"}
@@ -82,13 +82,17 @@ def run(config: SweepConfig, listener: Listener) -> Sweep:
     left = [each.work for each in planned if not each.done]
     listener.stage(f"{len(planned)} cells, {len(planned) - len(left)} of them finished before")
     pace, errors = Pace(len(left)), dict[str, str]()
-    for ended in _ended(left, config, listener):
-        pace.add(ended.seconds)
-        listener("cells", pace.done, len(left))
-        if ended.error:
-            errors[ended.name] = ended.error
-            listener.warn(f"{ended.name}: {ended.error}")
-        listener.stage(f"{pace.done} of {len(left)}: {ended.name}{' failed' * bool(ended.error)}; {pace.left}")
+    try:
+        for ended in _ended(left, config, listener):
+            pace.add(ended.seconds)
+            listener("cells", pace.done, len(left))
+            if ended.error:
+                errors[ended.name] = ended.error
+                listener.warn(f"{ended.name}: {ended.error}")
+            listener.stage(f"{pace.done} of {len(left)}: {ended.name}{' failed' * bool(ended.error)}; {pace.left}")
+    except (KeyboardInterrupt, SystemExit):
+        listener.warn(f"{pace.done} of {len(left)} cells were made and stay; the same command goes on from there")
+        raise
     found = [row for each in planned for row in _rows(each.work, config.folder, errors)]
     cells = {each.work.name: each.work.cell for each in planned}
     sweep = Sweep(
@@ -96,7 +100,7 @@ def run(config: SweepConfig, listener: Listener) -> Sweep:
         config.command,
         files.digest_json({name: cell.shown for name, cell in cells.items()}),
         tuple(found),
-        _at_once(config.cluster, pace),
+        max(_at_once(config.cluster, pace), _at_once_before(config.folder / FILE)),
         tuple(_notes(config.folder, cells)),
     )
     _write(sweep, config.folder)
@@ -123,6 +127,14 @@ def _rows(work: Work, folder: Path, errors: Mapping[str, str]) -> Iterator[Row]:
 
 def _at_once(cluster: Cluster | None, pace: Pace) -> int:
     return 1 if cluster is None else max(1, round(pace.at_once))
+
+
+def _at_once_before(path: Path) -> int:
+    """What the table of an earlier call says: its cells, and their latencies, are in this one too."""
+    try:
+        return parse_sweep(path.read_text(encoding="utf-8"), path.name).side_by_side
+    except (OSError, UnicodeDecodeError, InputError):  # the first call, or one that was not seen to its end
+        return 1
 
 
 def _notes(folder: Path, cells: Mapping[str, Cell]) -> Iterator[str]:
