@@ -43,7 +43,7 @@ def sweep(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Quantize every cell of a grid, one folder each; a second call makes what is missing, failed or changed.
+    """Quantize every cell of a grid, one folder each; a second call makes what is missing or changed.
 
     Example: qtools sweep grid.yaml -o runs/night
     """

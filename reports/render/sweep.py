@@ -32,7 +32,7 @@ def show(sweep: Sweep, console: Console) -> None:
     sweep = words.cleaned(sweep)
     marks = _marks(sweep)
     shared = _shared([row.cell for row in sweep.rows])
-    rows = plain_table(f"\n{_title(sweep)}", f"{shared or 'Cell'}", *SHORT[1:])
+    rows = plain_table(f"\n{_title(sweep)}" + f": {shared}…" * bool(shared), *SHORT)
     for row in sweep.rows:
         cell, status, score, drop, agrees, size, latency, _ = _cells(row, marks)
         both = "\n".join((score, agrees)) if row.score else words.DASH

@@ -85,11 +85,11 @@ def run(config: SweepConfig, listener: Listener) -> Sweep:
     try:
         for ended in _ended(left, config, listener):
             pace.add(ended.seconds)
-            listener("cells", pace.done, len(left))
             if ended.error:
                 errors[ended.name] = ended.error
                 listener.warn(f"{ended.name}: {ended.error}")
             listener.stage(f"{pace.done} of {len(left)}: {ended.name}{' failed' * bool(ended.error)}; {pace.left}")
+            listener("cells", pace.done, len(left))
     except (KeyboardInterrupt, SystemExit):
         listener.warn(f"{pace.done} of {len(left)} cells were made and stay; the same command goes on from there")
         raise
