@@ -28,7 +28,8 @@ from qtools.pipeline.sweep.here import Ended, attempt
 
 RETRIES = 3
 """Times that a cell is tried again where its worker died."""
-LOCAL = "local"
+LOCAL, AUTO = "local", "auto"
+AUTHENTICATE = "set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or in ~/.ray/auth_token"
 PATIENCE = 15.0
 """Seconds that a cluster has to answer; Ray itself waits for minutes."""
 Members = dict[str, bytes]
@@ -87,9 +88,15 @@ def run(works: Sequence[Work], folder: Path, cluster: Cluster, listener: Listene
                 try:
                     ended, members = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    told = next(filter(None, reversed(str(error).strip().splitlines())), type(error).__name__)
-                    ended, members = Ended(work.name, 0.0, f"Ray could not run it: {told.strip()}"), {}
+                    ended, members = Ended(work.name, 0.0, _lost(error)), {}
                 yield ended if ended.error else _stored(work, folder / work.name, members, ended)
+
+
+def _lost(error: Exception) -> str:
+    """Why Ray has no answer: a worker died each time, or could not even import this program."""
+    told = next(filter(None, reversed(str(error).strip().splitlines())), type(error).__name__).strip()
+    step = "; install the same qtools on its machines" if "ModuleNotFoundError" in told else ""
+    return f"Ray could not run it: {told}{step}"
 
 
 def _stored(work: Work, folder: Path, members: Members, ended: Ended) -> Ended:
@@ -187,13 +194,17 @@ def _connect(ray: Any, cluster: Cluster) -> None:
 def _reach(address: str) -> None:
     """Asks before Ray does."""
     words = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-    words += [] if address == "auto" else ["--address", address]
+    words += [] if address == AUTO else ["--address", address]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired as error:
         raise _no_answer(address, f"no answer within {PATIENCE:.0f} s") from error
-    if done.returncode:
-        raise _no_answer(address, "its health check fails")
+    if "AuthenticationError" in done.stderr:
+        if address != AUTO:  # there Ray looks for the token by itself
+            raise MissingPlatform(f"the Ray cluster at {address} wants its token", AUTHENTICATE)
+    elif done.returncode:
+        told = done.stderr.strip().rpartition("\n")[2]
+        raise _no_answer(address, told[:200] or "its health check fails")
 
 
 def _no_answer(address: str, why: str) -> MissingPlatform:
