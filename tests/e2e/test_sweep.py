@@ -92,6 +92,7 @@ def test_a_cell_that_cannot_be_is_a_row_and_the_others_are_made(first) -> None:
     assert "2 left: " in told and "if like the 1 before" in told and "none left" in told
 
 
+@pytest.mark.bench  # that both ask for the same is a test of units; this runs it
 def test_a_cell_is_the_run_that_its_command_makes(first, qtools, tmp_path) -> None:
     cell = first.cwd / "runs" / "sweep-grid" / GOOD[1]
     report = json.loads((cell / "report.json").read_text())

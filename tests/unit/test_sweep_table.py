@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qtools.core.errors import InputError, MissingPlatform
@@ -36,6 +36,7 @@ def row(name: str, score: float, size: int, ms: float | None = 1.0, **changes: A
     )  # fmt: skip
 
 
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=2, max_size=12))
 def test_a_front_is_what_no_pair_of_rows_contradicts(points: list[tuple[int, int]]) -> None:
     rows = [row(f"r{at}", 80 + value, size) for at, (value, size) in enumerate(points)]
