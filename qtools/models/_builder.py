@@ -38,7 +38,7 @@ def load_builder(target: str, input_size: int | tuple[int, int] | InputSpec | No
     module_name, colon, function_name = target.partition(":")
     if not colon or not module_name or not function_name or "/" in module_name or module_name.endswith(".py"):
         raise InputError(f"--builder {target} is not of the form package.module:function", "e.g. my_models.net:build")
-    with _current_directory_importable():
+    with importable_here():
         source = _imported(module_name, target)
         function = getattr(source, function_name, None)
         if function is None:
@@ -170,7 +170,7 @@ def _imported(name: str, target: str) -> ModuleType:
 
 
 @contextmanager
-def _current_directory_importable() -> Iterator[None]:
+def importable_here() -> Iterator[None]:
     """The current directory is importable while inside, as it is for `python -m`, whatever started this process."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)

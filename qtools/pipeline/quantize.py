@@ -15,6 +15,7 @@ from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
+from qtools.graph.side_by_side import one_thread
 from qtools.pipeline import data, seal, second
 from qtools.pipeline.config import ALL, ALL_TARGETS, PIXELS, Images, Options, RunConfig
 from qtools.pipeline.decide import decide
@@ -150,6 +151,11 @@ def load(config: RunConfig) -> tuple[models.Loaded, data.RunImages]:
 
 
 def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
+    with one_thread():  # sums that every number of cores makes alike; batches run side by side anyway
+        return _stages(config, watch)
+
+
+def _stages(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
     targets = wanted(config)
     if config.out is not None and config.out.exists() and not config.force:
         raise files.exists_already(config.out)
