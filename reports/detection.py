@@ -2,8 +2,8 @@
 
 AP is that of COCO (T.-Y. Lin et al., ECCV 2014, and cocodataset.org/#detection-eval): for each class and each overlap
 from 0.5 to 0.95 in steps of 0.05, detections of all images are taken surest first, each takes the object of its class
-that it overlaps most among those that are left, and precision, made to fall with recall, is averaged over the recalls 0,
-0.01, ... 1; then the mean over the classes that the images show, and over the overlaps. Crowds count neither as found
+that it overlaps most among those that are left, and precision, made to fall with recall, is averaged over 101 recalls
+from 0 to 1; then the mean over the classes that the images show, and over the overlaps. Crowds count neither as found
 nor as missed, and what lies in them is no error.
 """
 
@@ -167,7 +167,8 @@ def _share_inside(boxes: NDArray[np.float64], crowds: NDArray[np.float64]) -> ND
     low = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
     shared_area = np.clip(np.minimum(boxes[:, None, 2:], crowds[None, :, 2:]) - low, 0, None).prod(-1)
     area = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(-1)[:, None]
-    return np.divide(shared_area, area, out=np.zeros_like(shared_area), where=area > 0)
+    found: NDArray[np.float64] = np.divide(shared_area, area, out=np.zeros_like(shared_area), where=area > 0)
+    return found
 
 
 def precisions(one: Ranked, draws: NDArray[np.integer]) -> NDArray[np.float64]:

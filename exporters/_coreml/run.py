@@ -19,7 +19,7 @@ from exporters._coreml.describe import CLASSES, PROBABILITIES
 from exporters._coreml.evaluator import Evaluator
 from exporters._coreml.package import main_block
 from exporters._coreml.sdk import coremltools
-from qtools.core.answers import LOGITS, NAMES, joined
+from qtools.core.answers import NAMES, joined
 from qtools.core.errors import MissingPlatform
 
 PRECISIONS = {"evaluator": "float32", "evaluator_fp16": "float16"}

@@ -1,8 +1,9 @@
 """What networks answer, as one array: the outputs of one that has several, laid side by side.
 
 Answers have images first and classes second: (n, classes) of a classifier, (n, classes, height, width) of a network
-with a class for every pixel. A detector has two outputs, logits (n, places, classes) and numbers of boxes (n, places, 4);
-its answers are (n, classes + 4, places), the numbers behind the logits. No other network's answers have three dimensions.
+with a class for every pixel. A detector has two outputs, logits (n, places, classes) and numbers of boxes (n, places,
+4); its answers are (n, classes + 4, places), the numbers behind the logits. No other network's answers have three
+dimensions.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 
 from qtools.core.boxes import CORNERS
 
-LOGITS = "logits"
-NAMES = (LOGITS, "boxes")
+LOGITS, BOXES = "logits", "boxes"
+NAMES = (LOGITS, BOXES)
 """What artifacts call their outputs, in the order of the program's."""
 PLACED = 3
 """Dimensions of a detector's answers."""

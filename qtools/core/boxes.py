@@ -177,4 +177,5 @@ def ious(a: Boxes, b: Boxes) -> NDArray[np.float64]:
     shared = np.clip(high - low, 0, None).prod(-1)
     area = [np.clip(each[:, 2:] - each[:, :2], 0, None).prod(-1) for each in (a, b)]
     either = area[0][:, None] + area[1][None] - shared
-    return np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
+    found: NDArray[np.float64] = np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)
+    return found

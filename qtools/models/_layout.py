@@ -106,7 +106,7 @@ def _as_the_file_says(
     heads = settings.get("classifier") or ()
     counted = family_of(spec).classes
     paths = () if counted else (heads,) if isinstance(heads, str) else heads
-    classes = _metadata.classes(state, metadata, paths, where) or (counted(state) if counted else None)
+    classes = _metadata.classes(state, metadata, paths, where) or (counted(dict(state)) if counted else None)
     picture, notes = _metadata.input_spec(spec.input, metadata, where)
     arguments = {**spec.arguments, **family_of(spec).arguments(dict(state)), **_metadata.arguments(metadata, where)}
     if settings.get("fixed_input_size"):

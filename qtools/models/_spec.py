@@ -157,6 +157,7 @@ class ModelSpec:
         pretrained: Published weights; the first one is what `auto` and `imagenet` take.
         params_millions: Number of weights, training branches folded away, where known.
         macs_billions: Multiply-accumulates, where known.
+        decoding: How boxes are made of a user's module's answers; a family's are told by `Family.decoding`.
     """
 
     name: str
@@ -171,6 +172,7 @@ class ModelSpec:
     pretrained: tuple[PretrainedTag, ...] = ()
     params_millions: float | None = None
     macs_billions: float | None = None
+    decoding: Decoding | None = None
 
 
 WeightsKind = Literal["imagenet", "reference", "file", "builder"]

@@ -8,7 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtools.core.boxes import CORNERS, Decoding
+from qtools.core.errors import InputError
 from qtools.models._spec import Family, own_card
+
+PATCHES = 64
+"""MobileViT cuts maps into patches of two cells, at strides up to 32."""
 
 if TYPE_CHECKING:
     from qtools.models._spec import State
@@ -17,9 +21,18 @@ NONE = ("", "")  # the authors' files are on pages that no tool of ours opens
 
 
 def decoding(architecture: str, size: tuple[int, int]) -> Decoding:
-    """How a member's answers are meant, for pictures of (height, width)."""
+    """How a member's answers are meant, for pictures of (height, width).
+
+    Raises:
+        InputError: If a backbone would pad its maps.
+    """
     from qtools.architectures.ssdlite import BACKBONES, LAYOUTS
 
+    if BACKBONES[architecture]["backbone"].startswith("mobilevit") and any(side % PATCHES for side in size):
+        raise InputError(
+            f"{architecture} takes sides that are multiples of {PATCHES}, not {size[0]} x {size[1]}",
+            "its maps would be stretched to whole patches, and the anchors lie elsewhere",
+        )
     return Decoding(LAYOUTS[BACKBONES[architecture]["layout"]].anchors(size))
 
 
@@ -33,14 +46,14 @@ FAMILY = Family(
     name="ssdlite",
     paper="https://arxiv.org/abs/1801.04381",
     task="detection",
-    note="written after the paper and the configuration of apple/ml-cvnets, with one convolution for logits and one for "
-    "boxes where that code has one for both; not verified against the authors' weights",
+    note="written after the paper and the configuration of apple/ml-cvnets, with one convolution for logits and one "
+    "for boxes where that code has one for both; not verified against the authors' weights",
     classes=_classes,
     decoding=decoding,
     cards=(
-        own_card("ssdlite_repvit_thin", 1.4, 0.4, None, NONE),
-        own_card("ssdlite_repvit_m0_9", 5.7, 1.8, None, NONE),
-        own_card("ssdlite_repvit_m1_1", 8.9, 2.9, None, NONE),
+        own_card("ssdlite_repvit_thin", 1.47, 0.4658, None, NONE),
+        own_card("ssdlite_repvit_m0_9", 5.737, 1.839, None, NONE),
+        own_card("ssdlite_repvit_m1_1", 8.886, 2.921, None, NONE),
         own_card("ssdlite_mobilevitv2_050", 2.035, 0.8907, None, NONE),
         own_card("ssdlite_mobilevitv2_075", 3.585, 1.801, None, NONE),
         own_card("ssdlite_mobilevitv2_100", 5.609, 3.05, None, NONE),

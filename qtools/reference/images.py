@@ -100,7 +100,7 @@ def mask_of(label: int, shown: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def box_of(shown: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """The smallest box around what shows: left, top, and the pixels behind right and bottom; zeros where nothing does."""
+    """The smallest box around what shows: left, top, and one past right and bottom; zeros where nothing does."""
     rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
     if not len(rows):
         return 0, 0, 0, 0

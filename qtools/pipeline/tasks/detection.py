@@ -47,6 +47,8 @@ def _rendered(images: Any) -> Labels:
 
 
 def _decoding(spec: ModelSpec) -> Decoding:
+    if spec.decoding is not None:
+        return spec.decoding
     how = family_of(spec).decoding
     if how is None:
         raise InputError(f"nothing says how boxes are made of the answers of {spec.name}", "see `Family.decoding`")
@@ -67,7 +69,9 @@ def _of(task: Task, spec: ModelSpec) -> Task:
     )
 
 
-def _unbound(*_: Any) -> Any:
+def _judge(
+    labels: Labels | None, reference: Answers, other: Answers, size: tuple[int, int], classes: tuple[str, ...]
+) -> PairedScore:
     raise AssertionError("a detector's answers mean nothing without its anchors: `task_of` adds them")
 
 
@@ -79,8 +83,7 @@ TASK = Task(
     folder=_folder,
     labels=_labels,
     rendered=_rendered,
-    judge=_unbound,
+    judge=_judge,
     by_image=False,
-    agreement=_unbound,
     of=_of,
 )
