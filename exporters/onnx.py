@@ -130,8 +130,7 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
 
     values = program.view.values
     bound = lowered.binding if lowered else {}
-    answers = [values[name].shape for name in program.view.outputs]
-    return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const}, answers)
+    return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const})
 
 
 def open_session(path: Path, kernels: str, threads: int) -> Session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ KERNELS = ("ort", "ort_float")
 class OrtRunner:
     """Runs an .onnx image by image, NCHW."""
 
-    def __init__(
-        self, path: Path, kernels: str, threads: int, tensors: Mapping[str, str], answers: Sequence[tuple[int, ...]]
-    ) -> None:
+    def __init__(self, path: Path, kernels: str, threads: int, tensors: Mapping[str, str]) -> None:
         """Opens the file.
 
         Args:
@@ -35,14 +33,13 @@ class OrtRunner:
             kernels: One of KERNELS.
             threads: Threads inside one operator.
             tensors: Value id -> name of its tensor in the float graph, for `values`.
-            answers: Shape of each output, batch included.
         """
         self.kernels = kernels
         self._model = files.parse(path)
         self._threads, self._tensors = threads, dict(tensors)
         self._session = self._start(self._model)
         self._input, self._outputs = self._session.get_inputs()[0].name, [e.name for e in self._session.get_outputs()]
-        self._answers = list(answers)
+        self._answers = [tuple(end.shape) for end in self._session.get_outputs()]
         self._ends = _ends(self._model)
         self._feed: dict[str, NDArray[Any]] = {}
         self._tapped: Any = None

@@ -1,7 +1,8 @@
 """DETR (Carion et al., ECCV 2020, arXiv 2005.12872): boxes as a set, from queries, without anchors.
 
-The parts are those of transformers' `DetrForObjectDetection`, built from its configuration and under its names. How they
-are called is written here: a picture that fills its tensor needs no mask, and positions that no mask moves are constants.
+The parts are those of transformers' `DetrForObjectDetection`, built from its configuration and under its names. How
+they are called is written here: a picture that fills its tensor needs no mask, and positions that no mask moves are
+constants.
 """
 
 from __future__ import annotations
@@ -65,15 +66,14 @@ class Detr(nn.Module):
         for layer in body.encoder.layers:
             seen = layer(seen, None, places)
         asked = body.query_position_embeddings.weight.unsqueeze(0)
-        found = torch.zeros_like(asked).expand(len(x), -1, -1)
+        found = torch.zeros_like(asked).repeat(len(x), 1, 1)
         for layer in body.decoder.layers:
             found = layer(found, None, places, asked, seen)
         found = body.decoder.layernorm(found)
         return self.class_labels_classifier(found), self.bbox_predictor(found).sigmoid()
 
-
     def _positions(self, features: Tensor) -> Tensor:
-        """Those of a map's cells, shape (1, cells, width), made when first asked for: a captured graph has them whole."""
+        """Those of a map's cells, shape (1, cells, width), made once: a captured graph has them whole."""
         key = (tuple(features.shape[2:]), features.dtype)
         if key not in self._places:
             one = torch.Size((1, *features.shape[1:]))  # they are the same for every picture

@@ -51,5 +51,5 @@ FAMILY = Family(
     "keep their sides' ratio; not verified against the authors' weights",
     translate=from_release,
     decoding=decoding,
-    cards=(own_card("detr_resnet_50", 41.5, 60.0, None, NONE),),
+    cards=(own_card("detr_resnet_50", 41.58, 60.17, None, NONE),),
 )
