@@ -30,8 +30,7 @@ class Detr(nn.Module):
         queries: Boxes that are asked for.
         layers: Of the encoder, and of the decoder.
         width: Channels of the transformer.
-        hidden: Channels inside its perceptrons.
-        heads: Of its attention.
+        sizes: "hidden", channels inside its perceptrons, and "heads" of its attention.
     """
 
     def __init__(
@@ -46,12 +45,13 @@ class Detr(nn.Module):
         super().__init__()
         from transformers import DetrConfig, DetrForObjectDetection
 
-        hidden, heads = sizes.get("hidden", 2048), sizes.get("heads", 8)
-        depth = {"encoder_layers": layers, "decoder_layers": layers, "num_queries": queries, "d_model": width}
-        wide = {f"{side}_ffn_dim": hidden for side in ("encoder", "decoder")}
-        many = {f"{side}_attention_heads": heads for side in ("encoder", "decoder")}
-        how = {"backbone": backbone, "use_timm_backbone": True, "use_pretrained_backbone": False}
-        network = DetrForObjectDetection(DetrConfig(num_labels=num_classes, **how, **depth, **wide, **many))
+        config: dict[str, Any] = {"backbone": backbone, "use_timm_backbone": True, "use_pretrained_backbone": False}
+        config |= {"num_labels": num_classes, "num_queries": queries, "d_model": width}
+        for side in ("encoder", "decoder"):
+            config[f"{side}_layers"] = layers
+            config[f"{side}_ffn_dim"] = sizes.get("hidden", 2048)
+            config[f"{side}_attention_heads"] = sizes.get("heads", 8)
+        network = DetrForObjectDetection(DetrConfig(**config))
         self.num_classes = num_classes
         self.model = network.model
         self.class_labels_classifier, self.bbox_predictor = network.class_labels_classifier, network.bbox_predictor
