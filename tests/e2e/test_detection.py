@@ -167,6 +167,8 @@ def test_the_artifact_finds_the_blocks_when_decoded_as_the_contract_says(made: A
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.all_models
 def test_an_audit_and_a_comparison_know_detectors(made: Any) -> None:
     net, data, every = made
     folder = every.results["tflite"].folder

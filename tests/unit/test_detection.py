@@ -89,7 +89,7 @@ def by_definition(labels: np.ndarray, found: list[Detections], weights: np.ndarr
 
 
 def test_the_score_is_that_of_the_definition() -> None:
-    exact, other = _answers(12), _answers(12, noise=0.3)
+    exact, other = _answers(8), _answers(8, noise=0.3)
     labels = _labels(exact)
     found = paired_ap(labels, exact, other, DECODING)
     sides = [detection.detections(each, DECODING) for each in (exact, other)]
@@ -136,9 +136,9 @@ def test_closed_forms(images: list[tuple[list[tuple[float, ...]], list[tuple[flo
 
 
 def test_a_draw_of_images_is_those_images_again() -> None:
-    exact = _answers(10)
+    exact = _answers(6)
     labels, found = _labels(exact), detection.detections(exact, DECODING)
-    draws = np.random.default_rng(3).multinomial(10, np.full(10, 0.1), 4)
+    draws = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), 3)
     shown = sorted({int(row[0]) for rows in labels for row in rows if row[0] >= 0 and not row[5]})
     per_class = np.stack([precisions(ranked(labels, found, label), draws) for label in shown])
     for at, weights in enumerate(draws):

@@ -25,14 +25,14 @@ def pair() -> tuple[Detr, Any]:
     torch.manual_seed(0)
     sizes = {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
     depth = {"encoder_layers": 1, "decoder_layers": 2, "num_queries": 6, "d_model": 32, "num_labels": 3}
-    how = {"backbone": "resnet18", "use_timm_backbone": True, "use_pretrained_backbone": False}
+    how = {"backbone": "resnet10t", "use_timm_backbone": True, "use_pretrained_backbone": False}
     theirs = DetrForObjectDetection(DetrConfig(**how, **depth | {"encoder_layers": 2}, **sizes)).eval()
     for name, numbers in theirs.state_dict().items():
         if name.endswith("running_var"):
             numbers.uniform_(0.5, 1.5)
         elif name.endswith(("running_mean", "bias")):
             numbers.normal_(0, 0.1)
-    ours = Detr("resnet18", num_classes=3, queries=6, layers=2, width=32, hidden=64, heads=2).eval()
+    ours = Detr("resnet10t", num_classes=3, queries=6, layers=2, width=32, hidden=64, heads=2).eval()
     lost = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert not lost.unexpected_keys
     assert all(name.endswith("num_batches_tracked") for name in lost.missing_keys)
