@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
 from qtools.core import files, numerics
+from qtools.core.answers import NAMES
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 METADATA = "qtools"
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 OPTION = "activations"
@@ -57,10 +58,8 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
 
     model = convert(program)
     found, unbound = bind(program, model, examples)
-    for value, end, name in (
-        (program.view.inputs[0], model.graph.inputs[0], INPUT),
-        (program.view.outputs[0], model.graph.outputs[0], OUTPUT),
-    ):
+    outputs = zip(program.view.outputs, model.graph.outputs, NAMES, strict=False)
+    for value, end, name in ((program.view.inputs[0], model.graph.inputs[0], INPUT), *outputs):
         end.name = name
         found[value] = TensorBinding(name, found[value].error)
     path = files.write_bytes(folder / f"model_float{spec.suffix}", to_bytes(model))

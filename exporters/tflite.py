@@ -15,6 +15,7 @@ from exporters._ends import check_bytes, end_types
 from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
+from qtools.core.answers import NAMES
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Session, Target, TimedFile, Timer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"
 OLDEST = "min_runtime_version"
 """Entry of the metadata: the first runtime that has every version of every operation."""
 LAST_BEFORE = (2, 17)
@@ -93,10 +94,12 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
             flatbuffer.as_linear(model, lowered.binding[value].tensor)
     if ends.bytes or not ends.integer_input:
         flatbuffer.take(model, schema.TensorType.UINT8 if ends.bytes else schema.TensorType.FLOAT32)
-    flatbuffer.name_signature(model, INPUT, OUTPUT)
+    outputs = NAMES[: len(program.view.outputs)]
+    flatbuffer.name_signature(model, INPUT, outputs)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
-    facts = metadata.describe(options, plan.params(program.view.outputs[0]), pixels=ends.bytes)
-    flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (INPUT, OUTPUT)))
+    answers = [plan.params(name) for name in program.view.outputs]
+    facts = metadata.describe(options, answers, pixels=ends.bytes)
+    flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (INPUT, *outputs)))
     files.write_bytes(path, metadata.with_labels(flatbuffer.write(model), facts.labels))
     toolchain = {name: version(name) for name in TOOLCHAIN}
     size = path.stat().st_size
@@ -122,8 +125,10 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
         for name, tensor in (lowered.binding if lowered else {}).items()
         if not values[name].const
     }
-    ends = {program.view.inputs[0]: INPUT, program.view.outputs[0]: OUTPUT}
-    return TfliteRunner(path, kernels, threads, binding, ends, values[program.view.outputs[0]].shape)
+    outputs = program.view.outputs
+    answers = {name: values[value].shape for name, value in zip(NAMES, outputs, strict=False)}
+    ends = {program.view.inputs[0]: INPUT, **dict(zip(outputs, NAMES, strict=False))}
+    return TfliteRunner(path, kernels, threads, binding, ends, answers)
 
 
 def bound(kept: Mapping[str, Any]) -> Any:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from exporters._coreml import edit, values, weights
 from exporters._coreml.bind import MOVES, WEIGHTED, TensorBinding
 from exporters._coreml.blob import BlobWriter
-from exporters._coreml.convert import INPUT, OUTPUT
+from exporters._coreml.convert import INPUT
 from exporters._coreml.describe import Ends, exit_of
 from exporters._coreml.half import shapes, to_float16
 from exporters._coreml.package import Package, main_block
 from exporters._float_layers import float_biases
+from qtools.core.answers import NAMES
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
 
@@ -41,7 +42,7 @@ class PlanWriter:
         self.view, self.plan, self.binding, self.floats = view, plan, binding, floats
         self.package, self.writer = package, BlobWriter()
         _, block = main_block(package.spec)
-        self._result = str(block.outputs[0])
+        self._results = [str(name) for name in block.outputs]
         self.operations = to_float16(package, list(block.operations), self.writer)
         self._shapes = dict(shapes(self.operations)) | {INPUT: tuple(view.values[view.inputs[0]].shape)}
         self._value_of = {b.tensor: value for value, b in binding.items()}
@@ -193,20 +194,24 @@ class PlanWriter:
         return tensor, edit.constant(new, self.floats[value].astype(np.float16).reshape(-1), "float16", self.writer)
 
     def _with_ends(self, made: list[Any], ends: Ends) -> list[Any]:
-        """The result in float32 under its own name."""
-        inner = f"{OUTPUT}_half"
-        source = self._result
+        """The results in float32 under their own names."""
+        for source, name in zip(self._results, NAMES, strict=False):
+            self._with_end(made, source, name)
+        made += exit_of(ends, self._shapes[self._results[0]], self.writer)
+        return edit.without_dead_constants(made, NAMES[: len(self._results)])
+
+    def _with_end(self, made: list[Any], source: str, name: str) -> None:
+        """`source`: what the float package calls the result."""
+        inner = f"{name}_half"
         for operation in made:
             for output in operation.outputs:
                 if output.name == source:
                     output.name = inner
-            for parameter, slot, name in _reads(operation):
-                if name == source:
+            for parameter, slot, read in _reads(operation):
+                if read == source:
                     edit.rewire(operation, parameter, slot, inner)
         last = f"{source}{STORED}_real" if source in self._stored else inner
-        made += edit.cast(last, OUTPUT, self._shapes[source], "float32", self.writer)
-        made += exit_of(ends, self._shapes[source], self.writer)
-        return edit.without_dead_constants(made, [OUTPUT])
+        made += edit.cast(last, name, self._shapes[source], "float32", self.writer)
 
 
 def _reads(operation: Any) -> Iterator[tuple[str, int, str]]:

@@ -70,7 +70,7 @@ def bind(
         else:
             found[name] = match
             taken.add(match.tensor)
-    for end in (program.view.inputs[0], program.view.outputs[0]):
+    for end in (program.view.inputs[0], *program.view.outputs):
         if end in unbound:
             raise CheckFailed(f"the ML Program computes something else than the program: '{end}' is nowhere in it")
     _bind_constants(program, evaluator, producer, found, unbound)

@@ -14,9 +14,10 @@ from exporters._coreml.package import WEIGHTS_FOLDER, Package, write
 from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from exporters._refused import refused
+from qtools.core.answers import NAMES
 from qtools.graph.capture import Program
 
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"
 
 
 def convert(program: Program, path: Path) -> Path:
@@ -37,7 +38,7 @@ def convert(program: Program, path: Path) -> Path:
             model = ct.convert(
                 _convertible(program.exported),
                 inputs=[ct.TensorType(INPUT, shape)],
-                outputs=[ct.TensorType(OUTPUT)],
+                outputs=[ct.TensorType(name) for name in NAMES[: len(program.view.outputs)]],
                 minimum_deployment_target=ct.target.iOS17,
                 compute_precision=ct.precision.FLOAT32,
                 skip_model_load=True,

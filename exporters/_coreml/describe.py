@@ -10,8 +10,9 @@ import numpy as np
 
 from exporters._coreml import edit, values
 from exporters._coreml.blob import BlobWriter
-from exporters._coreml.convert import INPUT, OUTPUT
+from exporters._coreml.convert import INPUT
 from qtools.core import files
+from qtools.core.answers import LOGITS, NAMES
 from qtools.core.errors import InputError
 
 METADATA = "qtools"
@@ -49,7 +50,7 @@ def exit_of(ends: Ends, shape: tuple[int, ...], writer: BlobWriter) -> list[Any]
     if len(set(ends.labels)) != len(ends.labels):
         raise InputError("two classes have the same label, and Core ML answers by label", "make the labels differ")
     made = [edit.constant("softmax_axis", np.full((), -1, np.int32), "int32", writer)]
-    made.append(edit.operation("softmax", "probabilities", (shape, "float32"), {"x": OUTPUT, "axis": "softmax_axis"}))
+    made.append(edit.operation("softmax", "probabilities", (shape, "float32"), {"x": LOGITS, "axis": "softmax_axis"}))
     names = edit.operation("const", CLASSES, ((), "string"), {})
     _list_of_strings(names, ends.labels)
     answer = edit.operation("classify", LABEL, ((), "string"), {"probabilities": "probabilities", "classes": CLASSES})
@@ -88,7 +89,9 @@ def assemble(source: Any, operations: list[Any], newest: int, ends: Ends, facts:
     function.opset = f"CoreML{newest}"
     block = function.block_specializations[function.opset]
     block.operations.extend(operations)
-    block.outputs.extend([LABEL, PROBABILITIES] if ends.labels else [OUTPUT])
+    results = source.mlProgram.functions["main"].block_specializations
+    count = len(next(iter(results.values())).outputs)
+    block.outputs.extend([LABEL, PROBABILITIES] if ends.labels else NAMES[:count])
     given = source.mlProgram.functions["main"].inputs[0]
     shape = values.shape_of(given.type.tensorType)
     function.inputs.add().name = INPUT
@@ -118,10 +121,11 @@ def _describe_ends(description: Any, shape: tuple[int, ...], ends: Ends, made: t
         description.predictedFeatureName = LABEL
         description.predictedProbabilitiesName = PROBABILITIES
         return
-    result = next(o for operation in operations for o in operation.outputs if o.name == OUTPUT)
-    entry = description.output.add()
-    entry.name, entry.shortDescription = OUTPUT, answer
-    _array(entry.type.multiArrayType, values.shape_of(result.type.tensorType))
+    made_here = {o.name: o for operation in operations for o in operation.outputs}
+    for name in filter(made_here.__contains__, NAMES):
+        entry = description.output.add()
+        entry.name, entry.shortDescription = name, answer
+        _array(entry.type.multiArrayType, values.shape_of(made_here[name].type.tensorType))
 
 
 def _array(target: Any, shape: tuple[int, ...]) -> None:

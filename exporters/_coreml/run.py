@@ -14,11 +14,12 @@ from PIL import Image
 
 from exporters._coreml.apply import STORED
 from exporters._coreml.bind import TensorBinding
-from exporters._coreml.convert import INPUT, OUTPUT
+from exporters._coreml.convert import INPUT
 from exporters._coreml.describe import CLASSES, PROBABILITIES
 from exporters._coreml.evaluator import Evaluator
 from exporters._coreml.package import main_block
 from exporters._coreml.sdk import coremltools
+from qtools.core.answers import NAMES, joined
 from qtools.core.errors import MissingPlatform
 
 PRECISIONS = {"evaluator": "float32", "evaluator_fp16": "float16"}
@@ -68,7 +69,8 @@ class EvaluatedPackage:
     def _run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         self._last = image
         # a classifier answers with labels: its logits are an inner value
-        return np.asarray(next(v for n, v in self._evaluator.observe({INPUT: image}) if n == OUTPUT).numpy())
+        seen = {n: v for n, v in self._evaluator.observe({INPUT: image}) if n in NAMES}
+        return joined([seen[name].numpy() for name in NAMES if name in seen])
 
 
 class NativePackage:
@@ -121,7 +123,7 @@ class NativePackage:
             given = Image.fromarray(np.rint(image[0].transpose(1, 2, 0)).astype(np.uint8))
         answer = self._model.predict({INPUT: given})
         if not self._labels:
-            return np.asarray(answer[OUTPUT], np.float32)[0]
+            return joined([np.asarray(answer[name], np.float32) for name in NAMES if name in answer])[0]
         found = np.array([answer[PROBABILITIES][label] for label in self._labels], np.float32)
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
 

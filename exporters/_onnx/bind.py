@@ -66,7 +66,7 @@ def bind(
             unbound[name] = _why(program.view, name)
         else:
             found[name] = match
-    for end in (program.view.inputs[0], program.view.outputs[0]):
+    for end in (program.view.inputs[0], *program.view.outputs):
         if end in unbound:
             raise CheckFailed(f"the float artifact computes something else than the program: '{end}' is nowhere in it")
     for op in program.view.ops:

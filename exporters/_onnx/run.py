@@ -14,6 +14,7 @@ from exporters._onnx import model as files
 from exporters._onnx import session
 from exporters._onnx.edit import CODES
 from qtools.core import numerics
+from qtools.core.answers import joined, parted
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.types import QuantParams, QuantScheme
 
@@ -37,7 +38,8 @@ class OrtRunner:
         self._model = files.parse(path)
         self._threads, self._tensors = threads, dict(tensors)
         self._session = self._start(self._model)
-        self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
+        self._input, self._outputs = self._session.get_inputs()[0].name, [e.name for e in self._session.get_outputs()]
+        self._answers = [tuple(end.shape) for end in self._session.get_outputs()]
         self._ends = _ends(self._model)
         self._feed: dict[str, NDArray[Any]] = {}
         self._tapped: Any = None
@@ -48,17 +50,19 @@ class OrtRunner:
         rows = []
         for image in images:
             self._feed = self.feed(image)
-            rows.append(self._session.run([self._output], self._feed)[0][0])
+            rows.append(joined(self._session.run(self._outputs, self._feed))[0])
         return np.stack(rows)
 
     def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Output tensors, one row per image, in the program's layout, which is the file's own."""
-        return rows.reshape(-1, *self._session.get_outputs()[0].shape[1:])
+        ends = np.cumsum([int(np.prod(shape)) for shape in self._answers])[:-1]
+        parts = zip(np.split(rows, ends, 1), self._answers, strict=True)
+        return joined([part.reshape(-1, *shape[1:]) for part, shape in parts])
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""
-        params = self._ends.get(self._output)
-        return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
+        parts = zip(parted(codes, self._answers), self._outputs, strict=True)
+        return np.concatenate([_real(part, self._ends.get(name)) for part, name in parts], 1)
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where quantized, else float32.
@@ -88,8 +92,8 @@ class OrtRunner:
 
     def _open_tapped(self) -> Any:
         there = {out for node in self._model.graph.node for out in node.output}
-        there |= {self._input, self._output}
-        ends = {self._input, self._output}
+        ends = {self._input, *self._outputs}
+        there |= ends
         for value, tensor in self._tensors.items():
             name = tensor if tensor in ends and tensor + CODES not in there else tensor + CODES
             name = name if name in there else tensor
@@ -134,6 +138,10 @@ class OrtSession:
         except Exception as error:  # broad: onnxruntime raises classes of its own that share no public base
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"onnxruntime cannot run {self._name} on the recorded inputs: {reason}") from error
+
+
+def _real(codes: NDArray[Any], params: QuantParams | None) -> NDArray[np.float32]:
+    return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
 
 
 def _integer_kernels(model: onnx.ModelProto) -> dict[str, int]:

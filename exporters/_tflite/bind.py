@@ -80,7 +80,7 @@ def bind(
         else:
             index, permutation, error = match
             found[index] = (name, TensorBinding(name, permutation, theirs[index].shape[1:], error))
-    for end in (program.view.inputs[0], program.view.outputs[0]):
+    for end in (program.view.inputs[0], *program.view.outputs):
         if end in unbound:
             raise CheckFailed(f"the float artifact computes something else than the program: '{end}' is nowhere in it")
     _bind_constants(program, model, found, unbound)

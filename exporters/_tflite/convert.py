@@ -11,7 +11,7 @@ from torch import nn
 from exporters._quiet import quiet
 from exporters._refused import refused
 from exporters._tflite.shorten import shorten
-from qtools.graph.capture import Program
+from qtools.graph.capture import Program, outputs_of
 
 
 class _ChannelsLast(nn.Module):
@@ -25,9 +25,10 @@ class _ChannelsLast(nn.Module):
         self.captured = captured
         self.training = False
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.captured(image.permute(0, 3, 1, 2).contiguous())
-        return answer.permute(0, 2, 3, 1).contiguous() if answer.ndim == image.ndim else answer
+    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        outputs = outputs_of(self.captured(image.permute(0, 3, 1, 2).contiguous()))
+        last = [each.permute(0, 2, 3, 1).contiguous() if each.ndim == image.ndim else each for each in outputs]
+        return last[0] if len(last) == 1 else tuple(last)
 
 
 def convert(program: Program) -> bytes:

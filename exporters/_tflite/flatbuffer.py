@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -169,14 +169,16 @@ def allow_any_scale(model: Model) -> None:
             operator.builtinOptions.potScaleInt16 = False
 
 
-def name_signature(model: Model, input_name: str, output_name: str) -> None:
-    """Names the single input and the single output, in the graph and in its signature."""
+def name_signature(model: Model, input_name: str, output_names: Sequence[str]) -> None:
+    """Names the single input and the outputs, in the graph and in its signature."""
     graph = model.subgraphs[0]
-    for index, name in ((graph.inputs[0], input_name), (graph.outputs[0], output_name)):
+    named = dict(zip(map(int, graph.outputs), output_names, strict=True))
+    for index, name in {int(graph.inputs[0]): input_name, **named}.items():
         graph.tensors[index].name = name.encode()
     for signature in model.signatureDefs or []:
         signature.inputs[0].name = input_name.encode()
-        signature.outputs[0].name = output_name.encode()
+        for output in signature.outputs:
+            output.name = named[int(output.tensorIndex)].encode()
 
 
 def cut(model: Model, name: str, made: QuantParams) -> None:

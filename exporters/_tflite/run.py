@@ -15,6 +15,7 @@ from exporters._tflite import flatbuffer
 from exporters._tflite.bind import TensorBinding
 from exporters._tflite.inspect import checked
 from qtools.core import numerics
+from qtools.core.answers import joined, parted
 from qtools.core.errors import InputError
 from qtools.core.types import QuantParams, QuantScheme
 
@@ -38,7 +39,7 @@ class TfliteRunner:
         threads: int,
         binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]],
         ends: Mapping[str, str],
-        answer: tuple[int, ...],
+        answers: Mapping[str, tuple[int, ...]],
     ) -> None:
         """Opens the file.
 
@@ -47,10 +48,10 @@ class TfliteRunner:
             kernels: One of KERNELS.
             threads: Threads of the interpreter.
             binding: Value id -> where it lives and its shape in the program.
-            ends: Value id -> name of the artifact's input and output.
-            answer: Shape of the output in the program, batch included.
+            ends: Value id -> name of the artifact's input and outputs.
+            answers: Name of each output, in the program's order -> its shape in the program, batch included.
         """
-        self._answer = answer
+        self._answers = dict(answers)
         self.kernels = kernels
         self._data = path.read_bytes()
         self._threads = threads
@@ -61,25 +62,31 @@ class TfliteRunner:
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Output codes (float32 logits where the output is float), shape (batch, classes, ...)."""
-        output = self._interpreter.get_output_details()[0]["index"]
+        outputs = [each["index"] for each in self._outputs()]
         rows = []
         for image in images:
             self._invoke(self._interpreter, image)
-            rows.append(self._interpreter.get_tensor(output).reshape(-1).copy())
+            rows.append(np.concatenate([self._interpreter.get_tensor(each).reshape(-1) for each in outputs]))
         return self.as_program(np.stack(rows))
 
     def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Output tensors, one row per image, in the program's layout: maps have their channels last in the file."""
-        shape = self._answer[1:]
-        if len(shape) != MAP_RANK:
-            return rows.reshape(-1, *shape)
-        channels, height, width = shape
-        return np.ascontiguousarray(rows.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
+        shapes = [shape[1:] for shape in self._answers.values()]
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        return joined([_in_program(part, shape) for part, shape in zip(np.split(rows, ends, 1), shapes, strict=True)])
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""
-        params = _params(self._interpreter.get_output_details()[0])
-        return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
+        parts = parted(codes, list(self._answers.values()))
+        return np.concatenate([_real(p, _params(d)) for p, d in zip(parts, self._outputs(), strict=True)], 1)
+
+    def _outputs(self) -> list[Mapping[str, Any]]:
+        """Details of the outputs, in the program's order; a float artifact calls them by their values' ids."""
+        found = {each["name"]: each for each in self._interpreter.get_output_details()}
+        if len(found) == 1:
+            return list(found.values())
+        names = {name: value for value, name in self._ends.items()}
+        return [found[name] if name in found else found[names[name]] for name in self._answers]
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where quantized, else float32."""
@@ -157,6 +164,17 @@ class TfliteSession:
             self._interpreter.set_tensor(self._inputs[name][0], array)
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(index).copy() for name, index in self._outputs.items()}
+
+
+def _in_program(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    if len(shape) != MAP_RANK:
+        return rows.reshape(-1, *shape)
+    channels, height, width = shape
+    return np.ascontiguousarray(rows.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
+
+
+def _real(codes: NDArray[Any], params: QuantParams | None) -> NDArray[np.float32]:
+    return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
 
 
 def _interpreter(data: bytes, kernels: str, threads: int) -> Interpreter:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import _apart
+from qtools.core.answers import NAMES
 from qtools.core.errors import MissingPlatform
 
 NAME = "TensorFlow's interpreter"
@@ -24,10 +25,10 @@ CALL, ANSWER = "call.npz", "answer.npy"
 
 
 def run(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
-    """Output codes of several images, shape (images, classes).
+    """Output codes of several images, shape (images, numbers of all outputs).
 
     Args:
-        path: A .tflite with one input and one output.
+        path: A .tflite with one input, and one output or those of a detector.
         inputs: The images as the artifact takes them, shape (images, height, width, 3).
 
     Raises:
@@ -51,12 +52,14 @@ def main(folder: Path) -> None:
         interpreter = tf.lite.Interpreter(model_content=call["model"].tobytes(), num_threads=1)
         inputs = call["inputs"]
     interpreter.allocate_tensors()
-    (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (entry,) = interpreter.get_input_details()
+    ends = {end["name"]: end["index"] for end in interpreter.get_output_details()}
+    order = [name for name in NAMES if name in ends] or list(ends)
     rows = []
     for image in inputs:
         interpreter.set_tensor(entry["index"], image[None])
         interpreter.invoke()
-        rows.append(interpreter.get_tensor(end["index"]).reshape(-1).copy())
+        rows.append(np.concatenate([interpreter.get_tensor(ends[name]).reshape(-1) for name in order]))
     np.save(folder / ANSWER, np.stack(rows))
     _apart.answer(True)
 

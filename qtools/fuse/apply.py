@@ -158,11 +158,12 @@ def _installed(model: nn.Module, path: str, replacement: nn.Module) -> nn.Module
 
 def _run(model: nn.Module, image: Tensor) -> Tensor:
     output = model(image.clone())
-    if not isinstance(output, Tensor):
+    outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
+    if not outputs or not all(isinstance(each, Tensor) for each in outputs):
         raise CheckFailed(
-            f"the model returns {type(output).__name__}, not one tensor", "wrap it so that forward returns the logits"
+            f"the model returns {type(output).__name__}, not tensors", "wrap it so that forward returns the logits"
         )
-    return output
+    return outputs[0] if len(outputs) == 1 else torch.cat([each.flatten(1) for each in outputs], 1)
 
 
 def _max_and_mean(expected: Tensor, got: Tensor) -> tuple[float, float]:

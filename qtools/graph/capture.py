@@ -124,12 +124,16 @@ def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] 
     view = _view(exported, constants)
     with torch.inference_mode():
         actual = exported.module()(example)
-    expected = expected[0] if isinstance(expected, (tuple, list)) else expected
-    actual = actual[0] if isinstance(actual, (tuple, list)) else actual
-    error = float(((actual - expected).abs().max() / expected.abs().max().clamp_min(1)).item())
+    pairs = zip(outputs_of(actual), outputs_of(expected), strict=True)
+    error = max(float(((a - b).abs().max() / b.abs().max().clamp_min(1)).item()) for a, b in pairs)
     if not error <= CAPTURE_TOLERANCE:
         raise CheckFailed(f"the captured graph differs from the model by {error:.2e} (limit {CAPTURE_TOLERANCE:.0e})")
     return Program(exported, view, constants, error, module, expand, {1: exported.graph})
+
+
+def outputs_of(result: Any) -> tuple[torch.Tensor, ...]:
+    """What a module returned, one tensor or several."""
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 def _export(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind]) -> torch.export.ExportedProgram:

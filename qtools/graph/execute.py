@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,25 @@ def observer(program: Program, wanted: Set[str]) -> Callable[[NDArray[np.float32
 
 
 def run(program: Program, images: torch.Tensor) -> torch.Tensor:
-    """The program's first output, e.g. logits of shape (batch, classes)."""
-    wanted, result = program.view.outputs[0], None
-    for name, value in observe(program, images):
-        if name == wanted:
-            result = value
-    assert result is not None  # the view's outputs are nodes of the graph
-    return result
+    """The program's answers (`qtools.core.answers`), e.g. logits of shape (batch, classes)."""
+    return answers(program, observe(program, images))
+
+
+def answers(program: Program, seen: Iterable[tuple[str, torch.Tensor]]) -> torch.Tensor:
+    """The program's answers among values as they come; what the last of its outputs leaves is not asked for."""
+    wanted = dict.fromkeys(program.view.outputs)
+    found: dict[str, torch.Tensor] = {}
+    for name, value in seen:
+        if name in wanted:
+            found[name] = value
+            if len(found) == len(wanted):
+                break
+    return joined([found[name] for name in wanted])
+
+
+def joined(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Outputs as answers, as `qtools.core.answers.joined` lays them."""
+    return outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), -1).transpose(1, 2)
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from qtools.graph.capture import Program, is_getitem
-from qtools.graph.execute import evaluate
+from qtools.graph.execute import evaluate, joined
 
 Edge = tuple[str, str]
 """(value id, id of an operation that reads it)."""
@@ -20,7 +20,7 @@ class Tape:
 
     Attributes:
         values: Value id -> float32 tensor, of all that has readers and is traced.
-        result: The program's first output, shape (1, classes).
+        result: The program's answers, shape (1, classes, ...).
     """
 
     def __init__(self, program: Program, image: torch.Tensor, constants: Set[str] | None = None) -> None:
@@ -43,7 +43,7 @@ class Tape:
                 alive[node.name] = program.constants[node.name].clone() if node.name in program.constants else image
             else:
                 alive[node.name] = evaluate(node, self._operands(node, alive, program.constants))
-        self.result: torch.Tensor = alive[program.view.outputs[0]]
+        self.result: torch.Tensor = joined([alive[name] for name in program.view.outputs])
 
     def _operands(self, node: fx.Node, alive: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """What a node reads, each float tensor through a view of its own."""

@@ -94,7 +94,7 @@ def _named(names: list[str]) -> str:
 
 def agreement_warning(task: Task, outputs: Outputs, kernels: str) -> tuple[str, ...]:
     """Said where the artifact answers differently from float too often to ship unseen."""
-    percent = 100 * metrics.agreement(outputs["float"], outputs[kernels])
+    percent = 100 * task.agreement(outputs["float"], outputs[kernels])
     if percent >= AGREEMENT_TO_SHIP_PERCENT:
         return ()
     advice = "look at the weakest tensors, try another --method, or calibrate on more images"

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from calibration.data import FolderSource
-from qtools.core import plugins
+from qtools.core import metrics, plugins
+from qtools.core.boxes import Decoding
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
@@ -45,6 +46,9 @@ class Task:
         rendered: (images of the reference set) -> what is right for each.
         judge: Compares answers.
         by_image: Whether each image is right or wrong, which flips, stopping early and other preprocessing are told by.
+        agreement: Share, 0 to 1, of what is `agreed`, without the rest of what `judge` counts.
+        decoding: How an app makes boxes of the answers; None where there are none.
+        of: (this task, model) -> the task of the model, where answers mean nothing without it.
     """
 
     metric: str
@@ -56,9 +60,12 @@ class Task:
     rendered: Callable[[Any], Labels]
     judge: Judge
     by_image: bool
+    agreement: Callable[[Answers, Answers], float] = metrics.agreement
+    decoding: Decoding | None = None
+    of: Callable[[Task, ModelSpec], Task] | None = None
 
 
 def task_of(spec: ModelSpec) -> Task:
-    """The task of a model."""
+    """The task of a model, with what only the model knows of it."""
     found: Task = plugins.find("qtools.pipeline.tasks", spec.task, "TASK")
-    return found
+    return found if found.of is None else found.of(found, spec)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from qtools.core import numerics, plugins
+from qtools.core.answers import parted
 from qtools.core.errors import InputError
 from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
-from qtools.graph.execute import evaluate, walk
+from qtools.graph.execute import answers, evaluate, walk
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output
 
 MOVES = (
@@ -101,13 +102,14 @@ class Simulator:
             self._kernels[name] = self._prepare(op)
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
-        """Codes of the output (floats where the output is float), shape (batch, classes)."""
-        name = self._program.view.outputs[0]
-        return next(value for value_id, value in self.observe(images) if value_id == name)
+        """Codes of the output (floats where the output is float), laid out as answers, shape (batch, classes, ...)."""
+        return answers(self._program, self.observe(images))
 
     def logits(self, codes: torch.Tensor) -> torch.Tensor:
         """Output codes as the artifact's user dequantizes them."""
-        return self.real(self._program.view.outputs[0], codes)
+        names = self._program.view.outputs
+        parts = parted(codes, [self._program.view.values[name].shape for name in names])
+        return torch.cat([self.real(name, part) for name, part in zip(names, parts, strict=True)], 1)
 
     def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""
