@@ -152,8 +152,20 @@ def save_weights(model: nn.Module, path: Path) -> str:
         state[key] = half.contiguous().clone()
     size = image_size(model)
     header = {"input": f"3x{size}x{size}", "crop_pct": "1.0", "licence": "Apache-2.0"}
-    files.write_bytes(path, save(state, metadata=header))
+    files.write_bytes(path, _in_order(save(state, metadata=header)))
     return files.digest_file(path)
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the words of its header sorted: the library writes them in an order of chance.
+
+    The format: length of the header in 8 bytes, the header as JSON with spaces behind it up to a multiple of 8, data.
+    """
+    size = int.from_bytes(data[:8], "little")
+    facts = json.loads(data[8 : 8 + size])
+    header = json.dumps({"__metadata__": facts.pop("__metadata__"), **facts}, sort_keys=True, separators=(",", ":"))
+    spaced = header.encode() + b" " * (-len(header.encode()) % 8)
+    return len(spaced).to_bytes(8, "little") + spaced + data[8 + size :]
 
 
 def load(name: str, path: Path) -> nn.Module:

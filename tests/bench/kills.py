@@ -1,0 +1,356 @@
+"""Kills commands at random moments and looks at what is left: `python tests/bench/kills.py --kills 50`.
+
+The commands: `quantize --target all`, `audit --sensitivity` and the trainer, on a small network and few pictures. Each
+runs undisturbed first. Then it is started again in an empty folder and killed with SIGKILL at a moment drawn from a
+seed, evenly over the time that it took. After that nothing of it may run on, every file under its own name has to be
+whole, and the same command again has to leave the bytes of the undisturbed run and nothing else. `--signal TERM` and
+`--signal INT` ask for less: exit code 130 and a folder as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NETWORK = ROOT / "tests/e2e/user_network.py"
+CLI = "from qtools.cli import main; main()"
+TRAINER = """
+from qtools.reference import train
+train.stages_of = lambda size: (train.Stage(32, 0.5, 8), train.Stage(48, 0.5, 8))
+train.TEST, train.SETTLE, train.HELD_OUT = range(16), range(60_000_000, 60_000_016), range(50_000_000, 50_000_016)
+if __name__ == "__main__":
+    train.main()
+"""
+GONE_S = 60.0
+"""Seconds that children may take to see that their parent is dead: one that imports torch looks afterwards."""
+VOLATILE = ("report.json", "report.html", "SHA256SUMS")
+"""Files of a run with times in them, or with digests of those that have. Their numbers are compared without the times."""
+TIMES = ("latency", "seconds", "cpu_s", "peak_memory_bytes", "created", "environment", "wall_s", "bytes")
+MODEL = "test_efficientnet"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing that is killed.
+
+    Attributes:
+        name: For the table.
+        code: Python that runs it.
+        words: Its words.
+        furnish: Puts what it needs into an empty folder.
+        again: Words to add where a killed run left something that this file of it shows.
+        shows: That file, or "".
+    """
+
+    name: str
+    code: str
+    words: tuple[str, ...]
+    furnish: Callable[[Path], None]
+    again: tuple[str, ...] = ()
+    shows: str = ""
+
+
+@dataclass
+class Tally:
+    """What the kills of one command came to."""
+
+    calm_s: float = 0.0
+    kills: int = 0
+    too_late: int = 0
+    unfinished: int = 0
+    taken_over: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+class Place:
+    """A folder in which a command runs, with a cache and a place for temporary files inside."""
+
+    def __init__(self, command: Command, base: Path) -> None:
+        self.command, self.base = command, base
+        self.cwd, self.cache, self.temporary = base / "work", base / "cache", base / "tmp"
+        for folder in (self.cwd, self.cache, self.temporary):
+            folder.mkdir(parents=True)
+        command.furnish(self.cwd)
+        self.given = {path for path in self.cwd.rglob("*")}
+
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        """The command in a session of its own, which tells its processes from all others."""
+        places = {"QTOOLS_CACHE": str(self.cache), "TMPDIR": str(self.temporary), "PYTHONPATH": f"{ROOT}:."}
+        with (self.base / "said").open("wb") as said:
+            return subprocess.Popen(
+                [sys.executable, "-c" if "\n" not in self.command.code else str(self._script()), *self._code(), *more],
+                cwd=self.cwd,
+                env=os.environ | places | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def _script(self) -> Path:
+        """A file, since a process that is spawned imports its parent's main module."""
+        path = self.base / "command.py"
+        path.write_text(self.command.code)
+        return path
+
+    def _code(self) -> tuple[str, ...]:
+        return self.command.words if "\n" in self.command.code else (self.command.code, *self.command.words)
+
+    def made(self) -> dict[str, Path]:
+        """What the command made: name -> file."""
+        found = (path for path in self.cwd.rglob("*") if path.is_file() and path not in self.given)
+        return {path.relative_to(self.cwd).as_posix(): path for path in found if "__pycache__" not in path.parts}
+
+    def unfinished(self) -> list[Path]:
+        """Hidden neighbours in the folder and the cache, and all that is temporary."""
+        hidden = [p for top in (self.cwd, self.cache) for p in top.rglob(".*") if p.suffix != ".py"]
+        return [*hidden, *self.temporary.iterdir()]
+
+
+def alive(session: int) -> list[int]:
+    """Processes of a session, the dead that nobody buried left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(state[3]) == session and state[0] != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def broken(place: Place) -> Iterator[str]:
+    """Files under their own name that are not whole."""
+    from qtools.pipeline import inspect, seal
+
+    unfinished = place.unfinished()
+    for top in (place.cwd, place.cache):
+        for path in top.rglob("*"):
+            if path in place.given or not path.is_file() or any(path.is_relative_to(left) for left in unfinished):
+                continue
+            try:
+                _read(path)
+            except Exception as error:  # broad: whatever a reader says of a broken file
+                yield f"{path.relative_to(place.base)} is broken: {type(error).__name__} {error}"
+    for path in (p for p in place.cwd.rglob("model.*") if p not in place.given and not _within(p, unfinished)):
+        inspect.run(path)
+    for path in (p for p in place.cwd.rglob(seal.SUMS) if p not in place.given and not _within(p, unfinished)):
+        if (check := seal.check(path.parent)).status != "passed":
+            yield f"{path.relative_to(place.base)}: {check.note}"
+
+
+def _within(path: Path, folders: list[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _read(path: Path) -> None:
+    """Reads a file to its last byte, as its kind is read."""
+    if path.suffix == ".json":
+        held = json.loads(path.read_text())
+        if path.name == "members.json":
+            from qtools.core.files import digest_file
+
+            assert held == {name: digest_file(path.parent / name) for name in held}
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            for name in arrays.files:
+                arrays[name]
+    elif path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        load_file(path)
+    elif path.suffix == ".pt":
+        import torch
+
+        torch.load(path, weights_only=True)
+    elif path.suffix == ".html":
+        assert path.read_text().rstrip().endswith("</html>")
+
+
+def essence(name: str, path: Path) -> str:
+    """What has to be the same again: the bytes, or a report without its times."""
+    from qtools.core import files
+
+    if path.name == "report.json" or (name.endswith(".json") and Path(name).stem == MODEL):
+        return files.digest_json(_timeless(json.loads(path.read_text())))
+    if path.name in VOLATILE or path.suffix == ".pt":
+        return "there"
+    return files.digest_file(path)
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _timeless(held) for key, held in value.items() if key not in TIMES}
+    if isinstance(value, list):
+        # a check of the time says the ratio that was measured
+        return [_timeless(held) for held in value if not (isinstance(held, dict) and held.get("unit") == "x")]
+    return value
+
+
+def picture_folders(folder: Path) -> None:
+    """The small network and its pictures."""
+    import importlib.util
+
+    made = importlib.util.spec_from_file_location("album", NETWORK.with_name("conftest.py"))
+    assert made is not None and made.loader is not None
+    album = importlib.util.module_from_spec(made)
+    sys.modules["album"] = album
+    made.loader.exec_module(album)
+    album.furnish(folder)
+
+
+def commands(base: Path) -> dict[str, Command]:
+    """All that are killed."""
+    where = ("--builder", "user_network:build", "--data", "calibration", "--eval", "held_out")
+    run = base / "audited"
+
+    def with_run(folder: Path) -> None:
+        if not run.exists():
+            picture_folders(run)
+            place = [sys.executable, "-c", CLI, "quantize", *where, "--out", "runs/a"]
+            subprocess.run(
+                place, cwd=run, env=os.environ | {"PYTHONPATH": f"{ROOT}:."}, check=True, capture_output=True
+            )
+        shutil.copytree(run, folder, dirs_exist_ok=True)
+
+    audit = ("audit", "runs/a", "--builder", "user_network:build", "--data", "held_out", "--no-causes")
+    train = ("--model", MODEL, "--out", "trained", "--steps", "24", "--threads", "1", "--keep", "0")
+    return {
+        "quantize": Command(
+            "quantize --target all", CLI, ("quantize", *where, "--target", "all", "--out", "runs/a"), picture_folders
+        ),
+        "audit": Command(
+            "audit --sensitivity", CLI, (*audit, "--sensitivity", "parts.json", "-o", "audited"), with_run
+        ),
+        "train": Command("trainer", TRAINER, train, lambda folder: None, ("--resume",), f"trained/{MODEL}.training.pt"),
+    }
+
+
+def calm(command: Command, base: Path) -> tuple[dict[str, str], float]:
+    """What an undisturbed run leaves, and how long it takes."""
+    place, began = Place(command, base), time.monotonic()
+    process = place.start()
+    if process.wait() not in (0, 1):
+        raise RuntimeError((base / "said").read_text())
+    took = time.monotonic() - began
+    if left := place.unfinished():
+        raise RuntimeError(f"an undisturbed run left {left}")
+    return {name: essence(name, path) for name, path in place.made().items()}, took
+
+
+def kill(command: Command, base: Path, after_s: float, wanted: dict[str, str], tally: Tally) -> None:
+    """One kill, and everything that has to hold afterwards."""
+    place = Place(command, base)
+    process = place.start()
+    time.sleep(after_s)
+    if process.poll() is not None:
+        tally.too_late += 1
+        return
+    process.kill()
+    process.wait()
+    tally.kills += 1
+    when, until = f"{command.name} killed after {after_s:.2f} s", time.monotonic() + GONE_S
+    while (running := alive(process.pid)) and time.monotonic() < until:
+        time.sleep(0.1)
+    tally.faults += [f"{when}: processes run on: {running}"] * bool(running)
+    tally.unfinished += bool(place.unfinished())
+    tally.faults += [f"{when}: {fault}" for fault in broken(place)]
+    known = any(place.cache.glob("*/*/members.json")) or "parts.json" in place.made()
+    goes_on = bool(command.shows) and (place.cwd / command.shows).exists()
+    tally.taken_over += known or goes_on
+    process = place.start(*(command.again if goes_on else ()))
+    code = process.wait()
+    said = (base / "said").read_text()
+    if code not in (0, 1):
+        # killed behind its last move: the folder is there, and the same command says so
+        if not (code == 2 and "exists already" in said):
+            tally.faults.append(f"{when}: the next run ended in {code}: {said[-300:]}")
+            return
+    found = {name: essence(name, path) for name, path in place.made().items()}
+    other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    tally.faults += [f"{when}: not as in an undisturbed run: {', '.join(other)}"] * bool(other)
+    tally.faults += [f"{when}: left {left.relative_to(base)}" for left in place.unfinished()]
+
+
+def stop(command: Command, base: Path, after_s: float, number: int, tally: Tally) -> None:
+    """One Ctrl-C or SIGTERM, and what has to hold at once."""
+    place = Place(command, base)
+    process = place.start()
+    time.sleep(after_s)
+    if process.poll() is not None:
+        tally.too_late += 1
+        return
+    process.send_signal(number)
+    code = process.wait()
+    tally.kills += 1
+    said, when = (base / "said").read_text(), f"{command.name}, signal {number} after {after_s:.2f} s"
+    tally.faults += [f"{when}: exit code {code}: {said[-300:]}"] * (code != 130)
+    tally.faults += [f"{when}: a trace was shown"] * ("Traceback" in said)
+    tally.faults += [f"{when}: processes run on"] * bool(alive(process.pid))
+    tally.faults += [f"{when}: {fault}" for fault in broken(place)]
+    tally.faults += [f"{when}: left {left.relative_to(base)}" for left in place.unfinished()]
+
+
+def campaign(command: Command, count: int, base: Path, draw: np.random.Generator, number: int) -> Tally:
+    """Kills one command so often."""
+    tally = Tally()
+    wanted, tally.calm_s = calm(command, base / "calm")
+    while tally.kills < count:
+        place, after = base / "killed", float(draw.uniform(STARTED_S if number != signal.SIGKILL else 0, tally.calm_s))
+        if number == signal.SIGKILL:
+            kill(command, place, after, wanted, tally)
+        else:
+            stop(command, place, after, number, tally)
+        shutil.rmtree(place)
+        sys.stderr.write(f"{command.name}: {tally.kills} of {count}, {len(tally.faults)} faults\n")
+    return tally
+
+
+STARTED_S = 1.0
+"""Before a process listens to signals, the interpreter itself answers them; there is nothing to clear away yet."""
+
+
+def main() -> int:
+    """Kills all commands, and shows a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
+    parser.add_argument("--only", action="append", choices=("quantize", "audit", "train"))
+    asked = parser.parse_args()
+    number = signal.Signals[f"SIG{asked.signal}"]
+    draw = np.random.default_rng(asked.seed)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        chosen = {key: each for key, each in commands(Path(name)).items() if key in (asked.only or [key])}
+        for place, (key, command) in enumerate(chosen.items()):
+            share = asked.kills * (place + 1) // len(chosen) - asked.kills * place // len(chosen)
+            rows.append((command.name, campaign(command, share, Path(name) / key, draw, number)))
+    print(
+        f"{'command':24} {'alone, s':>9} {'kills':>6} {'too late':>9} {'unfinished':>11} {'taken over':>11} {'faults':>7}"
+    )
+    for title, tally in rows:
+        counts = f"{tally.kills:6} {tally.too_late:9} {tally.unfinished:11} {tally.taken_over:11} {len(tally.faults):7}"
+        print(f"{title:24} {tally.calm_s:9.1f} {counts}")
+    faults = [fault for _, tally in rows for fault in tally.faults]
+    print("\n".join(faults))
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
