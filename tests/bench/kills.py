@@ -5,16 +5,21 @@ runs undisturbed first. Then it is started again in an empty folder and killed w
 seed, evenly over the time that it took. After that nothing of it may run on, every file under its own name has to be
 whole, and the same command again has to leave the bytes of the undisturbed run and nothing else. `--signal TERM` and
 `--signal INT` ask for less: exit code 130 and a folder as if nothing had been.
+
+Each command is a fork of this process, which has imported everything already: imports write nothing, and would be what
+most kills hit.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import importlib
+import importlib.util
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,20 +31,15 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
 NETWORK = ROOT / "tests/e2e/user_network.py"
-CLI = "from qtools.cli import main; main()"
-TRAINER = """
-from qtools.reference import train
-train.stages_of = lambda size: (train.Stage(32, 0.5, 8), train.Stage(48, 0.5, 8))
-train.TEST, train.SETTLE, train.HELD_OUT = range(16), range(60_000_000, 60_000_016), range(50_000_000, 50_000_016)
-if __name__ == "__main__":
-    train.main()
-"""
+HEAVY = ("timm", "litert_torch", "ai_edge_litert.interpreter", "ai_edge_quantizer", "onnxruntime")
+HEAVY += ("onnxscript", "qtools.pipeline.quantize", "qtools.pipeline.audit.own", "reports.render.html", "rich.console")
 GONE_S = 60.0
 """Seconds that children may take to see that their parent is dead: one that imports torch looks afterwards."""
 VOLATILE = ("report.json", "report.html", "SHA256SUMS")
-"""Files of a run with times in them, or with digests of those that have. Their numbers are compared without the times."""
-TIMES = ("latency", "seconds", "cpu_s", "peak_memory_bytes", "created", "environment", "wall_s", "bytes")
+"""Files of a run with times in them, or with digests of those that have. report.json's other numbers count."""
+TIMES = ("measured", "environment", "wall_s", "cpu_s")
 MODEL = "test_efficientnet"
 
 
@@ -49,7 +49,7 @@ class Command:
 
     Attributes:
         name: For the table.
-        code: Python that runs it.
+        run: The command; it takes the words of the process.
         words: Its words.
         furnish: Puts what it needs into an empty folder.
         again: Words to add where a killed run left something that this file of it shows.
@@ -57,7 +57,7 @@ class Command:
     """
 
     name: str
-    code: str
+    run: Callable[[], None]
     words: tuple[str, ...]
     furnish: Callable[[Path], None]
     again: tuple[str, ...] = ()
@@ -76,6 +76,31 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
+class Started:
+    """A forked command."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, as subprocess says it; None while it runs."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+    def wait(self) -> int:
+        """Its exit code."""
+        while (code := self.poll()) is None:
+            time.sleep(0.02)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal."""
+        os.kill(self.pid, number)
+
+
 class Place:
     """A folder in which a command runs, with a cache and a place for temporary files inside."""
 
@@ -85,29 +110,33 @@ class Place:
         for folder in (self.cwd, self.cache, self.temporary):
             folder.mkdir(parents=True)
         command.furnish(self.cwd)
-        self.given = {path for path in self.cwd.rglob("*")}
+        self.given = set(self.cwd.rglob("*"))
 
-    def start(self, *more: str) -> subprocess.Popen[bytes]:
-        """The command in a session of its own, which tells its processes from all others."""
-        places = {"QTOOLS_CACHE": str(self.cache), "TMPDIR": str(self.temporary), "PYTHONPATH": f"{ROOT}:."}
-        with (self.base / "said").open("wb") as said:
-            return subprocess.Popen(
-                [sys.executable, "-c" if "\n" not in self.command.code else str(self._script()), *self._code(), *more],
-                cwd=self.cwd,
-                env=os.environ | places | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                start_new_session=True,
-            )
-
-    def _script(self) -> Path:
-        """A file, since a process that is spawned imports its parent's main module."""
-        path = self.base / "command.py"
-        path.write_text(self.command.code)
-        return path
-
-    def _code(self) -> tuple[str, ...]:
-        return self.command.words if "\n" in self.command.code else (self.command.code, *self.command.words)
+    def start(self, *more: str) -> Started:
+        """The command in a process and a session of its own, which tells its processes from all others."""
+        pid = os.fork()
+        if pid:
+            return Started(pid)
+        code = 70
+        try:
+            os.setsid()
+            os.chdir(self.cwd)
+            places = {"QTOOLS_CACHE": str(self.cache), "TMPDIR": str(self.temporary), "PYTHONPATH": f"{ROOT}:."}
+            os.environ |= places
+            tempfile.tempdir = None
+            with (self.base / "said").open("wb") as said, Path(os.devnull).open("wb") as nothing:
+                os.dup2(nothing.fileno(), 1)
+                os.dup2(said.fileno(), 2)
+            sys.path.insert(0, str(self.cwd))
+            sys.argv = [self.command.name, *self.command.words, *more]
+            self.command.run()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            atexit._run_exitfuncs()
+            sys.stderr.flush()
+            os._exit(code)
 
     def made(self) -> dict[str, Path]:
         """What the command made: name -> file."""
@@ -197,15 +226,12 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _timeless(held) for key, held in value.items() if key not in TIMES}
     if isinstance(value, list):
-        # a check of the time says the ratio that was measured
-        return [_timeless(held) for held in value if not (isinstance(held, dict) and held.get("unit") == "x")]
+        return [_timeless(held) for held in value]
     return value
 
 
 def picture_folders(folder: Path) -> None:
     """The small network and its pictures."""
-    import importlib.util
-
     made = importlib.util.spec_from_file_location("album", NETWORK.with_name("conftest.py"))
     assert made is not None and made.loader is not None
     album = importlib.util.module_from_spec(made)
@@ -215,30 +241,46 @@ def picture_folders(folder: Path) -> None:
 
 
 def commands(base: Path) -> dict[str, Command]:
-    """All that are killed."""
+    """All that are killed, by name."""
+    from qtools.cli import main as cli
+    from qtools.reference import train
+
     where = ("--builder", "user_network:build", "--data", "calibration", "--eval", "held_out")
     run = base / "audited"
 
     def with_run(folder: Path) -> None:
         if not run.exists():
-            picture_folders(run)
-            place = [sys.executable, "-c", CLI, "quantize", *where, "--out", "runs/a"]
-            subprocess.run(
-                place, cwd=run, env=os.environ | {"PYTHONPATH": f"{ROOT}:."}, check=True, capture_output=True
-            )
+            words = ("quantize", *where, "--out", "runs/a")
+            made = Place(Command("quantize", cli, words, picture_folders), base / "own")
+            assert made.start().wait() in (0, 1), (made.base / "said").read_text()
+            made.cwd.rename(run)
         shutil.copytree(run, folder, dirs_exist_ok=True)
 
     audit = ("audit", "runs/a", "--builder", "user_network:build", "--data", "held_out", "--no-causes")
-    train = ("--model", MODEL, "--out", "trained", "--steps", "24", "--threads", "1", "--keep", "0")
-    return {
-        "quantize": Command(
-            "quantize --target all", CLI, ("quantize", *where, "--target", "all", "--out", "runs/a"), picture_folders
-        ),
-        "audit": Command(
-            "audit --sensitivity", CLI, (*audit, "--sensitivity", "parts.json", "-o", "audited"), with_run
-        ),
-        "train": Command("trainer", TRAINER, train, lambda folder: None, ("--resume",), f"trained/{MODEL}.training.pt"),
-    }
+    trained = ("--model", MODEL, "--out", "trained", "--steps", "24", "--threads", "1", "--keep", "0")
+    found = (
+        Command("quantize", cli, ("quantize", *where, "--target", "all", "--out", "runs/a"), picture_folders),
+        Command("audit", cli, (*audit, "--sensitivity", "parts.json", "-o", "audited"), with_run),
+        Command("train", train.main, trained, lambda _: None, ("--resume",), f"trained/{MODEL}.training.pt"),
+    )
+    return {command.name: command for command in found}
+
+
+def prepare() -> None:
+    """Imports what the commands import, and makes the trainer and the second runtime small."""
+    import torch
+
+    from exporters._coreml import sdk
+    from exporters._tflite import second
+    from qtools.reference import train
+
+    torch.set_num_threads(1)
+    sdk.coremltools()
+    for name in HEAVY:
+        importlib.import_module(name)
+    second.find_spec = lambda name: None  # TensorFlow takes longer than all the rest
+    train.stages_of = lambda size: (train.Stage(32, 0.5, 8), train.Stage(48, 0.5, 8))
+    train.TEST, train.SETTLE, train.HELD_OUT = range(16), range(60_000_000, 60_000_016), range(50_000_000, 50_000_016)
 
 
 def calm(command: Command, base: Path) -> tuple[dict[str, str], float]:
@@ -261,7 +303,7 @@ def kill(command: Command, base: Path, after_s: float, wanted: dict[str, str], t
     if process.poll() is not None:
         tally.too_late += 1
         return
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     tally.kills += 1
     when, until = f"{command.name} killed after {after_s:.2f} s", time.monotonic() + GONE_S
@@ -276,11 +318,10 @@ def kill(command: Command, base: Path, after_s: float, wanted: dict[str, str], t
     process = place.start(*(command.again if goes_on else ()))
     code = process.wait()
     said = (base / "said").read_text()
-    if code not in (0, 1):
-        # killed behind its last move: the folder is there, and the same command says so
-        if not (code == 2 and "exists already" in said):
-            tally.faults.append(f"{when}: the next run ended in {code}: {said[-300:]}")
-            return
+    # killed behind its last move, the folder is there, and the same command says so
+    if code not in (0, 1) and not (code == 2 and "exists already" in said):
+        tally.faults.append(f"{when}: the next run ended in {code}: {said[-300:]}")
+        return
     found = {name: essence(name, path) for name, path in place.made().items()}
     other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
     tally.faults += [f"{when}: not as in an undisturbed run: {', '.join(other)}"] * bool(other)
@@ -311,7 +352,7 @@ def campaign(command: Command, count: int, base: Path, draw: np.random.Generator
     tally = Tally()
     wanted, tally.calm_s = calm(command, base / "calm")
     while tally.kills < count:
-        place, after = base / "killed", float(draw.uniform(STARTED_S if number != signal.SIGKILL else 0, tally.calm_s))
+        place, after = base / "killed", float(draw.uniform(0, tally.calm_s))
         if number == signal.SIGKILL:
             kill(command, place, after, wanted, tally)
         else:
@@ -319,10 +360,6 @@ def campaign(command: Command, count: int, base: Path, draw: np.random.Generator
         shutil.rmtree(place)
         sys.stderr.write(f"{command.name}: {tally.kills} of {count}, {len(tally.faults)} faults\n")
     return tally
-
-
-STARTED_S = 1.0
-"""Before a process listens to signals, the interpreter itself answers them; there is nothing to clear away yet."""
 
 
 def main() -> int:
@@ -334,21 +371,25 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=("quantize", "audit", "train"))
     asked = parser.parse_args()
     number = signal.Signals[f"SIG{asked.signal}"]
+    prepare()
     draw = np.random.default_rng(asked.seed)
     rows = []
-    with tempfile.TemporaryDirectory() as name:
-        chosen = {key: each for key, each in commands(Path(name)).items() if key in (asked.only or [key])}
+    base = Path(tempfile.mkdtemp())  # not one that goes with its object: a fork would take it along at its end
+    try:
+        chosen = {key: each for key, each in commands(base).items() if key in (asked.only or [key])}
         for place, (key, command) in enumerate(chosen.items()):
             share = asked.kills * (place + 1) // len(chosen) - asked.kills * place // len(chosen)
-            rows.append((command.name, campaign(command, share, Path(name) / key, draw, number)))
-    print(
-        f"{'command':24} {'alone, s':>9} {'kills':>6} {'too late':>9} {'unfinished':>11} {'taken over':>11} {'faults':>7}"
-    )
+            rows.append((command.name, campaign(command, share, base / key, draw, number)))
+    finally:
+        shutil.rmtree(base)
+    lines = [
+        f"{'command':12} {'alone, s':>9} {'kills':>6} {'too late':>9} {'left':>6} {'taken over':>11} {'faults':>7}"
+    ]
     for title, tally in rows:
-        counts = f"{tally.kills:6} {tally.too_late:9} {tally.unfinished:11} {tally.taken_over:11} {len(tally.faults):7}"
-        print(f"{title:24} {tally.calm_s:9.1f} {counts}")
+        counts = f"{tally.kills:6} {tally.too_late:9} {tally.unfinished:6} {tally.taken_over:11} {len(tally.faults):7}"
+        lines.append(f"{title:12} {tally.calm_s:9.1f} {counts}")
     faults = [fault for _, tally in rows for fault in tally.faults]
-    print("\n".join(faults))
+    sys.stdout.write("\n".join([*lines, *faults, ""]))
     return bool(faults)
 
 
