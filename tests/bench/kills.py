@@ -2,9 +2,10 @@
 
 The commands: `quantize --target all`, `audit --sensitivity` and the trainer, on a small network and few pictures. Each
 runs undisturbed first. Then it is started again in an empty folder and killed with SIGKILL at a moment drawn from a
-seed, evenly over the time that it took. After that nothing of it may run on, every file under its own name has to be
-whole, and the same command again has to leave the bytes of the undisturbed run and nothing else. `--signal TERM` and
-`--signal INT` ask for less: exit code 130 and a folder as if nothing had been.
+seed, evenly over the time that it computes. After that nothing of it may run on, every file under its own name has to
+be whole, and the same command again has to leave the bytes of the undisturbed run and nothing else. `--in-a-row 3`
+kills three times before it lets a run end. `--signal TERM` and `--signal INT` ask for less: exit code 130, and a folder
+as if nothing had been.
 
 Each command is a fork of this process, which has imported everything already: imports write nothing, and would be what
 most kills hit.
@@ -81,11 +82,14 @@ class Started:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self.cpu_s = 0.0
         self._code: int | None = None
 
     def poll(self) -> int | None:
         """Its exit code, as subprocess says it; None while it runs."""
         if self._code is None:
+            used = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+            self.cpu_s = sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
@@ -95,6 +99,12 @@ class Started:
         while (code := self.poll()) is None:
             time.sleep(0.02)
         return code
+
+    def reaches(self, cpu_s: float) -> bool:
+        """Waits until it has computed so long, which a busy machine does not shift; False where it was done before."""
+        while self.poll() is None and self.cpu_s < cpu_s:
+            time.sleep(0.005)
+        return self.poll() is None
 
     def send_signal(self, number: int) -> None:
         """Sends it a signal."""
@@ -137,6 +147,17 @@ class Place:
             atexit._run_exitfuncs()
             sys.stderr.flush()
             os._exit(code)
+
+    def go_on(self) -> Started:
+        """The command again, with what a killed run left."""
+        return self.start(*(self.command.again if self._shown() else ()))
+
+    def has_something_to_go_on_with(self) -> bool:
+        """Whether a killed run left results that the next one takes over."""
+        return self._shown() or any(self.cache.glob("*/*/members.json")) or "parts.json" in self.made()
+
+    def _shown(self) -> bool:
+        return bool(self.command.shows) and (self.cwd / self.command.shows).exists()
 
     def made(self) -> dict[str, Path]:
         """What the command made: name -> file."""
@@ -266,7 +287,7 @@ def commands(base: Path) -> dict[str, Command]:
     return {command.name: command for command in found}
 
 
-def prepare() -> None:
+def prepare(converters: bool) -> None:
     """Imports what the commands import, and makes the trainer and the second runtime small."""
     import torch
 
@@ -275,8 +296,9 @@ def prepare() -> None:
     from qtools.reference import train
 
     torch.set_num_threads(1)
-    sdk.coremltools()
-    for name in HEAVY:
+    if converters:
+        sdk.coremltools()
+    for name in HEAVY if converters else ():
         importlib.import_module(name)
     second.find_spec = lambda name: None  # TensorFlow takes longer than all the rest
     train.stages_of = lambda size: (train.Stage(32, 0.5, 8), train.Stage(48, 0.5, 8))
@@ -284,56 +306,54 @@ def prepare() -> None:
 
 
 def calm(command: Command, base: Path) -> tuple[dict[str, str], float]:
-    """What an undisturbed run leaves, and how long it takes."""
-    place, began = Place(command, base), time.monotonic()
+    """What an undisturbed run leaves, and how long it computes."""
+    place = Place(command, base)
     process = place.start()
     if process.wait() not in (0, 1):
         raise RuntimeError((base / "said").read_text())
-    took = time.monotonic() - began
     if left := place.unfinished():
         raise RuntimeError(f"an undisturbed run left {left}")
-    return {name: essence(name, path) for name, path in place.made().items()}, took
+    return {name: essence(name, path) for name, path in place.made().items()}, process.cpu_s
 
 
-def kill(command: Command, base: Path, after_s: float, wanted: dict[str, str], tally: Tally) -> None:
-    """One kill, and everything that has to hold afterwards."""
-    place = Place(command, base)
-    process = place.start()
-    time.sleep(after_s)
-    if process.poll() is not None:
+def kill(place: Place, after_s: float, tally: Tally) -> bool:
+    """One kill, and what has to hold at once; False where the command was done before."""
+    process = place.go_on()
+    if not process.reaches(after_s):
         tally.too_late += 1
-        return
+        return False
     process.send_signal(signal.SIGKILL)
     process.wait()
     tally.kills += 1
-    when, until = f"{command.name} killed after {after_s:.2f} s", time.monotonic() + GONE_S
+    when, until = f"{place.command.name} killed after {after_s:.2f} s", time.monotonic() + GONE_S
     while (running := alive(process.pid)) and time.monotonic() < until:
         time.sleep(0.1)
     tally.faults += [f"{when}: processes run on: {running}"] * bool(running)
     tally.unfinished += bool(place.unfinished())
     tally.faults += [f"{when}: {fault}" for fault in broken(place)]
-    known = any(place.cache.glob("*/*/members.json")) or "parts.json" in place.made()
-    goes_on = bool(command.shows) and (place.cwd / command.shows).exists()
-    tally.taken_over += known or goes_on
-    process = place.start(*(command.again if goes_on else ()))
-    code = process.wait()
-    said = (base / "said").read_text()
+    tally.taken_over += place.has_something_to_go_on_with()
+    return True
+
+
+def complete(place: Place, wanted: dict[str, str], tally: Tally) -> None:
+    """The same command again, undisturbed, and what has to be there then."""
+    code, name = place.go_on().wait(), place.command.name
+    said = (place.base / "said").read_text()
     # killed behind its last move, the folder is there, and the same command says so
     if code not in (0, 1) and not (code == 2 and "exists already" in said):
-        tally.faults.append(f"{when}: the next run ended in {code}: {said[-300:]}")
+        tally.faults.append(f"{name}: the next run ended in {code}: {said[-300:]}")
         return
     found = {name: essence(name, path) for name, path in place.made().items()}
     other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    tally.faults += [f"{when}: not as in an undisturbed run: {', '.join(other)}"] * bool(other)
-    tally.faults += [f"{when}: left {left.relative_to(base)}" for left in place.unfinished()]
+    tally.faults += [f"{name}: not as in an undisturbed run: {', '.join(other)}"] * bool(other)
+    tally.faults += [f"{name}: left {left.relative_to(place.base)}" for left in place.unfinished()]
 
 
 def stop(command: Command, base: Path, after_s: float, number: int, tally: Tally) -> None:
     """One Ctrl-C or SIGTERM, and what has to hold at once."""
     place = Place(command, base)
     process = place.start()
-    time.sleep(after_s)
-    if process.poll() is not None:
+    if not process.reaches(after_s):
         tally.too_late += 1
         return
     process.send_signal(number)
@@ -347,17 +367,19 @@ def stop(command: Command, base: Path, after_s: float, number: int, tally: Tally
     tally.faults += [f"{when}: left {left.relative_to(base)}" for left in place.unfinished()]
 
 
-def campaign(command: Command, count: int, base: Path, draw: np.random.Generator, number: int) -> Tally:
+def campaign(command: Command, asked: argparse.Namespace, base: Path, count: int) -> Tally:
     """Kills one command so often."""
-    tally = Tally()
+    tally, draw = Tally(), np.random.default_rng(asked.seed)
     wanted, tally.calm_s = calm(command, base / "calm")
     while tally.kills < count:
-        place, after = base / "killed", float(draw.uniform(0, tally.calm_s))
-        if number == signal.SIGKILL:
-            kill(command, place, after, wanted, tally)
+        moments = draw.uniform(0, tally.calm_s, min(asked.in_a_row, count - tally.kills))
+        if asked.signal == "KILL":
+            place = Place(command, base / "killed")
+            if all(kill(place, float(after), tally) for after in moments):
+                complete(place, wanted, tally)
         else:
-            stop(command, place, after, number, tally)
-        shutil.rmtree(place)
+            stop(command, base / "killed", float(moments[0]), signal.Signals[f"SIG{asked.signal}"], tally)
+        shutil.rmtree(base / "killed")
         sys.stderr.write(f"{command.name}: {tally.kills} of {count}, {len(tally.faults)} faults\n")
     return tally
 
@@ -369,25 +391,24 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
     parser.add_argument("--only", action="append", choices=("quantize", "audit", "train"))
+    parser.add_argument("--in-a-row", type=int, default=1, help="kills of one folder before a run is left alone")
     asked = parser.parse_args()
-    number = signal.Signals[f"SIG{asked.signal}"]
-    prepare()
-    draw = np.random.default_rng(asked.seed)
+    prepare(asked.only != ["train"])
     rows = []
     base = Path(tempfile.mkdtemp())  # not one that goes with its object: a fork would take it along at its end
     try:
         chosen = {key: each for key, each in commands(base).items() if key in (asked.only or [key])}
         for place, (key, command) in enumerate(chosen.items()):
             share = asked.kills * (place + 1) // len(chosen) - asked.kills * place // len(chosen)
-            rows.append((command.name, campaign(command, share, base / key, draw, number)))
+            rows.append((command.name, campaign(command, asked, base / key, share)))
     finally:
         shutil.rmtree(base)
     lines = [
-        f"{'command':12} {'alone, s':>9} {'kills':>6} {'too late':>9} {'left':>6} {'taken over':>11} {'faults':>7}"
+        f"{'command':12} {'CPU alone, s':>13} {'kills':>6} {'too late':>9} {'left':>6} {'taken over':>11} {'faults':>7}"
     ]
     for title, tally in rows:
         counts = f"{tally.kills:6} {tally.too_late:9} {tally.unfinished:6} {tally.taken_over:11} {len(tally.faults):7}"
-        lines.append(f"{title:12} {tally.calm_s:9.1f} {counts}")
+        lines.append(f"{title:12} {tally.calm_s:13.1f} {counts}")
     faults = [fault for _, tally in rows for fault in tally.faults]
     sys.stdout.write("\n".join([*lines, *faults, ""]))
     return bool(faults)

@@ -106,20 +106,10 @@ def opened(folder: Path, count: int) -> Numbers:
     return {"seconds": first, "listed": listed, "digest": time.perf_counter() - began - first}
 
 
-def graph(folder: Path, count: int) -> Numbers:
-    """A chain of residual blocks of `count` operations, from the module to its simulated integers."""
+def chain(count: int) -> Any:
+    """Residual blocks of `count` operations in all."""
     import torch
     from torch import nn
-
-    from calibration.collect import collect
-    from calibration.plan import Recipe, plan
-    from calibration.ranges.minmax import RANGE
-    from exporters._onnx.rules import SPEC
-    from exporters.onnx import TARGET
-    from qtools.fuse import fuse
-    from qtools.graph.capture import capture
-    from qtools.graph.execute import observe
-    from qtools.simulate.run import Simulator
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -142,6 +132,23 @@ def graph(folder: Path, count: int) -> Numbers:
             return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
     torch.manual_seed(0)
+    return Long().eval()
+
+
+def graph(folder: Path, count: int) -> Numbers:
+    """A chain of residual blocks of `count` operations, from the module to its simulated integers."""
+    import torch
+
+    from calibration.collect import collect
+    from calibration.plan import Recipe, plan
+    from calibration.ranges.minmax import RANGE
+    from exporters._onnx.rules import SPEC
+    from exporters.onnx import TARGET
+    from qtools.fuse import fuse
+    from qtools.graph.capture import capture
+    from qtools.graph.execute import observe
+    from qtools.simulate.run import Simulator
+
     torch.set_num_threads(1)
     images, found = torch.randn(8, 3, 8, 8), {}
     last = time.perf_counter()
@@ -150,7 +157,7 @@ def graph(folder: Path, count: int) -> Numbers:
         nonlocal last
         found[name], last = time.perf_counter() - last, time.perf_counter()
 
-    module = Long().eval()
+    module = chain(count)
     lap("build")
     fused, _ = fuse(module, images[:1])
     lap("fuse")
@@ -218,7 +225,9 @@ def test_memory_does_not_grow_with_calibration_images(tmp_path: Path, capsys: An
 
 def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, capsys: Any) -> None:
     sizes = 8, 80
-    folder = pictures(tmp_path / "images", sizes[1], (2160, 3840))
+    folder = pictures(tmp_path / "images", sizes[0], (2160, 3840))
+    for number, path in enumerate(sorted(folder.rglob("*.jpg")) * (sizes[1] // sizes[0] - 1)):
+        os.link(path, path.with_name(f"again{number}.jpg"))
     small, large = (measured("decoded", folder, size) for size in sizes)
     side_by_side(capsys, "images of 3840 x 2160", sizes, small, large)
     assert large["peak"] <= 1.05 * small["peak"]
@@ -226,12 +235,12 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path: Path, capsys: Any) -> 
 
 def test_a_folder_of_many_files_opens_soon(tmp_path: Path, capsys: Any) -> None:
     sizes = 1_000, 100_000
+    some = sorted(pictures(tmp_path / "some", 10, (40, 40)).rglob("*.jpg"))  # a file has no more than 65,000 names
     for size in sizes:
-        source = next(pictures(tmp_path / "one", 1, (40, 40)).rglob("*.jpg"))
+        for label in range(10):
+            (tmp_path / f"{size}" / f"{label}").mkdir(parents=True)
         for number in range(size):
-            place = tmp_path / f"{size}" / f"{number % 10}"
-            place.mkdir(parents=True, exist_ok=True)
-            os.link(source, place / f"{number:06d}.jpg")
+            os.link(some[number % 10], tmp_path / f"{size}" / f"{number % 10}" / f"{number:06d}.jpg")
     small, large = (measured("opened", tmp_path / f"{size}", size) for size in sizes)
     side_by_side(capsys, "files in class folders", sizes, small, large)
     assert large["seconds"] < 5
