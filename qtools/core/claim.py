@@ -69,17 +69,22 @@ def _open(path: Path) -> int:
             continue  # the run before took the empty folder away in this moment
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if unfinished.is_at(handle, name):  # else the run before removed it in this moment
-                _sign(handle)
-                return handle
         except OSError as error:
-            owner = _owner(handle) if error.errno == errno.EWOULDBLOCK else None
+            owner = _owner(handle)
             os.close(handle)
-            if owner is None:
+            if error.errno != errno.EWOULDBLOCK:
                 raise
             raise InputError(
                 f"{path} is being written by another run ({owner})", "wait until it is done, or give another place"
             ) from error
+        if unfinished.is_at(handle, name):  # else the run before removed it in this moment
+            try:
+                _sign(handle)
+            except OSError:  # no room even for that
+                name.unlink(missing_ok=True)
+                os.close(handle)
+                raise
+            return handle
         os.close(handle)
 
 

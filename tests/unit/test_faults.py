@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import subprocess
@@ -71,10 +72,15 @@ def test_a_full_disk_leaves_no_half_folder(disk: Callable[[str], Path], write: C
     assert everything(place) == []
 
 
-def test_a_disk_without_room_for_a_name(disk: Callable[[str], Path]) -> None:
-    place = disk("nr_inodes=1")
+@pytest.mark.parametrize("room", ["no name", "a name"])
+def test_a_disk_without_room_for_a_lock(disk: Callable[[str], Path], room: str) -> None:
+    place = disk("nr_inodes=1" if room == "no name" else "size=4k")
+    if room == "a name":
+        (place / "all").write_bytes(bytes(4096))
+    before = everything(place)
     with pytest.raises(InputError, match="No space left on device"), claim(place / "run"):
         pytest.fail("may not start")
+    assert everything(place) == before
 
 
 def test_a_cache_on_a_full_disk_keeps_nothing_and_says_so(disk: Callable[[str], Path]) -> None:
@@ -262,3 +268,39 @@ def test_nohup_means_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock on the wall loses a day at every look."""
+    days = itertools.count(start=20_000, step=-1)
+    monkeypatch.setattr(time, "time", lambda: next(days) * 86400.0)
+
+
+@pytest.mark.usefixtures("backwards")
+def test_progress_does_not_read_the_clock_on_the_wall(capsys: pytest.CaptureFixture[str]) -> None:
+    from qtools.cli._progress import Bars
+
+    with Bars() as bars:
+        for number in range(20):
+            bars.stage(f"stage {number}")
+            bars("images", number, 20)
+    shown = [float(line.split()[0]) for line in capsys.readouterr().err.splitlines()]
+    assert len(shown) == 20 and shown == sorted(shown) and shown[0] >= 0 and shown[-1] < 60
+
+
+@pytest.mark.usefixtures("backwards")
+def test_a_cache_whose_clock_jumps_loses_no_more_than_it_may(tmp_path: Path) -> None:
+    cache, warned = Cache(tmp_path, limit_bytes=3000), []
+
+    def recalled(key: str) -> bytes | None:
+        return cache.recall("statistics", key, lambda folder: (folder / "x").read_bytes(), warned.append)
+
+    for key in ("a", "b", "c", "d"):
+        assert (
+            cache.keep("statistics", key, lambda folder, key=key: (folder / "x").write_bytes(key.encode() * 900)) == ""
+        )
+        assert recalled(key) in (key.encode() * 900, None), "whole or gone"
+    kept = cache.entries()
+    assert 1 <= len(kept) <= 3 and sum(entry.size_bytes for entry in kept) <= 3000
+    assert all(recalled(entry.key) == entry.key.encode() * 900 for entry in kept) and not warned
