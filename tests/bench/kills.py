@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -38,6 +39,8 @@ HEAVY = ("timm", "litert_torch", "ai_edge_litert.interpreter", "ai_edge_quantize
 HEAVY += ("onnxscript", "qtools.pipeline.quantize", "qtools.pipeline.audit.own", "reports.render.html", "rich.console")
 GONE_S = 60.0
 """Seconds that children may take to see that their parent is dead: one that imports torch looks afterwards."""
+TRACKER_S = 2.0
+"""The same where the parent ended by itself: Python's own resource tracker sees a moment later that nobody is left."""
 VOLATILE = ("report.json", "report.html", "SHA256SUMS")
 """Files of a run with times in them, or with digests of those that have. report.json's other numbers count."""
 TIMES = ("measured", "environment", "wall_s", "cpu_s")
@@ -170,18 +173,19 @@ class Place:
         return [*hidden, *self.temporary.iterdir()]
 
 
-def alive(session: int) -> list[int]:
-    """Processes of a session, the dead that nobody buried left out."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
+def alive(session: int, within_s: float) -> list[str]:
+    """Commands of a session's processes that still run so much later, the dead that nobody buried left out."""
+    until = time.monotonic() + within_s
+    while True:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
                 state = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(state[3]) == session and state[0] != "Z":
-                found.append(int(entry.name))
-    return found
+                if int(state[3]) == session and state[0] != "Z":
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
 
 
 def broken(place: Place) -> Iterator[str]:
@@ -325,10 +329,8 @@ def kill(place: Place, after_s: float, tally: Tally) -> bool:
     process.send_signal(signal.SIGKILL)
     process.wait()
     tally.kills += 1
-    when, until = f"{place.command.name} killed after {after_s:.2f} s", time.monotonic() + GONE_S
-    while (running := alive(process.pid)) and time.monotonic() < until:
-        time.sleep(0.1)
-    tally.faults += [f"{when}: processes run on: {running}"] * bool(running)
+    when = f"{place.command.name} killed after {after_s:.2f} s"
+    tally.faults += [f"{when}: runs on: {each}" for each in alive(process.pid, GONE_S)]
     tally.unfinished += bool(place.unfinished())
     tally.faults += [f"{when}: {fault}" for fault in broken(place)]
     tally.taken_over += place.has_something_to_go_on_with()
@@ -362,7 +364,7 @@ def stop(command: Command, base: Path, after_s: float, number: int, tally: Tally
     said, when = (base / "said").read_text(), f"{command.name}, signal {number} after {after_s:.2f} s"
     tally.faults += [f"{when}: exit code {code}: {said[-300:]}"] * (code != 130)
     tally.faults += [f"{when}: a trace was shown"] * ("Traceback" in said)
-    tally.faults += [f"{when}: processes run on"] * bool(alive(process.pid))
+    tally.faults += [f"{when}: runs on: {each}" for each in alive(process.pid, TRACKER_S)]
     tally.faults += [f"{when}: {fault}" for fault in broken(place)]
     tally.faults += [f"{when}: left {left.relative_to(base)}" for left in place.unfinished()]
 
