@@ -14,23 +14,20 @@ most kills hit.
 from __future__ import annotations
 
 import argparse
-import atexit
-import contextlib
 import importlib
 import importlib.util
 import json
-import os
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forked import Started, alive, fork
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -80,40 +77,6 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-class Started:
-    """A forked command."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self.cpu_s = 0.0
-        self._code: int | None = None
-
-    def poll(self) -> int | None:
-        """Its exit code, as subprocess says it; None while it runs."""
-        if self._code is None:
-            used = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-            self.cpu_s = sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self._code = os.waitstatus_to_exitcode(status) if pid else None
-        return self._code
-
-    def wait(self) -> int:
-        """Its exit code."""
-        while (code := self.poll()) is None:
-            time.sleep(0.02)
-        return code
-
-    def reaches(self, cpu_s: float) -> bool:
-        """Waits until it has computed so long, which a busy machine does not shift; False where it was done before."""
-        while self.poll() is None and self.cpu_s < cpu_s:
-            time.sleep(0.005)
-        return self.poll() is None
-
-    def send_signal(self, number: int) -> None:
-        """Sends it a signal."""
-        os.kill(self.pid, number)
-
-
 class Place:
     """A folder in which a command runs, with a cache and a place for temporary files inside."""
 
@@ -127,29 +90,9 @@ class Place:
 
     def start(self, *more: str) -> Started:
         """The command in a process and a session of its own, which tells its processes from all others."""
-        pid = os.fork()
-        if pid:
-            return Started(pid)
-        code = 70
-        try:
-            os.setsid()
-            os.chdir(self.cwd)
-            places = {"QTOOLS_CACHE": str(self.cache), "TMPDIR": str(self.temporary), "PYTHONPATH": f"{ROOT}:."}
-            os.environ |= places
-            tempfile.tempdir = None
-            with (self.base / "said").open("wb") as said, Path(os.devnull).open("wb") as nothing:
-                os.dup2(nothing.fileno(), 1)
-                os.dup2(said.fileno(), 2)
-            sys.path.insert(0, str(self.cwd))
-            sys.argv = [self.command.name, *self.command.words, *more]
-            self.command.run()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        finally:
-            atexit._run_exitfuncs()
-            sys.stderr.flush()
-            os._exit(code)
+        places = {"QTOOLS_CACHE": str(self.cache), "TMPDIR": str(self.temporary), "PYTHONPATH": f"{ROOT}:."}
+        words = (self.command.name, *self.command.words, *more)
+        return fork(self.command.run, words, (self.cwd, self.base / "said"), places)
 
     def go_on(self) -> Started:
         """The command again, with what a killed run left."""
@@ -171,21 +114,6 @@ class Place:
         """Hidden neighbours in the folder and the cache, and all that is temporary."""
         hidden = [p for top in (self.cwd, self.cache) for p in top.rglob(".*") if p.suffix != ".py"]
         return [*hidden, *self.temporary.iterdir()]
-
-
-def alive(session: int, within_s: float) -> list[str]:
-    """Commands of a session's processes that still run so much later, the dead that nobody buried left out."""
-    until = time.monotonic() + within_s
-    while True:
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                state = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(state[3]) == session and state[0] != "Z":
-                    found.append((entry / "cmdline").read_text().replace("\0", " "))
-        if not found or time.monotonic() > until:
-            return found
-        time.sleep(0.1)
 
 
 def broken(place: Place) -> Iterator[str]:
