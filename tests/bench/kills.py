@@ -41,6 +41,7 @@ TRACKER_S = 2.0
 VOLATILE = ("report.json", "report.html", "SHA256SUMS")
 """Files of a run with times in them, or with digests of those that have. report.json's other numbers count."""
 TIMES = ("measured", "environment", "wall_s", "cpu_s")
+ARTIFACTS = (".tflite", ".onnx", ".mlpackage")
 MODEL = "test_efficientnet"
 
 
@@ -129,7 +130,11 @@ def broken(place: Place) -> Iterator[str]:
                 _read(path)
             except Exception as error:  # broad: whatever a reader says of a broken file
                 yield f"{path.relative_to(place.base)} is broken: {type(error).__name__} {error}"
-    for path in (p for p in place.cwd.rglob("model.*") if p not in place.given and not _within(p, unfinished)):
+    for path in (
+        p
+        for p in place.cwd.rglob("model.*")
+        if p.suffix in ARTIFACTS and p not in place.given and not _within(p, unfinished)
+    ):
         inspect.run(path)
     for path in (p for p in place.cwd.rglob(seal.SUMS) if p not in place.given and not _within(p, unfinished)):
         if (check := seal.check(path.parent)).status != "passed":
