@@ -25,6 +25,9 @@ pytestmark = [pytest.mark.bench, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/e2e")]
 
+SIDE = 96
+"""Pixels of the network's input: batches hold so many of these that 100 images fill several; of smaller ones, none."""
+
 Numbers = dict[str, float]
 
 
@@ -66,7 +69,9 @@ def calibrated(folder: Path, count: int) -> Numbers:
 
     began = time.perf_counter()
     images = Images(folder, None, count, 32)
-    config = RunConfig(build(), target="onnx", images=images, out=folder.parent / f"run{count}", cache=False)
+    network = build()
+    network.pretrained_cfg["input_size"] = (3, SIDE, SIDE)
+    config = RunConfig(network, target="onnx", images=images, out=folder.parent / f"run{count}", cache=False)
     listener = Heard()
     run(config, listener)
     listener.stage("end")
