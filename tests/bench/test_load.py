@@ -25,8 +25,9 @@ pytestmark = [pytest.mark.bench, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/e2e")]
 
-SIDE = 96
-"""Pixels of the network's input: batches hold so many of these that 100 images fill several; of smaller ones, none."""
+SIDE = 128
+"""Pixels of the network's input. Equalization looks at up to 98 images of that size, of smaller ones at more: with less
+a side, what 100 images are too few for would be compared, and not what many of them take."""
 
 Numbers = dict[str, float]
 
