@@ -10,6 +10,7 @@ from torch import nn
 
 from exporters._quiet import quiet
 from exporters._refused import refused
+from exporters._room import check_room
 from exporters._tflite.shorten import shorten
 from qtools.graph.capture import Program, outputs_of
 
@@ -36,7 +37,9 @@ def convert(program: Program) -> bytes:
 
     Raises:
         CheckFailed: If litert-torch refuses the graph; its own words are on stderr.
+        InputError: If there is no room for temporary files.
     """
+    check_room(program)
     with quiet():
         import litert_torch  # 10 s of imports: only when a conversion really happens
 

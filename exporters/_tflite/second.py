@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
     """In the process apart: answers a call."""
     import tensorflow as tf
 
-    _apart.limit_memory()
+    _apart.confine()
     with np.load(folder / CALL) as call:
         interpreter = tf.lite.Interpreter(model_content=call["model"].tobytes(), num_threads=1)
         inputs = call["inputs"]

@@ -49,6 +49,8 @@ def fold_constants(exported: torch.export.ExportedProgram, constants: Mapping[st
 
 def constant_of(exported: torch.export.ExportedProgram, node: fx.Node) -> torch.Tensor | None:
     """The tensor of a parameter, buffer or lifted constant; None for what is computed or comes in."""
+    if node.op != "placeholder":
+        return None  # without asking: torch makes its tables of constants anew at every look
     store, name = _stored(exported, node)
     return None if store is None else store[name]
 

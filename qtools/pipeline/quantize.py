@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -13,6 +14,7 @@ from calibration.widths import Widths
 from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
+from qtools.core.claim import claim
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
 from qtools.graph.side_by_side import one_thread
@@ -151,18 +153,16 @@ def load(config: RunConfig) -> tuple[models.Loaded, data.RunImages]:
 
 
 def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
-    with one_thread():  # sums that every number of cores makes alike; batches run side by side anyway
-        return _stages(config, watch)
-
-
-def _stages(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
-    targets = wanted(config)
-    if config.out is not None and config.out.exists() and not config.force:
-        raise files.exists_already(config.out)
-    with watch.stage("load"):
-        loaded, images = load(config)
-    folder = config.out or Path("runs") / _run_name(config, loaded, targets[0][1])
-    with files.whole_folder(folder, replace=config.force or config.out is None) as work:
+    targets, replace = wanted(config), config.force or config.out is None
+    with ExitStack() as held:
+        held.enter_context(one_thread())  # sums that every number of cores makes alike; batches run side by side anyway
+        if config.out is not None:
+            held.enter_context(claim(config.out, replace=replace))
+        with watch.stage("load"):
+            loaded, images = load(config)
+        named = Path("runs") / _run_name(config, loaded, targets[0][1])
+        folder = config.out or held.enter_context(claim(named))
+        work = held.enter_context(files.whole_folder(folder, replace=replace))
         fused = fuse_model(loaded, images, watch)
         legs = _legs(fused, targets, config, work, watch)
         outputs = _evaluate(fused, legs, watch)

@@ -279,10 +279,10 @@ def test_other_pictures_give_another_plan_and_float_ends_are_float(first, tmp_pa
     assert sorted(path.name for path in folder.glob("*mine*")) == ["mine"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_leaves_nothing(tmp_path, album, interrupt, number, code):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_nothing(tmp_path, album, interrupt, number):
     folder = album.furnish(tmp_path / "work")
     ended = interrupt(folder, number)
-    assert ended.returncode == code
+    assert ended.returncode == 130
     assert ended.stderr.endswith("qtools: interrupted; nothing was left behind\n") and "Traceback" not in ended.stderr
-    assert [path.name for path in (folder / "runs").iterdir()] == []
+    assert not (folder / "runs").exists()
