@@ -1,6 +1,6 @@
 /** The page: a picture from a file or the camera, answers and their time, and the vectors replayed. */
 
-import { fetchClient } from "./client.js";
+import { accelerators, fetchClient } from "./client.js";
 import { crop, goalSize, resize, top } from "./prepare.js";
 import { replay, words } from "./replay.js";
 
@@ -9,6 +9,7 @@ const TIMES = 30;
 const clients = {};
 const times = [];
 const { notInBrowser, answered } = document.body.dataset;
+const asked = new URLSearchParams(location.search); // ?picture=NAME of a vector, ?replay, ?accelerator=webgpu
 
 /** The picture of a file, as the decoder has it: no colour profile, no alpha, turned as its tags say. */
 async function decode(blob) {
@@ -167,18 +168,26 @@ function wire() {
   part("camera").addEventListener("click", () => guarded(camera));
   part("replay").addEventListener("click", () => guarded(replayed));
   part("accelerator").addEventListener("change", () => times.splice(0));
-  if (navigator.gpu) part("accelerator").add(new Option("WebGPU (not audited)", "webgpu"));
+}
+
+/** Puts WebGPU into the list where there is an adapter. Returns what to say where one was asked for and is not here. */
+async function offer() {
+  const here = (await accelerators()).includes("webgpu");
+  const option = new Option(here ? "WebGPU (not audited)" : "WebGPU: no adapter here", "webgpu");
+  option.disabled = !here;
+  part("accelerator").add(option);
+  if (asked.get("accelerator") !== "webgpu") return "";
+  if (here) part("accelerator").value = "webgpu";
+  return here ? "" : ", on WebAssembly: this browser has no WebGPU adapter";
 }
 
 wire();
 await guarded(async () => {
   const { labels, output } = await contract();
+  const instead = await offer();
   if (notInBrowser) part("replay").disabled = true;
   else await chosen();
-  say(`ready: ${labels.length || output.shape.at(-1)} classes`);
-  if (new URLSearchParams(location.search).has("picture")) {
-    const name = new URLSearchParams(location.search).get("picture");
-    await answer(await decode(new Blob([await bytes(name)])));
-  }
-  if (!notInBrowser && new URLSearchParams(location.search).has("replay")) await replayed();
+  say(`ready: ${labels.length || output.shape.at(-1)} classes${instead}`);
+  if (asked.has("picture")) await answer(await decode(new Blob([await bytes(asked.get("picture"))])));
+  if (!notInBrowser && asked.has("replay")) await replayed();
 });
