@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from qtools.pipeline.bundles import _templates
-from qtools.pipeline.bundles._bundle import Bundle, Content
+from qtools.pipeline.bundles._bundle import Bundle
+from qtools.pipeline.picture_vectors import Content
 
 ELEMENT = {"int8": "std::int8_t", "uint8": "std::uint8_t", "int16": "std::int16_t", "float32": "float"}
 NUMBER = {name: "float" if name == "float32" else "int" for name in ELEMENT}

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from qtools.pipeline.bundles import _templates
-from qtools.pipeline.bundles._bundle import Bundle, Content
+from qtools.pipeline.bundles._bundle import Bundle
+from qtools.pipeline.picture_vectors import Content
 
 SYSTEMS = {"iOS": "17", "macOS": "14"}
 """What the package's own code takes; a newer one where the artifact needs it."""

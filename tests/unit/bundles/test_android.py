@@ -1,8 +1,8 @@
 """The Kotlin of an Android bundle: complete, its core free of Android, and on the JVM the same to the byte as Python.
 
-QTOOLS_KOTLINC names a `kotlinc`, or a .jar that holds the compiler, with kotlin-stdlib*.jar beside it. QTOOLS_ANDROID_JAR
-names an SDK's android.jar: the modules for Android are compiled against it, and against our reading of the libraries' own
-documentation, which proves their types and no more.
+QTOOLS_KOTLINC names a `kotlinc`, or a .jar that holds the compiler, with kotlin-stdlib*.jar beside it.
+QTOOLS_ANDROID_JAR names an SDK's android.jar: the modules for Android are compiled against it, and against our reading
+of the documentation of the libraries, which proves their types and no more.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 
 from qtools.core import files
-from qtools.pipeline import contract
-from qtools.pipeline.bundles import _vectors
+from qtools.pipeline import contract, picture_vectors
 from qtools.pipeline.bundles.android import BUNDLE
 
 COMPILER = os.environ.get("QTOOLS_KOTLINC") or shutil.which("kotlinc")
@@ -41,7 +40,7 @@ def written(content: Any, folder: Path) -> Path:
     """A bundle's files, but for the artifact."""
     BUNDLE.place(content, folder)
     files.write_text(folder / BUNDLE.assets / contract.FILE, files.to_json(content.contract))
-    _vectors.write(content, folder / BUNDLE.vectors)
+    picture_vectors.write(content, folder / BUNDLE.vectors)
     return folder
 
 
@@ -108,7 +107,7 @@ def test_files_that_the_kotlin_opens_are_there(bundle: Path) -> None:
     assert (
         f'CONTRACT = "{contract.FILE}"' in (bundle / "vision/src/main/kotlin/qtools/vision/Classifier.kt").read_text()
     )
-    assert f'read("{_vectors.FILE}")' in (bundle / "core/src/main/kotlin/qtools/core/Replay.kt").read_text()
+    assert f'read("{picture_vectors.FILE}")' in (bundle / "core/src/main/kotlin/qtools/core/Replay.kt").read_text()
 
 
 def kotlinc(*words: str | Path, path: Sequence[str | Path] = ()) -> subprocess.CompletedProcess[str]:
@@ -218,7 +217,7 @@ def test_every_vector_is_replayed(made_up, jvm, tmp_path: Path, said: dict[str, 
     changed.write_bytes(bytes([changed.read_bytes()[0] ^ 1]) + changed.read_bytes()[1:])
     ended = jvm(*call)
     assert (ended.returncode, ended.stdout.count("TENSOR DIFFERS in 1 bytes")) == (1, 1), ended.stdout
-    index = folder / BUNDLE.vectors / _vectors.FILE
+    index = folder / BUNDLE.vectors / picture_vectors.FILE
     index.write_text(index.read_text().replace(f'"{content.whole.artifact.sha256}"', '"ff"'))
     assert "another artifact" in jvm(*call).stderr
 

@@ -22,7 +22,8 @@ from PIL import Image, ImageOps
 
 from qtools.core import files
 from qtools.core.artifact import Runtime
-from qtools.pipeline.bundles import _templates, _vectors
+from qtools.pipeline import picture_vectors
+from qtools.pipeline.bundles import _templates
 from qtools.pipeline.bundles.ios import BUNDLE
 from tests.unit.bundles.swift_expressions import Refused
 from tests.unit.bundles.swift_subset import declared, translate, undecodable
@@ -272,9 +273,9 @@ def test_swift_can_decode_the_contract_and_the_vectors(made_up, tmp_path: Path) 
     wrong = ["preparation.crop", "preparation.fill[1]", "output.byLabel"]
     found = undecodable(said, "Contract", names, "contract")
     assert [each.split(" is no ")[0] for each in found] == [f"contract.{each}" for each in wrong]
-    _vectors.write(content, tmp_path)
+    picture_vectors.write(content, tmp_path)
     kinds = declared((SWIFT.parents[1] / "Tests" / "ReplayTests" / "Recorded.swift").read_text(encoding="utf-8"))
-    assert undecodable(json.loads((tmp_path / _vectors.FILE).read_text()), "Recorded", kinds, "vectors") == []
+    assert undecodable(json.loads((tmp_path / picture_vectors.FILE).read_text()), "Recorded", kinds, "vectors") == []
 
 
 @pytest.fixture(scope="module")
