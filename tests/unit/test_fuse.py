@@ -13,6 +13,7 @@ from torch import nn
 from qtools.core.errors import CheckFailed
 from qtools.core.files import to_json
 from qtools.fuse import branches, find, fuse, layer_norm
+from qtools.fuse.apply import fold
 
 REPVIT = ("repvit_m0_9", "repvit_m1_0", "repvit_m1_1", "repvit_m1_5", "repvit_m2_3")
 
@@ -119,7 +120,7 @@ def test_the_users_module_is_left_alone():
 
 def test_folding_alone_gives_the_structure_and_the_weights_of_the_proven_model():
     """In float32 throughout, so that weights differ by its rounding and by no more."""
-    model = small()
+    model = randomized(small())
     proven, _ = fuse(model, picture())
     folded = fold(model, picture())
     assert [(path, type(part)) for path, part in folded.named_modules()] == [

@@ -1,5 +1,5 @@
-"""All Swift that is handed out, compiled: a package built and tested by Swift's own tools, and what needs Apple's frameworks
-against declarations in apple/, which proves its types against our reading of Apple's documentation and no more.
+"""All Swift that is handed out, compiled: a package is built and tested by Swift's own tools, and what needs Apple's
+frameworks is held against declarations in apple/: types as we read them in Apple's documentation, and no more.
 
 QTOOLS_SWIFTC names a `swiftc`, with `swift` beside it.
 """
@@ -27,6 +27,7 @@ FRAMEWORKS = ("CoreGraphics", "ImageIO", "CoreVideo", "CoreML", "SwiftUI", "Phot
 MODULE = "import Foundation\nextension Bundle { static var module: Bundle { .main } }\n"
 """What Swift's build writes for a target with resources."""
 
+Ended = subprocess.CompletedProcess[str]
 pytestmark = pytest.mark.skipif(
     COMPILER is None, reason="no Swift compiler: put swiftc on PATH or name one in QTOOLS_SWIFTC"
 )
