@@ -26,6 +26,6 @@ BUNDLE = Bundle(
     formats=("tflite", "onnx"),
     place=place,
     how="c++ -std=c++17 -O2 -ffp-contract=off replay.cpp -o replay && ./replay . replays the vectors' tensors; "
-    "with -DQTOOLS_LITERT and LiteRT's C library (libLiteRt, in the wheel ai-edge-litert) litert.hpp runs the network too",
+    "with -DQTOOLS_LITERT and LiteRT's C library (libLiteRt.so, in the wheel ai-edge-litert) it runs the network too",
     tools={"c++": "compiles it"},
 )

@@ -1,7 +1,7 @@
 """iOS and macOS: a Swift package with the preparation in plain Swift, and Core ML to run the artifact.
 
-The tests parse every file, and translate and replay the arithmetic of QtoolsPreparation. Where a Swift compiler is, they
-build the package on Linux and replay its vectors, and check the types of what touches Apple's frameworks against
+The tests parse every file, and translate and replay the arithmetic of QtoolsPreparation. Where a Swift compiler is,
+they build the package on Linux, replay its vectors, and check the types of what touches Apple's frameworks against
 declarations written from Apple's documentation. Core ML itself has never run it.
 """
 
