@@ -14,15 +14,12 @@ from numpy.typing import NDArray
 from exporters._tflite import flatbuffer
 from exporters._tflite.rules import SPEC
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, Op, OpKind
+from qtools.core.types import TRACELESS, GraphView, Op
 from qtools.graph.capture import Program
 from qtools.graph.execute import observe
 
 TOLERANCE = 1e-4
 """Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
-
-MOVES = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND)
-"""Kinds that the converter may drop or merge, because they compute nothing."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def bind(
     moved = _made_by_moves(model)
     for name, array in ours.items():
         computed = (
-            (op := program.view.producer.get(name)) is not None and op.kind in SPEC.rules and op.kind not in MOVES
+            (op := program.view.producer.get(name)) is not None and op.kind in SPEC.rules and op.kind not in TRACELESS
         )
         match = _find(array, theirs, found.keys() | (moved if computed else set()))
         if match is None:
@@ -158,7 +155,7 @@ def _layouts(rank: int) -> Iterator[tuple[int, ...]]:
 
 def _why(view: GraphView, name: str) -> str:
     op = view.producer.get(name)
-    if op is not None and op.kind in MOVES:
+    if op is not None and op.kind in TRACELESS:
         return "moves data only; the converter dropped it"
     return "inside one kernel of the artifact"
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 import qtools
+from calibration.float_ops import ISLAND
 from calibration.method import method
 from calibration.placement import predict
-from calibration.plan import ISLAND
 from calibration.weights import outliers
 from qtools.core import files, metrics
 from qtools.core.artifact import Artifact

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.check import check_plan
+from calibration.float_ops import BETWEEN_FLOATS
 from calibration.gain import GAIN_LIMIT
 from calibration.plan import Recipe, plan
 from calibration.ties import tied_groups
@@ -34,6 +35,7 @@ SPEC = TargetSpec(
         OpKind.RESHAPE: OpRule(SOURCE, tied=True),
         OpKind.TRANSPOSE: OpRule(SOURCE, tied=True),
         OpKind.CONCAT: OpRule(SOURCE, tied=True),
+        OpKind.PAD: OpRule(SOURCE, tied=True),
     },
     fused=((OpKind.CONV, OpKind.RELU),),
     expand=frozenset(),
@@ -70,7 +72,7 @@ class Graph:
             self.weights[constant] = array
             operands.append(constant)
         self.values[name] = Value(name, (1, 4, 4, 4), "float32", channel_axis=1)
-        self.ops.append(Op(name, kind, tuple(operands), (name,), {"aten": f"aten.{kind.value}.default"}))
+        self.ops.append(Op(name, kind, tuple(operands), (name,), {"aten": f"aten.{kind.value}.default", "value": 0.0}))
         return name
 
     def conv(self, source: str, weight: float = 0.5, bias: float | None = 0.1) -> str:
@@ -120,11 +122,12 @@ def test_any_graph_gets_a_whole_and_legal_plan(drawn: tuple[Graph, dict[str, tup
     assert set(made.values) == {n for n, v in view.values.items() if v.dtype == "float32"}
     assert all(entry.reason for entry in made.values.values())
     for op in view.ops:
-        readers = view.consumers[op.outputs[0]]
-        lone = readers and op.outputs[0] not in view.outputs and all(r.id in made.float_ops for r in readers)
-        assert (op.id in made.float_ops) == (
-            op.kind not in SPEC.rules or (op.kind in (OpKind.ADD, OpKind.MUL) and bool(lone))
-        )
+        around = [reader.id for reader in view.consumers[op.outputs[0]]]
+        alone = bool(around) and op.outputs[0] not in view.outputs
+        if (rule := SPEC.rules.get(op.kind)) and rule.tied:
+            around += [view.producer[name].id if name in view.producer else name for name in op.inputs]
+        moot = alone and (op.kind in (OpKind.ADD, OpKind.MUL) or (rule and rule.tied))
+        assert (op.id in made.float_ops) == (not rule or bool(moot and made.float_ops.keys() >= set(around)))
     integer = [op for op in view.ops if op.id not in made.float_ops]
     for name, entry in made.values.items():
         if entry.params is not None and entry.params.scheme.axis is None:
@@ -164,7 +167,7 @@ def test_a_residual_stream_between_norms_stays_in_float() -> None:
         sums.append(stream)
     graph.conv(graph.add(OpKind.LAYER_NORM, stream))
     made = graph.plan()
-    assert {made.float_ops[name] for name in sums} == {"all that read it run in float"}
+    assert {made.float_ops[name] for name in sums} == {BETWEEN_FLOATS}
     assert made.params(first) is not None and made.params(sums[0]) is made.params(sums[1]) is None
     graph.conv(sums[1])
     made = graph.plan()  # the last sum is read as codes now; the one before it by floats and by that sum
@@ -210,9 +213,33 @@ def test_what_the_converter_merged_runs_in_float() -> None:
     first = graph.conv("x")
     second = graph.conv(first)
     made = graph.plan(unbound={first: "inside one kernel"})
-    assert list(made.float_ops) == [first] and "merged" in made.float_ops[first]
+    assert list(made.float_ops) == [first, second], "nothing is there that could become codes for the second"
+    assert "merged" in made.float_ops[first] and made.params(first) is made.params(second) is None
     made = graph.plan(unbound={f"p_{second}_weight": "folded"})
     assert list(made.float_ops) == [second]
+
+
+def test_data_moved_from_float_to_float_stays_in_float() -> None:
+    graph = Graph()
+    first = graph.add(OpKind.SOFTMAX, graph.conv("x"))
+    moved = graph.add(OpKind.RESHAPE, first)
+    summed = graph.add(OpKind.ADD, moved, graph.conv("x"))
+    joined = graph.add(OpKind.CONCAT, moved, summed)
+    graph.add(OpKind.SOFTMAX, joined)
+    made = graph.plan()
+    assert {made.float_ops[name] for name in (moved, summed, joined)} == {BETWEEN_FLOATS} and not made.params(first)
+    graph.conv(joined)
+    made = graph.plan()
+    assert made.float_ops.keys().isdisjoint({moved, summed, joined}) and made.params(first) is not None
+
+
+@pytest.mark.parametrize(("value", "origin"), [(0.0, "shared"), (-1.0, "explicit")])
+def test_codes_are_padded_with_zero_only(value: float, origin: str) -> None:
+    graph = Graph()
+    padded = graph.add(OpKind.PAD, graph.conv("x"))
+    graph.ops[-1].attrs["value"] = value  # type: ignore[index]
+    graph.conv(padded)
+    assert graph.plan().values[padded].origin == origin
 
 
 def test_dead_values_get_scales_that_kernels_take() -> None:

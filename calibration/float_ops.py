@@ -1,0 +1,131 @@
+"""Which operations cannot run in integers on a target, or gain nothing there; and why, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+from calibration.taken_in import taken_in
+from calibration.wide import Kernels
+from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
+
+PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
+DYNAMIC = "its kernel takes floats and quantizes them at run time"
+BETWEEN = "its values stay in float between kernels that quantize at run time"
+BETWEEN_FLOATS = "everything around it runs in float"
+ISLAND = "precision island"
+
+
+def find(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) -> dict[str, str]:
+    """Operations that run in float -> why. What is fused into one of them falls with it.
+
+    Args:
+        view: The captured graph.
+        kernels: The target's rules, and what was asked to stay in float.
+        unbound: Values that the lowered artifact has no tensor for.
+    """
+    spec = kernels.spec
+    found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, kernels))}
+    found |= _merged(view, kernels, found, unbound)
+    integer_ops = [op for op in view.ops if op.id not in found]
+    swallowed = taken_in(view, spec, integer_ops)
+    alone = [op for op in integer_ops if kernels.rule(op).fused_only and op.inputs[0] not in swallowed]
+    found |= {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
+    return found if spec.float_results else found | _between_floats(view, kernels, found)
+
+
+def _merged(
+    view: GraphView, kernels: Kernels, float_ops: Mapping[str, str], unbound: Mapping[str, str]
+) -> dict[str, str]:
+    """Operations for whose codes, or operands' codes, the converter left no tensor."""
+    found: dict[str, str] = {}
+    while True:
+        integer_ops = [op for op in view.ops if op.id not in float_ops and op.id not in found]
+        swallowed = taken_in(view, kernels.spec, integer_ops)
+        in_codes = {op.id for op in integer_ops}
+        more = {op.id for op in integer_ops if _is_merged(op, swallowed, unbound)}
+        more |= {op.id for op in integer_ops if _reads_what_is_gone(op, view, in_codes, unbound)}
+        if not more:
+            return found
+        found |= dict.fromkeys(more, f"the {kernels.spec.name} converter merged it into a neighbour")
+
+
+def _is_merged(op: Op, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
+    """Whether the converter left no tensor where an integer operation would put its codes, or changed its weight."""
+    if op.kind in WEIGHTED and op.inputs[1] in unbound:
+        return True
+    return op.outputs[0] in unbound and op.outputs[0] not in swallowed and op.kind not in TRACELESS
+
+
+def _reads_what_is_gone(op: Op, view: GraphView, in_codes: Set[str], unbound: Mapping[str, str]) -> bool:
+    """Whether an operand is made in float and has no tensor: nothing can turn it into codes."""
+    makers = [view.producer[name] for name in op.inputs if name in unbound and name in view.producer]
+    return any(maker.id not in in_codes for maker in makers)
+
+
+def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, str]) -> dict[str, str]:
+    """Where a grid would cost precision and save nothing: sums and products read in float, moves from float to float.
+
+    So the residual stream between LayerNorms stays in float, outlier channels and all; what the linear layers around it
+    read and write are codes as before.
+    """
+    integer_ops = [op for op in view.ops if op.id not in float_ops]
+    ends = {*view.outputs, *taken_in(view, kernels.spec, integer_ops)}
+    able = {
+        op.id: op
+        for op in integer_ops
+        if op.outputs[0] not in ends and view.consumers[op.outputs[0]]
+        if op.kind in PAIRWISE or (kernels.rule(op).tied and view.producer.keys() >= set(_data(op, view)))
+    }
+    while True:
+        others = {op.id for op in integer_ops if op.id not in able}
+        lost = {name for name, op in able.items() if _touches(op, view, others, made=op.kind not in PAIRWISE)}
+        if not lost:
+            return dict.fromkeys(able, BETWEEN_FLOATS)
+        able = {name: op for name, op in able.items() if name not in lost}
+
+
+def _data(op: Op, view: GraphView) -> list[str]:
+    return [name for name in op.inputs if not view.values[name].const]
+
+
+def _touches(op: Op, view: GraphView, others: Set[str], *, made: bool) -> bool:
+    """Whether one of the others reads what an operation makes or, if `made`, makes what it reads."""
+    readers = [reader.id for name in op.outputs for reader in view.consumers[name]]
+    makers = [view.producer[name].id for name in _data(op, view)] if made else []
+    return not others.isdisjoint((*readers, *makers))
+
+
+def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
+    """Why an operation has to run in float; empty where an integer kernel takes it."""
+    rule, target = kernels.get(op), kernels.spec.name
+    if op.id in kernels.floats:
+        return ISLAND
+    if op.id in kernels.dynamic:
+        return f"dynamic range: {DYNAMIC if op.kind in kernels.spec.dynamic else BETWEEN}"
+    if rule is None:
+        name, width = op.attrs.get("aten", op.kind.value), "16-bit" if kernels.is_wide(op) else "integer"
+        return f"{target} has no {width} kernel for {name} in these rules"
+    if any(not view.values[n].dtype.startswith("float") for n in (*op.inputs, *op.outputs)):
+        return "works on integers or booleans already"
+    if rule.dims and _reduced(op, view) != rule.dims:
+        return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
+    if op.kind is OpKind.PAD and op.attrs["value"]:
+        return f"it adds {op.attrs['value']:g}, and codes can only be padded with zero"
+    if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:
+        return f"the {target} kernel takes no {how} sampling"
+    if op.kind in PAIRWISE and len(op.inputs) != 2:
+        return "one operand is a number, not a tensor"
+    constants = [n for n in op.inputs if view.values[n].const]
+    if op.kind in WEIGHTED and op.inputs[1] not in constants:
+        return "its weight is computed, not constant"
+    if op.kind in WEIGHTED and any(len(view.consumers[n]) > 1 for n in constants):
+        return "its weight or bias is shared with another operation"
+    if op.kind not in WEIGHTED and not view.fixed.isdisjoint(op.inputs):
+        return "one operand is a constant tensor"
+    return ""
+
+
+def _reduced(op: Op, view: GraphView) -> tuple[int, ...]:
+    """Dimensions that an operation reduces, counted from the front; empty where the value is not 4-D."""
+    rank, dims = len(view.values[op.inputs[0]].shape), op.attrs.get("dims")
+    return tuple(sorted(dim % rank for dim in dims)) if rank == 4 and dims is not None else ()
