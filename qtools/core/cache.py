@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from qtools.core import files
+from qtools.core import files, unfinished
 from qtools.core.errors import InputError, QtoolsError
 
 PLACE = "QTOOLS_CACHE"
@@ -174,10 +173,11 @@ def _members(entry: Path) -> dict[str, str]:
 def _discard(entry: Path) -> None:
     """Takes an entry away at once: whoever is reading it finds all of it or nothing."""
     try:
-        gone = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
+        gone, handle = unfinished.make_folder(entry)
         try:
             os.replace(entry, gone)
         finally:
             files.remove(gone)
+            os.close(handle)
     except OSError:
         return  # another run removed it, or it is not ours to remove: it will be refused again

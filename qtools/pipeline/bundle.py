@@ -10,11 +10,11 @@ from pathlib import Path
 from qtools.core import files, plugins
 from qtools.core.claim import claim
 from qtools.core.errors import InputError
-from qtools.pipeline import contract
-from qtools.pipeline.bundles import _templates, _vectors
-from qtools.pipeline.bundles._bundle import Bundle, Content
-from qtools.pipeline.bundles._vectors import Wanted
+from qtools.pipeline import contract, picture_vectors
+from qtools.pipeline.bundles import _templates
+from qtools.pipeline.bundles._bundle import Bundle
 from qtools.pipeline.contract_of_run import MADE, Run, open_run
+from qtools.pipeline.picture_vectors import Content, Wanted
 from qtools.pipeline.progress import Listener
 from qtools.pipeline.verify import REPORT
 
@@ -81,7 +81,7 @@ def make(config: BundleConfig, listener: Listener) -> Made:
         listener.stage("read the run")
         run = open_run(chosen)
         listener.stage("make vectors")
-        content = _with_systems(_vectors.make(run, config.pictures), kind)
+        content = _with_systems(picture_vectors.make(run, config.pictures), kind)
         listener.stage("write")
         with files.whole_folder(folder, replace=replace) as work:
             write(content, run, kind, work)
@@ -138,6 +138,6 @@ def write(content: Content, run: Run, kind: Bundle, work: Path) -> None:
     files.write_text(assets / contract.SCHEMA_FILE, files.to_json(contract.schema()))
     copy = shutil.copytree if run.artifact.is_dir() else shutil.copyfile
     copy(run.artifact, assets / run.artifact.name)
-    _vectors.write(content, work / kind.vectors)
+    picture_vectors.write(content, work / kind.vectors)
     _templates.place(EVERY, content, work, title=kind.title, how=kind.how, where=kind.vectors)
     kind.place(content, work)

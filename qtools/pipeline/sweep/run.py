@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qtools import __version__
 from qtools.core import files, plugins
+from qtools.core.claim import claim
 from qtools.core.errors import InputError, QtoolsError
 from qtools.pipeline.progress import Listener
 from qtools.pipeline.sweep import here
@@ -74,9 +75,14 @@ def run(config: SweepConfig, listener: Listener) -> Sweep:
     """Makes every cell that is not finished, and the tables of them all.
 
     Raises:
-        InputError: If the grid cannot be used, or the folder cannot be written.
+        InputError: If the grid cannot be used, the folder cannot be written, or another sweep writes there.
         MissingPlatform: If there is no cluster where one was asked for.
     """
+    with claim(config.folder):
+        return _run(config, listener)
+
+
+def _run(config: SweepConfig, listener: Listener) -> Sweep:
     listener.stage("read what is there")
     planned = plan(config)
     left = [each.work for each in planned if not each.done]
