@@ -388,10 +388,10 @@ def test_small_patterns_are_exact(layers):
     assert relative(model(picture(2)), fused(picture(2))) < 1e-6
 
 
-def test_a_model_that_returns_two_tensors_is_refused():
-    class Pair(nn.Module):
+def test_a_model_that_returns_something_else_than_tensors_is_refused():
+    class Named(nn.Module):
         def forward(self, x):
-            return x, x
+            return {"logits": x}
 
-    with pytest.raises(CheckFailed, match="returns tuple"):
-        fuse(Pair().eval(), picture(4))
+    with pytest.raises(CheckFailed, match="returns dict"):
+        fuse(Named().eval(), picture(4))

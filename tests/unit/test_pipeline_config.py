@@ -54,11 +54,17 @@ def test_a_run_sums_on_one_thread_and_gives_torch_its_own_back(monkeypatch: pyte
     from qtools.pipeline.progress import Silent, Stopwatch
 
     seen: list[int] = []
-    monkeypatch.setattr(quantize, "_stages", lambda config, watch: seen.append(torch.get_num_threads()))
+
+    def load(config: RunConfig) -> None:
+        seen.append(torch.get_num_threads())
+        raise InputError("no more is needed")
+
+    monkeypatch.setattr(quantize, "load", load)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        quantize._run(RunConfig("m1_1"), Stopwatch(Silent()))
+        with pytest.raises(InputError, match="no more"):
+            quantize._run(RunConfig("m1_1"), Stopwatch(Silent()))
         assert (seen, torch.get_num_threads()) == ([1], 3)
     finally:
         torch.set_num_threads(before)
