@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 from calibration import wide
-from calibration.plan import ISLAND, PAIRWISE, Recipe
+from calibration.float_ops import ISLAND, PAIRWISE
+from calibration.plan import Recipe
 from calibration.ties import tied_groups
 from qtools.core.macs import macs
 from qtools.core.target import Island, TargetSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
-from calibration.plan import BETWEEN_FLOATS, ISLAND
+from calibration.float_ops import BETWEEN_FLOATS, ISLAND
 from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
 from qtools.core.target import FastPath, OpRule, TargetSpec

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calibration import float_results, wide
 from calibration.baseline import Found
+from calibration.float_ops import float_ops_of
 from calibration.gain import GAIN_LIMIT, gain
 from calibration.ranges._through import least_squares_through
 from calibration.read_through import Function
@@ -35,12 +36,7 @@ from qtools.core.types import (
     ValuePlan,
 )
 
-PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
 WIDE = 16
-DYNAMIC = "its kernel takes floats and quantizes them at run time"
-BETWEEN = "its values stay in float between kernels that quantize at run time"
-BETWEEN_FLOATS = "all that read it run in float"
-ISLAND = "precision island"
 BIAS_LIMIT = 2.0**30
 """Largest bias code: the accumulator keeps as much room again for the products."""
 
@@ -133,7 +129,7 @@ def plan(
     raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
     apart = (wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats))
     kernels = Kernels(spec, raised, *apart)
-    float_ops = _float_ops(view, kernels, unbound)
+    float_ops = float_ops_of(view, kernels, unbound)
     integer_ops = [op for op in view.ops if op.id not in float_ops]
     swallowed = taken_in(view, spec, integer_ops)
     groups = tied_groups(view, spec, integer_ops)
@@ -174,78 +170,6 @@ def _activations(
         elif name not in values:
             values[name] = ValuePlan(None, "float", "no integer operation reads or writes it")
     return values | wide.conversions(grids.integer_ops, grids.kernels, values, narrow)
-
-
-def _float_ops(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) -> dict[str, str]:
-    """Operations that cannot run in integers -> why. What is fused into one of them falls with it."""
-    spec = kernels.spec
-    found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, kernels))}
-    integer_ops = [op for op in view.ops if op.id not in found]
-    swallowed = taken_in(view, spec, integer_ops)
-    merged = [op for op in integer_ops if _is_merged(op, kernels, swallowed, unbound)]
-    found |= {op.id: f"the {spec.name} converter merged it into a neighbour" for op in merged}
-    integer_ops = [op for op in integer_ops if op.id not in found]
-    swallowed = taken_in(view, spec, integer_ops)
-    alone = [op for op in integer_ops if kernels.rule(op).fused_only and op.inputs[0] not in swallowed]
-    found |= {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
-    return found if spec.float_results else found | _between_floats(view, found, swallowed)
-
-
-def _between_floats(view: GraphView, float_ops: Mapping[str, str], swallowed: Mapping[str, str]) -> dict[str, str]:
-    """Sums and products that only float operations read: a grid between them would cost precision and save nothing.
-
-    So the residual stream between LayerNorms stays in float, outlier channels and all; what the linear layers around it
-    read and write are codes as before.
-    """
-    found: dict[str, str] = {}
-    for op in reversed(view.ops):
-        if op.kind not in PAIRWISE or op.id in float_ops or op.outputs[0] in (*view.outputs, *swallowed):
-            continue
-        readers = view.consumers[op.outputs[0]]
-        if readers and all(reader.id in float_ops or reader.id in found for reader in readers):
-            found[op.id] = BETWEEN_FLOATS
-    return found
-
-
-def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
-    """Why an operation has to run in float; empty where an integer kernel takes it."""
-    rule, target = kernels.get(op), kernels.spec.name
-    if op.id in kernels.floats:
-        return ISLAND
-    if op.id in kernels.dynamic:
-        return f"dynamic range: {DYNAMIC if op.kind in kernels.spec.dynamic else BETWEEN}"
-    if rule is None:
-        name, width = op.attrs.get("aten", op.kind.value), "16-bit" if kernels.is_wide(op) else "integer"
-        return f"{target} has no {width} kernel for {name} in these rules"
-    if any(not view.values[n].dtype.startswith("float") for n in (*op.inputs, *op.outputs)):
-        return "works on integers or booleans already"
-    if rule.dims and _reduced(op, view) != rule.dims:
-        return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
-    if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:
-        return f"the {target} kernel takes no {how} sampling"
-    if op.kind in PAIRWISE and len(op.inputs) != 2:
-        return "one operand is a number, not a tensor"
-    constants = [n for n in op.inputs if view.values[n].const]
-    if op.kind in WEIGHTED and op.inputs[1] not in constants:
-        return "its weight is computed, not constant"
-    if op.kind in WEIGHTED and any(len(view.consumers[n]) > 1 for n in constants):
-        return "its weight or bias is shared with another operation"
-    if op.kind not in WEIGHTED and not view.fixed.isdisjoint(op.inputs):
-        return "one operand is a constant tensor"
-    return ""
-
-
-def _reduced(op: Op, view: GraphView) -> tuple[int, ...]:
-    """Dimensions that an operation reduces, counted from the front; empty where the value is not 4-D."""
-    rank, dims = len(view.values[op.inputs[0]].shape), op.attrs.get("dims")
-    return tuple(sorted(dim % rank for dim in dims)) if rank == 4 and dims is not None else ()
-
-
-def _is_merged(op: Op, kernels: Kernels, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
-    """Whether the converter left no tensor where an integer operation would put its codes, or changed its weight."""
-    if op.kind in WEIGHTED and op.inputs[1] in unbound:
-        return True
-    return op.outputs[0] in unbound and op.outputs[0] not in swallowed and not kernels.rule(op).tied
 
 
 @dataclass(frozen=True)

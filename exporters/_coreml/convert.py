@@ -16,8 +16,6 @@ from exporters._quiet import quiet
 from exporters._refused import refused
 from qtools.graph.capture import Program
 
-INPUT, OUTPUT = "image", "logits"
-
 
 def convert(program: Program, path: Path) -> Path:
     """Converts the captured graph at batch 1 for iOS 17, in float32 so that the binding can be proven tightly.
@@ -30,14 +28,14 @@ def convert(program: Program, path: Path) -> Path:
         CheckFailed: If coremltools refuses the graph; its own words are on stderr.
     """
     ct = coremltools()
-    shape = program.view.values[program.view.inputs[0]].shape
+    takes, gives = program.takes, program.gives
     with tempfile.TemporaryDirectory() as folder, quiet():
         raw = Path(folder) / "float.mlpackage"
         try:
             model = ct.convert(
                 _convertible(program.exported),
-                inputs=[ct.TensorType(INPUT, shape)],
-                outputs=[ct.TensorType(OUTPUT)],
+                inputs=[ct.TensorType(*end) for end in zip(takes.names, takes.shapes, strict=True)],
+                outputs=[ct.TensorType(name) for name in gives.names],
                 minimum_deployment_target=ct.target.iOS17,
                 compute_precision=ct.precision.FLOAT32,
                 skip_model_load=True,

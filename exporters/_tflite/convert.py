@@ -13,9 +13,12 @@ from exporters._refused import refused
 from exporters._tflite.shorten import shorten
 from qtools.graph.capture import Program
 
+MAP = 4
+"""Dimensions of an image or a feature map."""
+
 
 class _ChannelsLast(nn.Module):
-    """Takes NHWC, and gives maps in it.
+    """Takes images and maps as NHWC, and gives them so.
 
     The copy keeps strides as captured (a view must stay a view) and vanishes in the conversion.
     """
@@ -25,9 +28,15 @@ class _ChannelsLast(nn.Module):
         self.captured = captured
         self.training = False
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.captured(image.permute(0, 3, 1, 2).contiguous())
-        return answer.permute(0, 2, 3, 1).contiguous() if answer.ndim == image.ndim else answer
+    def forward(self, *given: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        answer = self.captured(*(x.permute(0, 3, 1, 2).contiguous() if x.ndim == MAP else x for x in given))
+        if isinstance(answer, torch.Tensor):
+            return _last(answer)
+        return tuple(_last(each) for each in answer)
+
+
+def _last(answer: torch.Tensor) -> torch.Tensor:
+    return answer.permute(0, 2, 3, 1).contiguous() if answer.ndim == MAP else answer
 
 
 def convert(program: Program) -> bytes:
@@ -39,12 +48,12 @@ def convert(program: Program) -> bytes:
     with quiet():
         import litert_torch  # 10 s of imports: only when a conversion really happens
 
-    shape = program.view.values[program.view.inputs[0]].shape
-    example = torch.zeros(1, *shape[2:], shape[1])
+    shapes = [(1, *s[2:], s[1]) if len(s) == MAP else s for s in program.takes.shapes]
+    examples = tuple(torch.zeros(shape) for shape in shapes)
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "float.tflite"
         try:
-            litert_torch.convert(_ChannelsLast(shorten(program.exported.module())), (example,)).export(str(path))
+            litert_torch.convert(_ChannelsLast(shorten(program.exported.module())), examples).export(str(path))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
             raise refused("litert-torch", program.view, error) from error
         return path.read_bytes()

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from calibration.apart import Apart
 from calibration.choice import SURE, Offer, bearable, fewest, flips, surely_lower
+from calibration.float_ops import BETWEEN_FLOATS
 from calibration.islands import Candidate, candidates, explained, with_islands
 from calibration.placement import predict
-from calibration.plan import BETWEEN_FLOATS
 from qtools.core.metrics import agreement
 from qtools.core.protocols import Target
 from qtools.core.types import QuantPlan

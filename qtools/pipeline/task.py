@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from calibration.data import FolderSource
-from qtools.core import plugins
+from qtools.core import metrics, plugins
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
+from reports.accuracy import mean_root_kl
 from reports.scores import Scores
 
 Labels = NDArray[Any]
@@ -45,6 +46,13 @@ class Task:
         rendered: (images of the reference set) -> what is right for each.
         judge: Compares answers.
         by_image: Whether each image is right or wrong, which flips, stopping early and other preprocessing are told by.
+        apart: (answers, others) -> how far apart they are: 0 for the same, growing as small errors do. Steps of a run
+            are judged by it.
+        alike: (answers, others) -> share of them that is the same, 0 to 1.
+        by_class: Whether answers are logits of classes, whose probabilities say what an error costs; what is chosen
+            by slopes of these (precision islands, widths of layers, ends of grids) needs them.
+        scenes: (split, number, side in pixels) -> images of the reference set; None takes those with one object.
+        halves: Whether its models are two programs, one for the picture and one for prompts.
     """
 
     metric: str
@@ -56,6 +64,11 @@ class Task:
     rendered: Callable[[Any], Labels]
     judge: Judge
     by_image: bool
+    apart: Callable[[Answers, Answers], float] = mean_root_kl
+    alike: Callable[[Answers, Answers], float] = metrics.agreement
+    by_class: bool = True
+    scenes: Callable[[str, int, int], ImageSource] | None = None
+    halves: bool = False
 
 
 def task_of(spec: ModelSpec) -> Task:

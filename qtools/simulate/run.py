@@ -15,7 +15,8 @@ from qtools.core import numerics, plugins
 from qtools.core.errors import InputError
 from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
-from qtools.graph.execute import evaluate, walk
+from qtools.graph.execute import evaluate, outputs, walk
+from qtools.graph.rows import joined
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output
 
 MOVES = (
@@ -102,12 +103,12 @@ class Simulator:
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """Codes of the output (floats where the output is float), shape (batch, classes)."""
-        name = self._program.view.outputs[0]
-        return next(value for value_id, value in self.observe(images) if value_id == name)
+        return outputs(self._program, self.observe(images))
 
     def logits(self, codes: torch.Tensor) -> torch.Tensor:
         """Output codes as the artifact's user dequantizes them."""
-        return self.real(self._program.view.outputs[0], codes)
+        parts = zip(self._program.view.outputs, self._program.gives.split(codes), strict=False)
+        return joined([self.real(name, part) for name, part in parts])
 
     def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""
