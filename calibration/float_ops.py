@@ -14,6 +14,7 @@ PERIODIC = ("aten.sin.", "aten.cos.")
 DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "all that read it run in float"
+ENTERING = "brings an input to float operations"
 LEAVING = "brings what a float operation made to an output"
 ISLAND = "precision island"
 
@@ -32,8 +33,23 @@ def float_ops_of(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) 
     found |= {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
     if spec.float_results:
         return found
-    found |= _leaving(view, found)
+    found |= _entering(view, found) | _leaving(view, found)
     return found | _between_floats(view, found, swallowed)
+
+
+def _entering(view: GraphView, float_ops: Mapping[str, str]) -> dict[str, str]:
+    """Moves from an input to float operations alone: in codes an input such as a label would not even equal itself."""
+    fed = set(view.inputs)
+    for op in view.ops:
+        if op.kind in MOVED and op.inputs[0] in fed:
+            fed.add(op.outputs[0])
+    found: dict[str, str] = {}
+    for op in reversed(view.ops):
+        readers = view.consumers[op.outputs[0]]
+        in_float = bool(readers) and all(reader.id in float_ops or reader.id in found for reader in readers)
+        if op.kind in MOVED and op.outputs[0] in fed and in_float:
+            found[op.id] = ENTERING
+    return found
 
 
 def _leaving(view: GraphView, float_ops: Mapping[str, str]) -> dict[str, str]:

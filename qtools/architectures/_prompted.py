@@ -307,7 +307,12 @@ class Prompted(nn.Module):
         """The decoder over the same weights, as a network of its own."""
         return Decoder(self.prompt_encoder, self.mask_decoder)
 
-    def forward(self, image: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks and estimates of an image and a set of prompts each."""
+    def forward(
+        self, image: Tensor, points: Tensor | None = None, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Masks and estimates of images and a set of prompts each; a click in the middle where there are none."""
+        if points is None or labels is None:
+            middle = torch.full((len(image), 1, 2), self.frame / 2, device=image.device)
+            points, labels = middle, torch.ones(len(image), 1, device=image.device)
         masks: tuple[Tensor, Tensor] = self.decoder(self.image_encoder(image), points, labels)
         return masks

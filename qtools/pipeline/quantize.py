@@ -163,6 +163,13 @@ def wanted(config: RunConfig) -> list[tuple[Target, Widths]]:
     return list(zip(targets, widths, strict=True))
 
 
+def has_halves(config: RunConfig) -> bool:
+    """Whether the model is two programs, which go the way of `qtools.pipeline.prompted`; users' modules are one."""
+    if config.builder or not isinstance(config.model, str):
+        return False
+    return task_of(models.resolve(config.model)).halves
+
+
 def load(config: RunConfig) -> tuple[models.Loaded, data.RunImages]:
     """The model and the run's images."""
     loaded = load_model(config)
