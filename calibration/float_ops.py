@@ -1,87 +1,104 @@
-"""Which operations of a graph cannot, or should not, run in a target's integer kernels, and why."""
+"""Which operations cannot run in integers on a target, or gain nothing there; and why, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from calibration.taken_in import taken_in
 from calibration.wide import Kernels
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
+from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
 
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
-MOVED = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY)
-PERIODIC = ("aten.sin.", "aten.cos.")
 DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
-BETWEEN_FLOATS = "all that read it run in float"
-ENTERING = "brings an input to float operations"
-LEAVING = "brings what a float operation made to an output"
+BETWEEN_FLOATS = "everything around it runs in float"
 ISLAND = "precision island"
+PERIODIC = ("aten.sin.", "aten.cos.")
 
 
-def float_ops_of(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) -> dict[str, str]:
-    """Operations that cannot run in integers -> why. What is fused into one of them falls with it."""
+def find(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) -> dict[str, str]:
+    """Operations that run in float -> why. What is fused into one of them falls with it.
+
+    Args:
+        view: The captured graph.
+        kernels: The target's rules, and what was asked to stay in float.
+        unbound: Values that the lowered artifact has no tensor for.
+    """
     spec = kernels.spec
     found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, kernels))}
+    found |= _merged(view, kernels, found, unbound)
     integer_ops = [op for op in view.ops if op.id not in found]
-    swallowed = taken_in(view, spec, integer_ops)
-    merged = [op for op in integer_ops if _is_merged(op, kernels, swallowed, unbound)]
-    found |= {op.id: f"the {spec.name} converter merged it into a neighbour" for op in merged}
-    integer_ops = [op for op in integer_ops if op.id not in found]
     swallowed = taken_in(view, spec, integer_ops)
     alone = [op for op in integer_ops if kernels.rule(op).fused_only and op.inputs[0] not in swallowed]
     found |= {op.id: f"{spec.name} has it only inside the kernel before it, and there is none" for op in alone}
-    if spec.float_results:
-        return found
-    found |= _entering(view, found) | _leaving(view, found)
-    return found | _between_floats(view, found, swallowed)
+    return found if spec.float_results else found | _between_floats(view, kernels, found)
 
 
-def _entering(view: GraphView, float_ops: Mapping[str, str]) -> dict[str, str]:
-    """Moves from an input to float operations alone: in codes an input such as a label would not even equal itself."""
-    fed = set(view.inputs)
-    for op in view.ops:
-        if op.kind in MOVED and op.inputs[0] in fed:
-            fed.add(op.outputs[0])
+def _merged(
+    view: GraphView, kernels: Kernels, float_ops: Mapping[str, str], unbound: Mapping[str, str]
+) -> dict[str, str]:
+    """Operations for whose codes, or operands' codes, the converter left no tensor."""
     found: dict[str, str] = {}
-    for op in reversed(view.ops):
-        readers = view.consumers[op.outputs[0]]
-        in_float = bool(readers) and all(reader.id in float_ops or reader.id in found for reader in readers)
-        if op.kind in MOVED and op.outputs[0] in fed and in_float:
-            found[op.id] = ENTERING
-    return found
+    while True:
+        integer_ops = [op for op in view.ops if op.id not in float_ops and op.id not in found]
+        swallowed = taken_in(view, kernels.spec, integer_ops)
+        in_codes = {op.id for op in integer_ops}
+        more = {op.id for op in integer_ops if _is_merged(op, swallowed, unbound)}
+        more |= {op.id for op in integer_ops if _reads_what_is_gone(op, view, in_codes, unbound)}
+        if not more:
+            return found
+        found |= dict.fromkeys(more, f"the {kernels.spec.name} converter merged it into a neighbour")
 
 
-def _leaving(view: GraphView, float_ops: Mapping[str, str]) -> dict[str, str]:
-    """Moves from a float operation to an output: codes there would be rounding that no kernel asks for."""
-    leads_out: set[str] = set()
-    for op in reversed(view.ops):
-        readers = view.consumers[op.outputs[0]]
-        ends = op.outputs[0] in view.outputs or bool(readers)
-        if op.kind in MOVED and ends and all(reader.outputs[0] in leads_out for reader in readers):
-            leads_out.add(op.outputs[0])
-    found: dict[str, str] = {}
-    for op in view.ops:
-        made = view.producer.get(op.inputs[0]) if op.outputs[0] in leads_out else None
-        if made is not None and (made.id in float_ops or made.id in found):
-            found[op.id] = LEAVING
-    return found
+def _is_merged(op: Op, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
+    """Whether the converter left no tensor where an integer operation would put its codes, or changed its weight."""
+    if op.kind in WEIGHTED and op.inputs[1] in unbound:
+        return True
+    return op.outputs[0] in unbound and op.outputs[0] not in swallowed and op.kind not in TRACELESS
 
 
-def _between_floats(view: GraphView, float_ops: Mapping[str, str], swallowed: Mapping[str, str]) -> dict[str, str]:
-    """Sums and products that only float operations read: a grid between them would cost precision and save nothing.
+def _reads_what_is_gone(op: Op, view: GraphView, in_codes: Set[str], unbound: Mapping[str, str]) -> bool:
+    """Whether an operand is made in float and has no tensor: nothing can turn it into codes."""
+    makers = [view.producer[name] for name in op.inputs if name in unbound and name in view.producer]
+    return any(maker.id not in in_codes for maker in makers)
+
+
+def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, str]) -> dict[str, str]:
+    """Where a grid would cost precision and save nothing: sums and products read in float, moves from float to float.
 
     So the residual stream between LayerNorms stays in float, outlier channels and all; what the linear layers around it
-    read and write are codes as before.
+    read and write are codes as before. To moves an input or an output is nobody who needs codes: a label that is moved
+    and then compared would not even equal itself on a grid.
     """
-    found: dict[str, str] = {}
-    for op in reversed(view.ops):
-        if op.kind not in PAIRWISE or op.id in float_ops or op.outputs[0] in (*view.outputs, *swallowed):
-            continue
-        readers = view.consumers[op.outputs[0]]
-        if readers and all(reader.id in float_ops or reader.id in found for reader in readers):
-            found[op.id] = BETWEEN_FLOATS
-    return found
+    integer_ops = [op for op in view.ops if op.id not in float_ops]
+    swallowed = taken_in(view, kernels.spec, integer_ops)
+    able = {
+        op.id: op
+        for op in integer_ops
+        if op.outputs[0] not in swallowed
+        if kernels.rule(op).tied or (op.kind in PAIRWISE and _is_inside(op, view))
+    }
+    while True:
+        others = {op.id for op in integer_ops if op.id not in able}
+        lost = {name for name, op in able.items() if _touches(op, view, others, made=op.kind not in PAIRWISE)}
+        if not lost:
+            return dict.fromkeys(able, BETWEEN_FLOATS)
+        able = {name: op for name, op in able.items() if name not in lost}
+
+
+def _is_inside(op: Op, view: GraphView) -> bool:
+    return op.outputs[0] not in view.outputs and bool(view.consumers[op.outputs[0]])
+
+
+def _data(op: Op, view: GraphView) -> list[str]:
+    return [name for name in op.inputs if not view.values[name].const]
+
+
+def _touches(op: Op, view: GraphView, others: Set[str], *, made: bool) -> bool:
+    """Whether one of the others reads what an operation makes or, if `made`, makes what it reads."""
+    readers = [reader.id for name in op.outputs for reader in view.consumers[name]]
+    makers = [view.producer[name].id for name in _data(op, view) if name in view.producer] if made else []
+    return not others.isdisjoint((*readers, *makers))
 
 
 def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
@@ -98,6 +115,8 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return "works on integers or booleans already"
     if rule.dims and _reduced(op, view) != rule.dims:
         return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
+    if op.kind is OpKind.PAD and op.attrs["value"]:
+        return f"it adds {op.attrs['value']:g}, and codes can only be padded with zero"
     if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:
         return f"the {target} kernel takes no {how} sampling"
     if op.kind in PAIRWISE and len(op.inputs) != 2:
@@ -124,10 +143,3 @@ def _reduced(op: Op, view: GraphView) -> tuple[int, ...]:
     """Dimensions that an operation reduces, counted from the front; empty where the value is not 4-D."""
     rank, dims = len(view.values[op.inputs[0]].shape), op.attrs.get("dims")
     return tuple(sorted(dim % rank for dim in dims)) if rank == 4 and dims is not None else ()
-
-
-def _is_merged(op: Op, kernels: Kernels, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
-    """Whether the converter left no tensor where an integer operation would put its codes, or changed its weight."""
-    if op.kind in WEIGHTED and op.inputs[1] in unbound:
-        return True
-    return op.outputs[0] in unbound and op.outputs[0] not in swallowed and not kernels.rule(op).tied

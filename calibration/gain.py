@@ -20,7 +20,7 @@ GAIN_LIMIT = 2.0**8
 Lookup = Callable[[str], QuantParams | None]
 
 _PRODUCTS = (*WEIGHTED, OpKind.MUL)
-_SUMS = (OpKind.ADD, OpKind.SUB, OpKind.MEAN, OpKind.RELU)
+_SUMS = (OpKind.ADD, OpKind.SUB, OpKind.MEAN, OpKind.RELU, OpKind.RELU6)
 
 
 def gain(op: Op, params: Lookup, swallowed: Mapping[str, str]) -> float:

@@ -14,6 +14,7 @@ from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 
 CUT = "the fast path is left and entered again around each"
 KEEP = "leave it: 8 bits cost it more accuracy than its two conversions cost time"
+BEHIND = "put it directly behind a convolution, a linear layer, an addition or a multiplication"
 ADVICE: Mapping[OpKind, str] = {
     OpKind.ATTENTION: KEEP,
     OpKind.SOFTMAX: KEEP,
@@ -24,7 +25,8 @@ ADVICE: Mapping[OpKind, str] = {
     OpKind.SILU: "train with ReLU, which fuses into the layer before it",
     OpKind.HARD_SWISH: "train with ReLU, which fuses into the layer before it",
     OpKind.HARD_SIGMOID: "train the gates with a sigmoid, which has an integer kernel",
-    OpKind.RELU: "put it directly behind a convolution, a linear layer, an addition or a multiplication",
+    OpKind.RELU: BEHIND,
+    OpKind.RELU6: BEHIND,
 }
 """What can be done about a kind in float; these hold for every runtime."""
 CHOSEN = "chosen by measured benefit, see there"

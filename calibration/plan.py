@@ -9,9 +9,8 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration import float_results, wide
+from calibration import float_ops, float_results, wide
 from calibration.baseline import Found
-from calibration.float_ops import float_ops_of
 from calibration.gain import GAIN_LIMIT, gain
 from calibration.ranges._through import least_squares_through
 from calibration.read_through import Function
@@ -129,8 +128,8 @@ def plan(
     raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
     apart = (wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats))
     kernels = Kernels(spec, raised, *apart)
-    float_ops = float_ops_of(view, kernels, unbound)
-    integer_ops = [op for op in view.ops if op.id not in float_ops]
+    in_float = float_ops.find(view, kernels, unbound)
+    integer_ops = [op for op in view.ops if op.id not in in_float]
     swallowed = taken_in(view, spec, integer_ops)
     groups = tied_groups(view, spec, integer_ops)
     values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops))
@@ -146,7 +145,7 @@ def plan(
     for name, value in view.values.items():
         if value.const and name not in values:
             values[name] = ValuePlan(None, "float", "read by float operations only")
-    made = QuantPlan(recipe.model, f"{spec.name} {spec.version}", recipe.scheme, values, float_ops, {})
+    made = QuantPlan(recipe.model, f"{spec.name} {spec.version}", recipe.scheme, values, in_float, {})
     if not spec.float_results:
         return made
     return float_results.settle(made, view, spec, weights, (recipe.weight_bits, recipe.activation_bits))
@@ -190,6 +189,11 @@ class _Grids:
     def clamped(self) -> Set[str]:
         """Values whose ReLU is nothing but the lower end of their grid."""
         return {op.outputs[0] for op in self.integer_ops if self.kernels.rule(op).fused_only}
+
+    @cached_property
+    def capped(self) -> Set[str]:
+        """Values whose ReLU6 is nothing but both ends of their grid."""
+        return {op.outputs[0] for op in self.integer_ops if op.outputs[0] in self.clamped and op.kind is OpKind.RELU6}
 
     def decide(self, members: tuple[str, ...]) -> dict[str, ValuePlan]:
         """One set of parameters for a tied group."""
@@ -238,6 +242,8 @@ class _Grids:
         spec = self.kernels.spec
         if bits == WIDE and spec.wide:
             scheme = spec.wide
+        elif self.capped & set(members):
+            scheme = spec.activation  # its top has to be the top of the codes
         else:
             width = min(bits, spec.activation.bits) if spec.wide else bits
             scheme = QuantScheme.activation(width, signed=spec.activation.signed, symmetric=spec.activation.symmetric)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
-from exporters._onnx.bind import MOVES, TensorBinding
+from exporters._onnx.bind import TensorBinding
 from exporters._onnx.edit import CODES, REAL, Editor, container
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
+from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
 PACKED_OPSET = 21
 """The first with 4-bit tensors; what it says of every other operator in our graphs is what opset 20 says."""
@@ -75,7 +75,7 @@ class QdqWriter:
             for name, entry in self.plan.values.items()
             if entry.params is not None
             and name not in self.binding
-            and not ((op := self.view.producer.get(name)) is not None and op.kind in MOVES)
+            and not ((op := self.view.producer.get(name)) is not None and op.kind in TRACELESS)
         ]
         if lost:
             raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
@@ -88,14 +88,16 @@ class QdqWriter:
                 bias.const_value = ir.tensor(np.ascontiguousarray(self.weights[name]), name=bias.name)
 
     def _drop_fused_relu(self, op: Op) -> None:
-        """A ReLU between a kernel and a grid that starts at zero: the grid's own lower end does its work."""
+        """Takes out a ReLU or ReLU6 whose work is done by the ends of the grid behind it."""
         source = op.inputs[0]
-        if op.kind is not OpKind.RELU or self.plan.values[source].origin != "fused":
+        if op.kind not in (OpKind.RELU, OpKind.RELU6) or self.plan.values[source].origin != "fused":
             return
         relu, before = self._tensor(op.outputs[0]), self._tensor(source)
         params = self.plan.params(op.outputs[0])
         if params is None or params.zero_point[0] != params.scheme.qmin:
             raise CheckFailed(f"the ReLU '{op.id}' has no integer form: the grid behind it does not start at zero")
+        if op.kind is OpKind.RELU6 and numerics.quantize(np.array([6.0]), params)[0] < params.scheme.qmax:
+            raise CheckFailed(f"the ReLU6 '{op.id}' has no integer form: the grid behind it goes on beyond 6")
         node, name = relu.producer(), relu.name
         assert node is not None  # a ReLU is no input
         ir.convenience.replace_all_uses_with(relu, before, replace_graph_outputs=True)

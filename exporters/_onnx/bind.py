@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 
 from exporters._onnx import session
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, Op, OpKind
+from qtools.core.types import TRACELESS, GraphView, Op
 from qtools.graph.capture import Program
 from qtools.graph.execute import observe
 
 TOLERANCE = 1e-4
 """Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
-
-MOVES = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND)
-"""Kinds that the converter may drop or merge, because they compute nothing."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def _same(array: NDArray[Any], tensor: str, theirs: Mapping[str, NDArray[Any]]) 
 
 def _why(view: GraphView, name: str) -> str:
     op = view.producer.get(name)
-    if op is not None and op.kind in MOVES:
+    if op is not None and op.kind in TRACELESS:
         return "moves data only; the converter dropped it"
     return "inside one operator of the artifact"
 

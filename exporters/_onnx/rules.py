@@ -9,6 +9,7 @@ attention weights cost accuracy: no rule either.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 from qtools.core.target import FastPath, Island, OpRule, Packing, TargetSpec
 from qtools.core.types import WEIGHTED, OpKind, QuantScheme
@@ -40,6 +41,7 @@ SPEC = TargetSpec(
         OpKind.SIGMOID: OpRule(MATCHED),
         OpKind.CONCAT: OpRule(MATCHED, varying=True),
         OpKind.RELU: OpRule(RELU, fused_only=True),
+        OpKind.RELU6: OpRule(RELU, fused_only=True),
         OpKind.MAX_POOL: _MOVE,
         OpKind.RESHAPE: _MOVE,
         OpKind.TRANSPOSE: _MOVE,
@@ -47,15 +49,9 @@ SPEC = TargetSpec(
         OpKind.SPLIT: _MOVE,
         OpKind.EXPAND: _MOVE,
         OpKind.IDENTITY: _MOVE,
+        OpKind.PAD: _MOVE,
     },
-    fused=(
-        (OpKind.CONV, OpKind.RELU),
-        (OpKind.DEPTHWISE_CONV, OpKind.RELU),
-        (OpKind.LINEAR, OpKind.RELU),
-        (OpKind.MATMUL, OpKind.RELU),
-        (OpKind.ADD, OpKind.RELU),
-        (OpKind.MUL, OpKind.RELU),
-    ),
+    fused=tuple(product((*WEIGHTED, OpKind.MATMUL, OpKind.ADD, OpKind.MUL), (OpKind.RELU, OpKind.RELU6))),
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".onnx",
     fast_path=KERNELS,

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from exporters._float_layers import float_biases
 from exporters._tflite import flatbuffer
-from exporters._tflite.bind import MOVES, TensorBinding
+from exporters._tflite.bind import TensorBinding
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.types import WEIGHTED, GraphView, Op, QuantParams, QuantPlan, ValuePlan
+from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, QuantParams, QuantPlan, ValuePlan
 
 Change = qtyping.QuantTransformation
 _OUTSIDE = -1
@@ -89,7 +89,7 @@ class PlanWriter:
             biases = {op.inputs[2] for op in self.view.ops if op.kind in WEIGHTED and len(op.inputs) > 2}
             return name in biases and not self.weights[name].any()
         op = self.view.producer.get(name)
-        return op is not None and op.kind in MOVES
+        return op is not None and op.kind in TRACELESS
 
     def _activation_indices(self) -> list[int]:
         outputs = [int(o) for operator in self.graph.operators for o in operator.outputs]

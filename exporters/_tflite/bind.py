@@ -15,7 +15,7 @@ from exporters._tflite import flatbuffer
 from exporters._tflite.convert import MAP
 from exporters._tflite.rules import SPEC
 from qtools.core.errors import CheckFailed
-from qtools.core.types import GraphView, Op, OpKind
+from qtools.core.types import TRACELESS, GraphView, Op
 from qtools.graph.capture import Program
 from qtools.graph.execute import observe
 
@@ -24,8 +24,6 @@ TOLERANCE = 1e-4
 
 Given = Sequence[NDArray[np.float32]]
 """A value for each input of the graph."""
-MOVES = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND)
-"""Kinds that the converter may drop or merge, because they compute nothing."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def bind(
     moved = _made_by_moves(model)
     for name, array in ours.items():
         computed = (
-            (op := program.view.producer.get(name)) is not None and op.kind in SPEC.rules and op.kind not in MOVES
+            (op := program.view.producer.get(name)) is not None and op.kind in SPEC.rules and op.kind not in TRACELESS
         )
         match = _find(array, theirs, found.keys() | (moved if computed else set()))
         if match is None:
@@ -107,7 +105,7 @@ def _give_over(
     index_of = {name: index for index, (name, _) in found.items()}
     while source not in index_of:
         op = view.producer.get(source)
-        if op is None or op.kind not in MOVES:
+        if op is None or op.kind not in TRACELESS:
             return
         source = op.inputs[0]
     index = index_of[source]
@@ -187,7 +185,7 @@ def _layouts(rank: int) -> Iterator[tuple[int, ...]]:
 
 def _why(view: GraphView, name: str) -> str:
     op = view.producer.get(name)
-    if op is not None and op.kind in MOVES:
+    if op is not None and op.kind in TRACELESS:
         return "moves data only; the converter dropped it"
     return "inside one kernel of the artifact"
 

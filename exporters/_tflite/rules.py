@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from qtools.core.target import FastPath, Island, OpRule, Packing, TargetSpec
@@ -16,7 +17,7 @@ DELEGATE = f"{SOURCE_TREE.removesuffix('kernels')}delegates/xnnpack/xnnpack_dele
 FLOATS = frozenset(
     {
         *("abs", "amax", "clamp", "clamp_min", "einsum", "erf", "exp", "leaky_relu", "linalg_vector_norm"),
-        *("log_softmax", "pad", "pixel_shuffle", "pow", "prelu", "roll", "sqrt"),
+        *("log_softmax", "pixel_shuffle", "pow", "prelu", "roll", "sqrt"),
         *("stack", "upsample_bilinear2d"),
     }
 )
@@ -81,21 +82,17 @@ SPEC = TargetSpec(
         OpKind.MUL: OpRule(SPEC_PAGE, ratios=(2.0**-16, 2.0**8)),
         OpKind.MEAN: OpRule(SPEC_PAGE),
         OpKind.RELU: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=ALONE),
+        OpKind.RELU6: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=ALONE),
         OpKind.GELU: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=TABLE),
         OpKind.SIGMOID: OpRule(SPEC_PAGE, fixed_output=(1 / 256, -128)),
         OpKind.CONCAT: OpRule(SPEC_PAGE, tied=True),
+        OpKind.PAD: OpRule(DELEGATE, tied=True),
         OpKind.RESIZE: OpRule(DELEGATE, tied=True, sampling=("bilinear",)),
         OpKind.RESHAPE: OpRule(SPEC_PAGE, tied=True),
         OpKind.TRANSPOSE: OpRule(SPEC_PAGE, tied=True),
         OpKind.IDENTITY: OpRule(SPEC_PAGE, tied=True),
     },
-    fused=(
-        (OpKind.CONV, OpKind.RELU),
-        (OpKind.DEPTHWISE_CONV, OpKind.RELU),
-        (OpKind.LINEAR, OpKind.RELU),
-        (OpKind.ADD, OpKind.RELU),
-        (OpKind.MUL, OpKind.RELU),
-    ),
+    fused=tuple(product((*WEIGHTED, OpKind.ADD, OpKind.MUL), (OpKind.RELU, OpKind.RELU6))),
     expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     suffix=".tflite",
     fast_path=XNNPACK,

@@ -175,7 +175,9 @@ def quantize_by_division(x: Array, params: QuantParams) -> Array:
     return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
 
 
-def requantize(accumulator: Array, multiplier: Array | float, params: QuantParams, lowest: int | None = None) -> Array:
+def requantize(
+    accumulator: Array, multiplier: Array | float, params: QuantParams, ends: tuple[int, int] | None = None
+) -> Array:
     """Brings an integer accumulator to the output grid: clip(round(float32(acc) * multiplier) + zero_point).
 
     Source: the float32 requantization of XNNPACK (fp32 requantization parameters) and of onnxruntime's MLAS.
@@ -184,7 +186,7 @@ def requantize(accumulator: Array, multiplier: Array | float, params: QuantParam
         accumulator: Integer-valued array, any float or integer type.
         multiplier: float32 scale_in * scale_weight / scale_out, broadcastable to `accumulator`.
         params: Per-tensor output parameters.
-        lowest: Smallest code that may leave, where an activation is fused in.
+        ends: Smallest and largest code that may leave, where they are not those of the grid.
 
     Returns:
         Integer-valued float32 array.
@@ -193,7 +195,7 @@ def requantize(accumulator: Array, multiplier: Array | float, params: QuantParam
     scaled = xp.astype(accumulator, xp.float32, copy=False) * multiplier  # new memory: the rest happens in place
     xp.round(scaled, out=scaled)
     scaled += params.zero_point[0]
-    return xp.clip(scaled, params.scheme.qmin if lowest is None else lowest, params.scheme.qmax, out=scaled)
+    return xp.clip(scaled, *(ends or (params.scheme.qmin, params.scheme.qmax)), out=scaled)
 
 
 def float32(x: float) -> float:

@@ -56,6 +56,12 @@ WEIGHTED = (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR)
 """Kinds that sum products of their input with weights: operands are data, weight and, often, bias."""
 
 
+TRACELESS = (OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND, OpKind.PAD)
+"""Kinds that a converter may leave out, or write into a neighbour: codes pass from what they read to what reads them.
+
+A PAD can be written into a convolution; what it adds is zero, which no grid moves."""
+
+
 @dataclass(frozen=True)
 class QuantScheme:
     """An integer grid: which codes exist and how a scale is laid over a tensor.

@@ -20,6 +20,8 @@ def classify(node: fx.Node) -> tuple[OpKind, Attrs]:
     attrs = reader(_bound_arguments(node)) if reader else {}
     if kind is OpKind.CONV and _is_depthwise(node, attrs):
         kind = OpKind.DEPTHWISE_CONV
+    if kind is OpKind.PAD and attrs["mode"] != "constant":
+        kind = OpKind.OTHER  # repeats or mirrors what is there
     if kind in (OpKind.MEAN, OpKind.SUM) and _keeps_every_element(node):
         kind = OpKind.RESHAPE  # over dimensions of size 1: converters drop it, and no kernel rounds
     return kind, {"aten": str(node.target), **attrs}
@@ -54,6 +56,11 @@ def _conv(args: Mapping[str, Any]) -> Attrs:
 
 def _pool(args: Mapping[str, Any]) -> Attrs:
     return {"padding": tuple(args["padding"])}
+
+
+def _pad(args: Mapping[str, Any]) -> Attrs:
+    """Elements to add, from the last dimension's two ends on, as `torch.nn.functional.pad` counts them."""
+    return {"pads": tuple(args["pad"]), "mode": args.get("mode", "constant"), "value": float(args["value"] or 0)}
 
 
 def _reduce(args: Mapping[str, Any]) -> Attrs:
@@ -106,6 +113,7 @@ _KINDS: Mapping[str, OpKind] = {
     "adaptive_avg_pool2d": OpKind.AVG_POOL,
     "max_pool2d": OpKind.MAX_POOL,
     "constant_pad_nd": OpKind.PAD,
+    "pad": OpKind.PAD,
     "view": OpKind.RESHAPE,
     "_unsafe_view": OpKind.RESHAPE,
     "reshape": OpKind.RESHAPE,
@@ -131,6 +139,8 @@ _KINDS: Mapping[str, OpKind] = {
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "conv2d": _conv,
     "max_pool2d": _pool,
+    "constant_pad_nd": _pad,
+    "pad": _pad,
     "mean": _reduce,
     "sum": _reduce,
     "softmax": _one_dim,

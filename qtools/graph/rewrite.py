@@ -47,14 +47,15 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, **
     return torch.matmul(torch.softmax(scores if mask is None else scores + mask, -1), v)
 
 
-def _hardtanh(x: torch.Tensor, low: float = -1.0, high: float = 1.0) -> Any:
-    """nn.ReLU6 is a hardtanh from 0 to 6, of which converters and kernels know less."""
+def _hardtanh(x: torch.Tensor, low: float | None = -1.0, high: float | None = 1.0) -> Any:
+    """nn.ReLU6 is a hardtanh from 0 to 6, and some write a clamp: converters and kernels know less of both."""
     return aten.relu6.default(x) if (low, high) == (0, 6) else NotImplemented
 
 
 _ALWAYS: Mapping[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention_to_one_token,
     aten.hardtanh.default: _hardtanh,
+    aten.clamp.default: _hardtanh,
 }
 
 _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {

@@ -174,7 +174,7 @@ def _away_float32(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
-    return codes.clamp(out.lowest, out.params.scheme.qmax).float()
+    return codes.clamp(*out.ends).float()
 
 
 KERNELS: Kernels = {

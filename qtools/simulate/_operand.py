@@ -29,13 +29,14 @@ class Output:
 
     Attributes:
         params: Grid of the value that leaves the kernel.
-        lowest: Smallest code that may leave it; above qmin where a ReLU is fused in.
+        ends: Smallest and largest code that may leave it: the grid's own, or those of 0 and 6 where a ReLU or ReLU6 is
+            the last thing the kernel does.
         prepared: What `prepare` made of the operation's constants, once per plan.
         size: Shape of the operation's result at batch 1.
     """
 
     params: QuantParams
-    lowest: int
+    ends: tuple[int, int]
     prepared: object = None
     size: tuple[int, ...] = ()
 

@@ -18,6 +18,7 @@ from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
+from qtools.simulate._pad import pad
 
 
 def quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
@@ -32,13 +33,13 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     assert isinstance(constants, Weighted)
     accumulator = accumulate(op, data[0], constants)
     channels = (1, -1, 1, 1) if accumulator.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
-    return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.lowest)
+    return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.ends)
 
 
 def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """QLinearMatMul of two activations: as `_weighted`. The sum is exact in float64."""
     a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
-    return numerics.requantize(a @ b, _scale_product(data, out), out.params, out.lowest)
+    return numerics.requantize(a @ b, _scale_product(data, out), out.params, out.ends)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -69,7 +70,7 @@ def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     count = math.prod(x.codes.shape[d] for d in dims)
     total = (x.codes.double() - x.params.zero_point[0]).sum(dims, keepdim=op.attrs["keepdim"])
     scale = x.params.scale_array[0] / np.float32(out.params.scale_array[0] * np.float32(count))
-    return numerics.requantize(total, float(np.float32(scale)), out.params, out.lowest)
+    return numerics.requantize(total, float(np.float32(scale)), out.params, out.ends)
 
 
 def _sigmoid_table(op: Op, constants: Mapping[int, Operand], source: QuantParams, out: QuantParams) -> torch.Tensor:
@@ -106,7 +107,7 @@ def _rounded(real: torch.Tensor, out: Output) -> torch.Tensor:
 
 
 def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
-    return codes.clamp(out.lowest, out.params.scheme.qmax)
+    return codes.clamp(*out.ends)
 
 
 QUANTIZE: Quantize = quantize
@@ -121,4 +122,5 @@ KERNELS: Kernels = {
     OpKind.MEAN: Kernel(_mean),
     OpKind.SIGMOID: Kernel(_sigmoid, _sigmoid_table),
     OpKind.CONCAT: Kernel(_concat),
+    OpKind.PAD: Kernel(pad),
 }

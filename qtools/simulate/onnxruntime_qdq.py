@@ -24,7 +24,7 @@ def _through_float(compute: Callable[..., torch.Tensor]) -> Kernel:
 
     def run(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
         real = compute(op, *(numerics.dequantize(x.codes.int(), x.params) for x in data))
-        return QUANTIZE(real, out.params).clamp(out.lowest, out.params.scheme.qmax)
+        return QUANTIZE(real, out.params).clamp(*out.ends)
 
     return Kernel(run)
 

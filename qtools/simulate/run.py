@@ -219,7 +219,6 @@ class Simulator:
     def _prepare(self, op: Op) -> tuple[Kernel, Output]:
         leaves = self._leaves(op)
         params = self._plan.values[leaves].made or self._known(leaves)
-        lowest = None if leaves == op.outputs[0] else params.zero_point[0]  # the only activation rules fuse is ReLU
         library = self._wide if params.scheme.wide else self._library
         if op.kind not in library:
             width = "16-bit " if params.scheme.wide else ""
@@ -234,7 +233,16 @@ class Simulator:
         if kernel.prepare is not None:
             prepared = kernel.prepare(op, constants, self._known(op.inputs[0], op.id), params)
         size = self._program.view.values[op.outputs[0]].shape
-        return kernel, Output(params, params.scheme.qmin if lowest is None else lowest, prepared, size)
+        return kernel, Output(params, self._ends(leaves, params), prepared, size)
+
+    def _ends(self, leaves: str, params: QuantParams) -> tuple[int, int]:
+        """Smallest and largest code of a value: a ReLU's are zero's code, and 6's as XNNPACK rounds it."""
+        kind, (low, high) = self._program.view.producer[leaves].kind, (params.scheme.qmin, params.scheme.qmax)
+        if kind in (OpKind.RELU, OpKind.RELU6):
+            low = params.zero_point[0]
+        if kind is OpKind.RELU6:
+            high = min(high, int(np.rint(np.float32(6) / params.scale_array[0] + np.float32(low))))
+        return low, high
 
     def _quantized_constant(self, name: str) -> torch.Tensor:
         # int32 codes of a bias do not all fit float32: float64 holds them, and prepare narrows where it is safe

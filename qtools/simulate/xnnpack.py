@@ -21,6 +21,7 @@ from qtools.simulate import _dynamic, _fixed_point, _litert_int16
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
 from qtools.simulate._gelu import gelu
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
+from qtools.simulate._pad import pad
 
 
 def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -29,7 +30,7 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     assert isinstance(constants, Weighted)
     accumulator = accumulate(op, data[0], constants)
     channels = (1, -1, 1, 1) if accumulator.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
-    return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.lowest)
+    return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.ends)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -46,7 +47,7 @@ def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     ma, mb = (round(float(r) * 2.0**shift) for r in ratios)
     bias = (1 << (shift - 1)) - ma * a.params.zero_point[0] - mb * b.params.zero_point[0]
     total = a.codes.int().mul_(ma).add_(b.codes.int().mul_(mb)).add_(bias).bitwise_right_shift_(shift)
-    return total.float().add_(out.params.zero_point[0]).clamp_(out.lowest, out.params.scheme.qmax)
+    return total.float().add_(out.params.zero_point[0]).clamp_(*out.ends)
 
 
 def _add_undelegated(data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -66,7 +67,7 @@ def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     a, b = data
     product = (a.codes - a.params.zero_point[0]) * (b.codes - b.params.zero_point[0])
     scale = np.float32(a.params.scale_array[0] * b.params.scale_array[0]) / out.params.scale_array[0]
-    return numerics.requantize(product, float(np.float32(scale)), out.params, out.lowest)
+    return numerics.requantize(product, float(np.float32(scale)), out.params, out.ends)
 
 
 def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -81,10 +82,13 @@ def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 
 def _relu(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
-    """LiteRT's own kernel, XNNPACK takes no quantized RELU: fixed point, then a clamp at the zero point."""
+    """LiteRT's own kernel, XNNPACK takes no quantized RELU or RELU6: fixed point, then a clamp."""
     x = data[0]
     ratio = float(x.params.scale_array[0] / out.params.scale_array[0])
     codes = _fixed_point.scaled(x.codes.long() - x.params.zero_point[0], ratio).float() + out.params.zero_point[0]
+    if op.kind is OpKind.RELU6:  # the code of 6 is rounded before the zero point is added
+        top = _half_away(np.float32(6) / out.params.scale_array[0]) + out.params.zero_point[0]
+        codes = codes.clamp(max=float(top))
     return codes.clamp(out.params.zero_point[0], out.params.scheme.qmax)
 
 
@@ -150,7 +154,7 @@ def _sigmoid(op: Op, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
-    return codes.clamp(out.lowest, out.params.scheme.qmax)
+    return codes.clamp(*out.ends)
 
 
 QUANTIZE: Quantize = numerics.quantize_float32
@@ -166,8 +170,10 @@ KERNELS: Kernels = {
     OpKind.MUL: Kernel(_mul),
     OpKind.MEAN: Kernel(_mean),
     OpKind.CONCAT: Kernel(_concat),
+    OpKind.PAD: Kernel(pad),
     OpKind.RESIZE: Kernel(_resize),
     OpKind.RELU: Kernel(_relu),
+    OpKind.RELU6: Kernel(_relu),
     OpKind.GELU: _lookup(gelu, _half_away),
     OpKind.SIGMOID: _lookup(_sigmoid, np.rint),
 }

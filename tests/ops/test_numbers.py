@@ -30,6 +30,7 @@ grids = st.tuples(scales, zero_points)
 
 UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
+    "relu6": F.relu6,
     "sigmoid": torch.sigmoid,
     "gelu": F.gelu,
     "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -37,8 +38,10 @@ UNARY: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 PAIRS: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "add": lambda a, b: a + b,
     "add-relu": lambda a, b: torch.relu(a + b),
+    "add-relu6": lambda a, b: F.relu6(a + b),
     "mul": lambda a, b: a * b,
     "mul-relu": lambda a, b: torch.relu(a * b),
+    "mul-relu6": lambda a, b: F.relu6(a * b),
 }
 
 
@@ -131,13 +134,13 @@ def _half_away(op: Any, data: Any, out: Any) -> torch.Tensor:
     acc = xnnpack.accumulate(op, data[0], out.prepared)
     scaled = acc * out.prepared.multiplier.reshape(1, -1, 1, 1)
     rounded = torch.trunc(scaled + torch.copysign(torch.tensor(0.5), scaled)) + out.params.zero_point[0]
-    return rounded.clamp(out.lowest, out.params.scheme.qmax)
+    return rounded.clamp(*out.ends)
 
 
 def _float64(op: Any, data: Any, out: Any) -> torch.Tensor:
     acc = xnnpack.accumulate(op, data[0], out.prepared).double()
     scaled = torch.round(acc * out.prepared.multiplier.double().reshape(1, -1, 1, 1)) + out.params.zero_point[0]
-    return scaled.clamp(out.lowest, out.params.scheme.qmax).float()
+    return scaled.clamp(*out.ends).float()
 
 
 @pytest.mark.parametrize("wrong", [_half_away, _float64])

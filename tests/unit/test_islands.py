@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.apart import Apart
-from calibration.islands import Candidate, candidates, explained, with_islands
 from calibration.float_ops import ISLAND
+from calibration.islands import Candidate, candidates, explained, with_islands
 from calibration.plan import Recipe, plan
 from calibration.widths import Widths
 from exporters._coreml.rules import SPEC as COREML

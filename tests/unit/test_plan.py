@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.check import check_plan
+from calibration.float_ops import BETWEEN_FLOATS
 from calibration.gain import GAIN_LIMIT
 from calibration.plan import Recipe, plan
 from calibration.ties import tied_groups
@@ -34,11 +35,13 @@ SPEC = TargetSpec(
         OpKind.RESHAPE: OpRule(SOURCE, tied=True),
         OpKind.TRANSPOSE: OpRule(SOURCE, tied=True),
         OpKind.CONCAT: OpRule(SOURCE, tied=True),
+        OpKind.PAD: OpRule(SOURCE, tied=True),
     },
     fused=((OpKind.CONV, OpKind.RELU),),
     expand=frozenset(),
     suffix=".toy",
 )
+MOVES = {kind for kind, rule in SPEC.rules.items() if rule.tied}
 NONE = np.empty(0, np.float32)
 
 
@@ -70,7 +73,7 @@ class Graph:
             self.weights[constant] = array
             operands.append(constant)
         self.values[name] = Value(name, (1, 4, 4, 4), "float32", channel_axis=1)
-        self.ops.append(Op(name, kind, tuple(operands), (name,), {"aten": f"aten.{kind.value}.default"}))
+        self.ops.append(Op(name, kind, tuple(operands), (name,), {"aten": f"aten.{kind.value}.default", "value": 0.0}))
         return name
 
     def conv(self, source: str, weight: float = 0.5, bias: float | None = 0.1) -> str:
@@ -120,10 +123,12 @@ def test_any_graph_gets_a_whole_and_legal_plan(drawn: tuple[Graph, dict[str, tup
     assert set(made.values) == {n for n, v in view.values.items() if v.dtype == "float32"}
     assert all(entry.reason for entry in made.values.values())
     for op in view.ops:
-        readers = view.consumers[op.outputs[0]]
-        lone = readers and op.outputs[0] not in view.outputs and all(r.id in made.float_ops for r in readers)
+        readers = [reader.id for reader in view.consumers[op.outputs[0]]]
+        makers = [view.producer[name].id for name in op.inputs if name in view.producer]
+        lone = bool(readers) and op.outputs[0] not in view.outputs and made.float_ops.keys() >= set(readers)
+        idle = op.kind in MOVES and made.float_ops.keys() >= {*readers, *makers}
         assert (op.id in made.float_ops) == (
-            op.kind not in SPEC.rules or (op.kind in (OpKind.ADD, OpKind.MUL) and bool(lone))
+            op.kind not in SPEC.rules or idle or (op.kind in (OpKind.ADD, OpKind.MUL) and lone)
         )
     integer = [op for op in view.ops if op.id not in made.float_ops]
     for name, entry in made.values.items():
@@ -164,7 +169,7 @@ def test_a_residual_stream_between_norms_stays_in_float() -> None:
         sums.append(stream)
     graph.conv(graph.add(OpKind.LAYER_NORM, stream))
     made = graph.plan()
-    assert {made.float_ops[name] for name in sums} == {"all that read it run in float"}
+    assert {made.float_ops[name] for name in sums} == {BETWEEN_FLOATS}
     assert made.params(first) is not None and made.params(sums[0]) is made.params(sums[1]) is None
     graph.conv(sums[1])
     made = graph.plan()  # the last sum is read as codes now; the one before it by floats and by that sum
@@ -210,9 +215,60 @@ def test_what_the_converter_merged_runs_in_float() -> None:
     first = graph.conv("x")
     second = graph.conv(first)
     made = graph.plan(unbound={first: "inside one kernel"})
-    assert list(made.float_ops) == [first] and "merged" in made.float_ops[first]
+    assert list(made.float_ops) == [first, second], "nothing is there that could become codes for the second"
+    assert "merged" in made.float_ops[first] and made.params(first) is made.params(second) is None
     made = graph.plan(unbound={f"p_{second}_weight": "folded"})
     assert list(made.float_ops) == [second]
+
+
+def test_data_moved_from_float_to_float_stays_in_float() -> None:
+    """softmax -> reshape -> concat -> softmax has no codes in between; behind a convolution, or in front, there are."""
+    graph = Graph()
+    first = graph.add(OpKind.SOFTMAX, graph.conv("x"))
+    moved = graph.add(OpKind.RESHAPE, first)
+    summed = graph.add(OpKind.ADD, moved, graph.conv("x"))
+    joined = graph.add(OpKind.CONCAT, moved, summed)
+    graph.add(OpKind.SOFTMAX, joined)
+    made = graph.plan()
+    assert {made.float_ops[name] for name in (moved, summed, joined)} == {BETWEEN_FLOATS}
+    assert made.params(first) is made.params(moved) is made.params(joined) is None
+    graph.conv(joined)
+    made = graph.plan()
+    assert made.float_ops.keys().isdisjoint({moved, summed, joined}) and made.params(first) is not None
+
+
+def test_an_input_for_float_operations_and_an_output_of_one_are_moved_in_float() -> None:
+    """A label that is moved and then compared has to equal itself; features that a norm made leave as it made them."""
+    graph = Graph()
+    moved = graph.add(OpKind.RESHAPE, "x")
+    normed = graph.add(OpKind.LAYER_NORM, moved)
+    out = graph.add(OpKind.TRANSPOSE, normed)
+    made = graph.plan()
+    assert {made.float_ops[name] for name in (moved, out)} == {BETWEEN_FLOATS}
+    assert made.params("x") is made.params(out) is None
+    graph.conv(moved)
+    made = graph.plan()
+    assert moved not in made.float_ops and made.params("x") is not None
+
+
+def test_phases_stay_in_float() -> None:
+    graph = Graph()
+    phase = graph.conv("x")
+    graph.add(OpKind.OTHER, phase)
+    graph.ops[-1].attrs["aten"] = "aten.sin.default"  # type: ignore[index]
+    made = graph.plan()
+    assert "sines" in made.float_ops[phase] and made.params("x") is None
+
+
+@pytest.mark.parametrize(("value", "why"), [(0.0, None), (-1.0, "it adds -1")])
+def test_codes_are_padded_with_zero_only(value: float, why: str | None) -> None:
+    graph = Graph()
+    padded = graph.add(OpKind.PAD, graph.conv("x"))
+    graph.ops[-1].attrs["value"] = value  # type: ignore[index]
+    graph.conv(padded)
+    made = graph.plan()
+    assert made.float_ops.get(padded, "none").startswith(why or "none")
+    assert made.values[padded].origin == ("explicit" if why else "shared")
 
 
 def test_dead_values_get_scales_that_kernels_take() -> None:
