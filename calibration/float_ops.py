@@ -121,15 +121,20 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return f"the {target} kernel takes no {how} sampling"
     if op.kind in PAIRWISE and len(op.inputs) != 2:
         return "one operand is a number, not a tensor"
+    if op.kind in WEIGHTED:
+        return _reason_of_layer(op, view)
+    return "" if view.fixed.isdisjoint(op.inputs) else "one operand is a constant tensor"
+
+
+def _reason_of_layer(op: Op, view: GraphView) -> str:
+    """The same for an operation with weights that has a kernel."""
     constants = [n for n in op.inputs if view.values[n].const]
-    if op.kind in WEIGHTED and op.inputs[1] not in constants:
+    if op.inputs[1] not in constants:
         return "its weight is computed, not constant"
-    if op.kind in WEIGHTED and any(len(view.consumers[n]) > 1 for n in constants):
+    if any(len(view.consumers[n]) > 1 for n in constants):
         return "its weight or bias is shared with another operation"
-    if op.kind in WEIGHTED and _is_phase(op, view):
+    if _is_phase(op, view):
         return "sines and cosines read it: a phase has many turns, and eight bits of it are none"
-    if op.kind not in WEIGHTED and not view.fixed.isdisjoint(op.inputs):
-        return "one operand is a constant tensor"
     return ""
 
 

@@ -28,6 +28,8 @@ KERNELS = {
     "reference": OpResolverType.BUILTIN_REF,
 }
 """Kernel sets, the one that phones run first."""
+
+
 class TfliteRunner:
     """Runs a .tflite image by image; takes and gives arrays in the program's layout (NCHW, rows where it has them)."""
 

@@ -95,7 +95,6 @@ class Body(nn.Module):
         self.channels = list(widths[-MAPS:])
 
 
-
 class Neck(nn.Module):
     """Three maps brought to one width and to the size of the largest, summed, mixed, and brought to the embedding's.
 

@@ -33,4 +33,4 @@ def joined(parts: Sequence[Tensor] | Tensor) -> Tensor:
     """Tensors as they travel; one alone keeps its shape."""
     if isinstance(parts, Tensor):
         return parts
-    return parts[0] if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], 1)
+    return parts[0] if len(parts) == 1 else torch.cat([part.reshape(len(part), -1) for part in parts], 1)

@@ -143,9 +143,7 @@ class JointContract:
 
 def of_legs(halves: Halves, legs: Sequence[Leg]) -> JointContract:
     """The contract of two artifacts of one target, as their files say."""
-    encoder, decoder = (
-        _program(name, leg) for name, leg in zip((ENCODER, DECODER), legs, strict=True)
-    )
+    encoder, decoder = (_program(name, leg) for name, leg in zip((ENCODER, DECODER), legs, strict=True))
     return JointContract(
         halves.encoder.spec.name.removesuffix(f"_{ENCODER}"),
         encoder,

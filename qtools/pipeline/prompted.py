@@ -110,7 +110,7 @@ def run(config: RunConfig, listener: Listener) -> PromptedResult:
         files.write_text(work / JOINED, files.to_json(list(joined.values())))
         seal.sums(work)
     several = len(targets) > 1
-    return PromptedResult(folder, *(_moved(half, folder, several) for half in (first, second)), joined)
+    return PromptedResult(folder, _moved(first, folder, several), _moved(second, folder, several), joined)
 
 
 def _moved(half: quantize.Produced, folder: Path, several: bool) -> dict[str, RunResult]:
@@ -194,7 +194,4 @@ def _check(simulated: Logits, real: Logits) -> Check:
     _, hi = wilson_interval(share * count, count)
     status: Status = "passed" if hi >= ISLAND_AGREEMENT_PERCENT else "failed"
     note = f"masks of {count} images overlap in {100 * share:.2f} % of their area"
-    return Check(
-        "simulation agrees with both artifacts", status, 100 * share, "%", ISLAND_AGREEMENT_PERCENT, note
-    )
-
+    return Check("simulation agrees with both artifacts", status, 100 * share, "%", ISLAND_AGREEMENT_PERCENT, note)

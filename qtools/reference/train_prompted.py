@@ -94,16 +94,15 @@ def train(model: nn.Module, recipe: Recipe, scenes: tuple[Tensor, NDArray[np.boo
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
-        steps, sums = steps + 1, sums + (loss.item(), overlap, 1)
+        steps += 1
+        sums += loss.item(), overlap, 1
         if time.monotonic() - said > 20:
             sys.stderr.write(f"{share:6.1%}  step {steps}  loss {sums[0] / sums[2]:.4f}  IoU {sums[1] / sums[2]:.4f}\n")
             said, sums = time.monotonic(), np.zeros(3)
     return steps
 
 
-def _turned(
-    pixels: Tensor, masks: NDArray[np.bool_], draw: np.random.Generator
-) -> tuple[Tensor, NDArray[np.bool_]]:
+def _turned(pixels: Tensor, masks: NDArray[np.bool_], draw: np.random.Generator) -> tuple[Tensor, NDArray[np.bool_]]:
     """A batch mirrored and turned by quarters, all of it alike."""
     quarters, mirrored = int(draw.integers(4)), bool(draw.integers(2))
     pixels, masks = torch.rot90(pixels, quarters, (1, 2)), np.rot90(masks, quarters, (2, 3))
@@ -112,9 +111,7 @@ def _turned(
     return pixels, np.ascontiguousarray(masks)
 
 
-def step(
-    model: nn.Module, images: Tensor, masks: NDArray[np.bool_], draw: np.random.Generator
-) -> tuple[Tensor, float]:
+def step(model: nn.Module, images: Tensor, masks: NDArray[np.bool_], draw: np.random.Generator) -> tuple[Tensor, float]:
     """Loss of a batch, and the mean overlap of its first masks with the right ones."""
     embedding = model.image_encoder(images)
     which = [(at, obj) for at, each in enumerate(masks) for obj in range(OBJECTS) if each[obj].sum() >= LEAST]

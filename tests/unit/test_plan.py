@@ -237,29 +237,6 @@ def test_data_moved_from_float_to_float_stays_in_float() -> None:
     assert made.float_ops.keys().isdisjoint({moved, summed, joined}) and made.params(first) is not None
 
 
-def test_an_input_for_float_operations_and_an_output_of_one_are_moved_in_float() -> None:
-    """A label that is moved and then compared has to equal itself; features that a norm made leave as it made them."""
-    graph = Graph()
-    moved = graph.add(OpKind.RESHAPE, "x")
-    normed = graph.add(OpKind.LAYER_NORM, moved)
-    out = graph.add(OpKind.TRANSPOSE, normed)
-    made = graph.plan()
-    assert {made.float_ops[name] for name in (moved, out)} == {BETWEEN_FLOATS}
-    assert made.params("x") is made.params(out) is None
-    graph.conv(moved)
-    made = graph.plan()
-    assert moved not in made.float_ops and made.params("x") is not None
-
-
-def test_phases_stay_in_float() -> None:
-    graph = Graph()
-    phase = graph.conv("x")
-    graph.add(OpKind.OTHER, phase)
-    graph.ops[-1].attrs["aten"] = "aten.sin.default"  # type: ignore[index]
-    made = graph.plan()
-    assert "sines" in made.float_ops[phase] and made.params("x") is None
-
-
 @pytest.mark.parametrize(("value", "why"), [(0.0, None), (-1.0, "it adds -1")])
 def test_codes_are_padded_with_zero_only(value: float, why: str | None) -> None:
     graph = Graph()

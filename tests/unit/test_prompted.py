@@ -41,7 +41,8 @@ def pair() -> tuple[Decoder, nn.Module]:
     config = SamConfig(
         vision_config={
             "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": SIDE,
-            "patch_size": SIDE // GRID, "output_channels": WIDTH, "global_attn_indexes": [0], "mlp_dim": 16, "num_pos_feats": WIDTH // 2,
+            "patch_size": SIDE // GRID, "output_channels": WIDTH, "global_attn_indexes": [0], "mlp_dim": 16,
+            "num_pos_feats": WIDTH // 2,
         },
         prompt_encoder_config={"hidden_size": WIDTH, "image_size": SIDE, "patch_size": SIDE // GRID},
         mask_decoder_config={

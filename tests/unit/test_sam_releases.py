@@ -1,4 +1,4 @@
-"""SAM's relatives: sizes as published, and checkpoints with the authors' names, written down from their constructors."""
+"""SAM's relatives: sizes as published, and checkpoints with the names that the authors' constructors give."""
 
 from __future__ import annotations
 
@@ -139,8 +139,14 @@ def efficientvit_sam_xl0() -> Iterator[Entry]:
 
 
 RELEASES = {
-    "mobile_sam": (mobile_sam, {"image_encoder.layers.2.downsample.conv2.bn.bias": "stages.3.downsample.conv2.bn.bias"}),
-    "repvit_sam": (repvit_sam, {"image_encoder.features.1.token_mixer.0.conv.c.weight": "stages.0.blocks.0.token_mixer"}),
+    "mobile_sam": (
+        mobile_sam,
+        {"image_encoder.layers.2.downsample.conv2.bn.bias": "stages.3.downsample.conv2.bn.bias"},
+    ),
+    "repvit_sam": (
+        repvit_sam,
+        {"image_encoder.features.1.token_mixer.0.conv.c.weight": "stages.0.blocks.0.token_mixer"},
+    ),
     "efficientvit_sam_xl0": (
         efficientvit_sam_xl0,
         {
