@@ -19,6 +19,7 @@ from torch import nn
 
 from calibration.batches import ImageBatches
 from qtools.core import files
+from qtools.core.errors import InputError
 from qtools.core.ports import Ports
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
@@ -26,6 +27,7 @@ from qtools.graph.rows import Rows
 from qtools.models import Loaded
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.prepare import BATCH
+from qtools.pipeline.task import task_of
 from qtools.reference import prompts
 
 ENCODER, DECODER = "encoder", "decoder"
@@ -55,8 +57,14 @@ class Halves:
 
 
 def halves_of(loaded: Loaded) -> Halves:
-    """Takes a network apart, and runs it once for the shapes of what passes between the two."""
+    """Takes a network apart, and runs it once for the shapes of what passes between the two.
+
+    Raises:
+        InputError: If it is one program.
+    """
     module, spec = loaded.module, loaded.spec
+    if not task_of(spec).halves:
+        raise InputError(f"{spec.name} is one program, and has no prompts", "call qtools.quantize")
     encoder, decoder = module.image_encoder, module.decoder.eval()
     assert isinstance(encoder, nn.Module) and isinstance(decoder, nn.Module)  # networks of the task have both
     count = prompts.POINTS

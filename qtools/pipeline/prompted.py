@@ -77,7 +77,9 @@ def quantize_prompted(
 
 
 def run(config: RunConfig, listener: Listener) -> PromptedResult:
-    """Runs all stages for both halves. The run folder appears when everything in it is complete, or not at all.
+    """Runs all stages for both halves. A pattern of --int16 or --dynamic says whose it is: "encoder:stages.0*".
+
+    The run folder appears when everything in it is complete, or not at all.
 
     Raises:
         InputError: If something is asked for that only classifiers can have.
@@ -97,10 +99,11 @@ def run(config: RunConfig, listener: Listener) -> PromptedResult:
     ):
         bare = dataclasses.replace(images.described, labelled=False)
         pictures = dataclasses.replace(images, labels=None, described=bare)
-        first = quantize.produce((halves.encoder, pictures), targets, config, work / ENCODER, watch)
+        own = [_of_half(config, half) for half in (ENCODER, DECODER)]
+        first = quantize.produce((halves.encoder, pictures), targets, own[0], work / ENCODER, watch)
         with watch.stage("embed"):
             asked = rows_of(halves, images, Path(rows))
-        second = quantize.produce((halves.decoder, asked), targets, config, work / DECODER, watch)
+        second = quantize.produce((halves.decoder, asked), targets, own[1], work / DECODER, watch)
         joined = {}
         for a, b in zip(first.legs, second.legs, strict=True):
             joined[a.name] = _together(halves, asked, ((a, first.outputs[a.name]), (b, second.outputs[a.name])), watch)
@@ -132,10 +135,23 @@ def _refuse(config: RunConfig) -> None:
         )
     if config.io == PIXELS:
         raise InputError("--io pixels is for networks that are one program", "give --io int8 or float32")
+    lost = [each for each in (*config.int16, *config.dynamic) if not each.startswith((f"{ENCODER}:", f"{DECODER}:"))]
+    if lost:
+        raise InputError(f"'{lost[0]}' does not say in which half", f"write {ENCODER}:{lost[0]} or {DECODER}:{lost[0]}")
     if config.labels is not None:
         raise InputError("--labels names classes, and masks have none", "leave it out")
     if method(config.method).baseline is not None:
         raise InputError(f"--method {config.method} searches by the logits of classes", "take auto, fast or a range")
+
+
+def _of_half(config: RunConfig, half: str) -> RunConfig:
+    """What of the patterns is for a half."""
+    mine = f"{half}:"
+    int16, dynamic = (
+        tuple(each.removeprefix(mine) for each in patterns if each.startswith(mine))
+        for patterns in (config.int16, config.dynamic)
+    )
+    return dataclasses.replace(config, int16=int16, dynamic=dynamic)
 
 
 def _few_enough(config: RunConfig, halves: Halves) -> RunConfig:
