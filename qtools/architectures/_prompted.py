@@ -70,16 +70,16 @@ class PromptEncoder(nn.Module):
 
     def forward(self, points: Tensor, labels: Tensor) -> Tensor:
         """Points (n, count, 2) as x, y and their labels (n, count), of KINDS, to tokens (n, count, width)."""
-        known = (labels[..., None] == torch.tensor(KINDS)).to(points.dtype)
+        known = (labels[..., None] == torch.tensor(KINDS, device=labels.device)).to(points.dtype)
         table = torch.cat([self.not_a_point_embed.weight, *(each.weight for each in self.point_embeddings)])
         place = self.pe_layer((points + 0.5) * (1 / self.frame))
         return place * (labels[..., None] >= 0).to(points.dtype) + functional.linear(known, table.t())
 
     def grid(self, height: int, width: int) -> Tensor:
         """Features of the centres of a map's positions, shape (1, height * width, channels)."""
-        kind = self.pe_layer.positional_encoding_gaussian_matrix.dtype
-        at = torch.arange(height * width)
-        x, y = ((each.to(kind) + 0.5) / side for each, side in ((at % width, width), (at // width, height)))
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
+        at = torch.arange(height * width, device=matrix.device)
+        x, y = ((each.to(matrix.dtype) + 0.5) / side for each, side in ((at % width, width), (at // width, height)))
         return self.pe_layer(torch.stack([x, y], -1)[None])
 
 
