@@ -103,6 +103,16 @@ CASES: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], dict[str, An
         },
         (4, 9, 9),
     ),
+    "relu6-fused": (
+        lambda m, x: m.c(F.relu6(F.relu6(m.b(F.relu6(m.a(x)))) + x).clamp(0, 6)),
+        {"a": lambda: conv(4, 6, 1), "b": lambda: conv(6, 4, 3, padding=1), "c": lambda: conv(4, 4, 1)},
+        (4, 9, 9),
+    ),
+    "padded": (
+        lambda m, x: m.b(F.pad(m.a(F.pad(x, (0, 1, 0, 1))), (2, 0, 1, 3))),
+        {"a": lambda: conv(3, 6, 3, stride=2), "b": lambda: conv(6, 4, 3, groups=2)},
+        (3, 10, 8),
+    ),
     "silu": (lambda m, x: F.silu(m.a(x)), {"a": lambda: conv(4, 8, 1)}, (4, 9, 9)),
     "shapes": (
         lambda m, x: m.b(m.a(x).reshape(1, 2, 4, 30).transpose(1, 2).reshape(1, 8, 5, 6)).flatten(1),
