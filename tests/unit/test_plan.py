@@ -124,9 +124,7 @@ def test_any_graph_gets_a_whole_and_legal_plan(drawn: tuple[Graph, dict[str, tup
     for op in view.ops:
         around = [reader.id for reader in view.consumers[op.outputs[0]]]
         able = op.kind in (OpKind.ADD, OpKind.MUL) and bool(around) and op.outputs[0] not in view.outputs
-        if (
-            rule := SPEC.rules.get(op.kind)
-        ) and rule.tied:  # a move: what makes its data counts too
+        if (rule := SPEC.rules.get(op.kind)) and rule.tied:  # a move: what makes its data counts too
             around, able = [*around, *(view.producer[n].id for n in op.inputs if n in view.producer)], True
         assert (op.id in made.float_ops) == (not rule or (able and made.float_ops.keys() >= set(around)))
     integer = [op for op in view.ops if op.id not in made.float_ops]
