@@ -74,7 +74,8 @@ def _real(array: np.ndarray, end: dict[str, Any]) -> np.ndarray:
     return (array.astype(np.float32) - end["zero_point"]) * np.float32(end["scale"])
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.all_models
 def test_an_app_draws_what_the_run_was_judged_by(made: Any) -> None:
     network = load(NAME, "reference", checkpoint)
     mean, std = (np.float32(x) for x in (network.spec.input.mean, network.spec.input.std))
@@ -96,7 +97,8 @@ def test_an_app_draws_what_the_run_was_judged_by(made: Any) -> None:
     assert last["agreement"] > 90 and [c["status"] for c in joined["checks"]] == ["passed"]
 
 
-@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.all_models
 def test_each_half_is_a_run_of_its_own(made: Any) -> None:
     for name, half, task in (("encoder", made.encoder, "features"), ("decoder", made.decoder, "masks")):
         (result,) = half.values()

@@ -80,7 +80,7 @@ def test_usage_errors_end_in_two(run, words, said):
 
 
 def test_models_as_json(run):
-    code, out, err = run("models", "repvit", "--json")
+    code, out, err = run("models", "repvit_m", "--json")
     rows = json.loads(out)
     assert code == 0 and err == ""
     assert [row["name"] for row in rows] == [f"repvit_m{size}" for size in ("0_9", "1_0", "1_1", "1_5", "2_3")]

@@ -26,7 +26,10 @@ PAPER = {
 }
 
 
-@pytest.mark.parametrize("name", PAPER)
+FEW = ("efficientvit_sam_l0", "mobile_sam")
+
+
+@pytest.mark.parametrize("name", [n if n in FEW else pytest.param(n, marks=pytest.mark.all_models) for n in PAPER])
 def test_size_as_published(name: str) -> None:
     params, products = PAPER[name]
     spec = resolve(name)
