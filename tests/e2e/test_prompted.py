@@ -142,18 +142,3 @@ def test_every_target_draws_floats_masks(tmp_path: Path) -> None:
         assert all(check.status == "passed" for check in joined.checks), name
         drop = joined.rows[-1].score.drop
         assert drop is not None and drop <= 0.5, name
-
-
-@pytest.mark.slow
-@pytest.mark.all_models
-def test_sixteen_bits_at_the_encoders_start_bring_back_floats_masks(tmp_path: Path) -> None:
-    made = qtools.quantize_prompted(
-        NAME,
-        weights="reference",
-        calibration=64,
-        evaluation=64,
-        int16=("encoder:stem*", "encoder:stages.0*"),
-        out=tmp_path / "run",
-        cache=False,
-    )
-    assert made.joined["tflite"].rows[-1].score.agreement >= 97
