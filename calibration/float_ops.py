@@ -51,8 +51,8 @@ def _merged(
 
 
 def _is_merged(op: Op, swallowed: Mapping[str, str], unbound: Mapping[str, str]) -> bool:
-    """Whether the converter left no tensor where an integer operation would put its codes, or changed its weight."""
-    if op.kind in WEIGHTED and op.inputs[1] in unbound:
+    """Whether the converter left no tensor where an integer operation would put its codes, or changed its constants."""
+    if op.kind in WEIGHTED and not unbound.keys().isdisjoint(op.inputs[1:]):
         return True
     return op.outputs[0] in unbound and op.outputs[0] not in swallowed and op.kind not in TRACELESS
 
@@ -81,9 +81,20 @@ def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
     while True:
         others = {op.id for op in integer_ops if op.id not in able}
         lost = {name for name, op in able.items() if _touches(op, view, others, made=op.kind not in PAIRWISE)}
+        lost |= {name for name in able.keys() - _read_in_float(view, able, float_ops) if able[name].kind in PAIRWISE}
         if not lost:
             return dict.fromkeys(able, BETWEEN_FLOATS)
         able = {name: op for name, op in able.items() if name not in lost}
+
+
+def _read_in_float(view: GraphView, able: Mapping[str, Op], float_ops: Mapping[str, str]) -> set[str]:
+    """The able whose results an operation in float reads in the end; an output alone needs no floats."""
+    found: set[str] = set()
+    for op in reversed(view.ops):
+        readers = {reader.id for name in op.outputs for reader in view.consumers[name]}
+        if op.id in able and not (float_ops.keys() | found).isdisjoint(readers):
+            found.add(op.id)
+    return found
 
 
 def _is_inside(op: Op, view: GraphView) -> bool:

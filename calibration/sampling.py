@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,11 @@ class Subset:
     def mask(self, index: int) -> NDArray[np.uint8] | None:
         """Class of every pixel of an image, shape (height, width); None where the source has no masks."""
         own = getattr(self.source, "mask", None)
+        return None if own is None else own(self.indices[index])
+
+    def boxes(self, index: int) -> Any:
+        """Boxes of an image (`calibration.boxes`); None where the source has none."""
+        own = getattr(self.source, "boxes", None)
         return None if own is None else own(self.indices[index])
 
     def fingerprint(self, index: int) -> str:

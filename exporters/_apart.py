@@ -9,9 +9,12 @@ import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +25,10 @@ SECONDS = 300
 """Rewriting the graph of a large model takes a minute on a slow machine; nothing takes five."""
 MEMORY = 16 << 30
 """Address space of the process. A file may declare tensors of any size, and a runtime would try to fill memory."""
+PARENT = "QTOOLS_APART_FROM"
+"""Environment variable with the number of the process that asked."""
+LOOK_S = 0.5
+"""Between two looks whether that one still lives."""
 
 
 def ask(module: str, path: Path, runtime: str, *words: str) -> Any:
@@ -52,7 +59,8 @@ def _command(module: str, path: Path, words: tuple[str, ...]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(place or str(Path.cwd()) for place in sys.path)}
+    places = os.pathsep.join(place or str(Path.cwd()) for place in sys.path)
+    return os.environ | {"PYTHONPATH": places, PARENT: str(os.getpid())}
 
 
 def _too_late(runtime: str, path: Path) -> InputError:
@@ -60,6 +68,11 @@ def _too_late(runtime: str, path: Path) -> InputError:
 
 
 def _failed(code: int, errors: str, runtime: str, path: Path) -> InputError:
+    if -code in (signal.SIGKILL, signal.SIGTERM):
+        return InputError(
+            f"{runtime} was ended from outside on {path.name} (signal {-code}), as Linux does where memory runs out",
+            "see that there is memory, and run it again",
+        )
     if code < 0:
         return InputError(f"{runtime} crashed on {path.name} (signal {-code}); it is corrupt")
     last = errors.strip().splitlines()[-1:]
@@ -151,11 +164,20 @@ def answer(value: Any) -> None:
     sys.stdout.flush()
 
 
-def limit_memory() -> None:
-    """In the process apart, before the file is opened."""
+def confine() -> None:
+    """In the process apart, before the file is opened: bounds its memory, and its life to that of who asked."""
+    threading.Thread(target=_follow, args=(os.environ.get(PARENT),), daemon=True).start()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
     try:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     except (ValueError, OSError):  # macOS knows the limit but may refuse to set it
         return
+
+
+def _follow(parent: str | None) -> None:
+    """Ends this process soon after its parent, which a kill gives no moment to end it."""
+    while parent is not None and str(os.getppid()) == parent:
+        time.sleep(LOOK_S)
+    if parent is not None:
+        os._exit(1)

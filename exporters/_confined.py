@@ -82,7 +82,7 @@ def unpacked(found: Mapping[str, Any]) -> NDArray[Any]:
 def main(path: Path, session: tuple[str, str], kernels: str, threads: int) -> None:
     """In the process apart: opens the file and answers until nobody asks any more."""
     replies = _apart.channel()
-    _apart.limit_memory()
+    _apart.confine()
     try:
         opened = getattr(importlib.import_module(session[0]), session[1])(path, kernels, threads)
         _apart.reply(replies, {"outputs": {}})

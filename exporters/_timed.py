@@ -111,7 +111,7 @@ def serve(open_file: Callable[[Path, int], Opened]) -> None:
     """
     path, threads = Path(sys.argv[1]), int(sys.argv[2])
     replies = _apart.channel()
-    _apart.limit_memory()
+    _apart.confine()
     before = _forget_peak()
     gc.disable()  # no collection inside a timed call; nothing here makes garbage that needs one
     try:

@@ -60,7 +60,7 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
         (program.view.inputs, model.graph.inputs, program.takes.names),
         (program.view.outputs, model.graph.outputs, program.gives.names),
     ):
-        for value, end, name in zip(values, ends, names, strict=False):
+        for value, end, name in zip(values, ends, names, strict=True):
             end.name = name
             found[value] = TensorBinding(name, found[value].error)
     path = files.write_bytes(folder / f"model_float{spec.suffix}", to_bytes(model))

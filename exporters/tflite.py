@@ -97,9 +97,10 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     flatbuffer.name_signature(model, takes.names, gives.names)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
     labels: Sequence[str] = ()
-    if takes.single:  # the standard metadata are about a picture and one answer
-        facts = metadata.describe(options, plan.params(program.view.outputs[0]), pixels=ends.bytes)
-        flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (takes.names[0], gives.names[0])))
+    if takes.single:  # the standard metadata are about a picture
+        answers = [plan.params(name) for name in program.view.outputs]
+        facts = metadata.describe(options, answers, pixels=ends.bytes)
+        flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (*takes.names, *gives.names)))
         labels = facts.labels
     files.write_bytes(path, metadata.with_labels(flatbuffer.write(model), labels))
     toolchain = {name: version(name) for name in TOOLCHAIN}

@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from qtools.core.answers import PLACED, of_boxes, of_classes
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.metrics import top_k_hits
 from reports.bootstrap import drop_bootstrap, mean_interval
@@ -163,11 +164,16 @@ def divergence(reference: NDArray[np.floating], other: NDArray[np.floating]) -> 
     """KL of each image in nats, shape (n,); rounding may leave a hair below zero.
 
     Args:
-        reference: Logits, shape (n, classes, ...): further dimensions are pixels, over which the mean is taken.
-        other: Logits of the same shape.
+        reference: Logits, shape (n, classes, ...): further dimensions are pixels, over which the mean is taken. Or a
+            detector's answers (`qtools.core.answers`): its box numbers, whose unit SSD's variances make of them, are
+            then means of normal distributions of variance 1, and add half of their squared distance to each place.
+        other: Answers of the same shape.
     """
-    log_p, log_q = _log_softmax(reference), _log_softmax(other)
+    log_p, log_q = _log_softmax(of_classes(reference)), _log_softmax(of_classes(other))
     found: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(1).reshape(len(log_p), -1).mean(1)
+    if reference.ndim == PLACED:
+        apart = of_boxes(other).astype(np.float64) - of_boxes(reference)
+        found = found + (apart**2).sum(1).mean(1) / 2
     return found
 
 

@@ -68,7 +68,12 @@ def describe(packages: Iterable[str] = ()) -> Environment:
 
 def portable_command(argv: Sequence[str]) -> str:
     """A command line as it may be printed: of a path that leaves the folder only the last name is kept."""
-    return shlex.join(_ABSOLUTE.sub(lambda m: m["lead"] + ".../" + m["name"], word) for word in argv)
+    return shlex.join(map(portable, argv))
+
+
+def portable(word: str) -> str:
+    """A word as it may be printed: of a path that leaves the folder only the last name is kept."""
+    return _ABSOLUTE.sub(lambda m: m["lead"] + ".../" + m["name"], word)
 
 
 _ABSOLUTE = re.compile(r"(?P<lead>^|=)(?:~|/|\.\.[\\/]|[A-Za-z]:[\\/])(?:[^=]*[\\/])?(?P<name>[^=\\/]+)[\\/]*$")

@@ -41,6 +41,7 @@ class PairedScore:
         kl_interval: 95 % interval of `kl`; None where so few images cannot tell.
         parts: Scores of the classes.
         classes: Names of the outputs; () where nothing names them.
+        beside: Further scores: name, that of the reference, that of the other, both in percent.
     """
 
     metric: str
@@ -57,6 +58,7 @@ class PairedScore:
     kl_interval: tuple[float, float] | None = None
     parts: tuple[Part, ...] = ()
     classes: tuple[str, ...] = ()
+    beside: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def labelled(self) -> bool:

@@ -52,7 +52,7 @@ def divergence(program: Program, batches: Sequence[torch.Tensor]) -> Loss:
 
 
 def answers(program: Program, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Logits in float, as tensors that autograd may read."""
+    """Logits in float, as tensors that autograd may read; of a detector those of its first output, the classes."""
     wanted = program.view.outputs[0]
     with torch.no_grad():
         return [next(v for node, v in steps(program, x) if node.name == wanted) for x in batches]

@@ -12,7 +12,7 @@ from torch import fx
 from calibration.baselines._quantizers import Quantizer, extremes
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
 from qtools.graph.capture import Program
-from qtools.graph.execute import observe, walk
+from qtools.graph.execute import answers, observe, walk
 
 Read = tuple[str, int]
 """(operation id, place of the operand): one reading of one tensor."""
@@ -43,13 +43,9 @@ class FakeQuantized:
                     self._reads[op.id, place] = lambda _, fixed=fixed: fixed
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits of images of shape (batch, 3, height, width)."""
-        wanted, result = self.program.view.outputs[0], None
-        for node, value in walk(self.program, images, self.compute, self.enter):
-            if node.name == wanted:
-                result = value
-        assert result is not None  # the view's outputs are nodes of the graph
-        return result
+        """Answers to images of shape (batch, 3, height, width)."""
+        walked = walk(self.program, images, self.compute, self.enter)
+        return answers(self.program, ((node.name, value) for node, value in walked))
 
     def enter(self, name: str, images: torch.Tensor) -> torch.Tensor:
         """What the input holds."""

@@ -14,6 +14,7 @@ from exporters._coreml.package import WEIGHTS_FOLDER, Package, write
 from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from exporters._refused import refused
+from exporters._room import check_room
 from qtools.graph.capture import Program
 
 
@@ -26,7 +27,9 @@ def convert(program: Program, path: Path) -> Path:
 
     Raises:
         CheckFailed: If coremltools refuses the graph; its own words are on stderr.
+        InputError: If there is no room for temporary files.
     """
+    check_room(program)
     ct = coremltools()
     takes, gives = program.takes, program.gives
     with tempfile.TemporaryDirectory() as folder, quiet():

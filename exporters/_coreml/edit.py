@@ -138,7 +138,8 @@ def compact(operations: Iterable[Any], writer: BlobWriter) -> bytes:
     """The weight file with nothing but what the operations name; their offsets are changed to match."""
     old, new = BlobReader(writer.getvalue(), "the weight file being written"), BlobWriter()
     for made in operations:
-        for value in made.attributes.values():
+        for name in sorted(made.attributes):  # a protobuf map has another order in every process
+            value = made.attributes[name]
             if value.WhichOneof("value") == "blobFileValue":
                 count = math.prod(values.shape_of(value.type.tensorType))
                 value.blobFileValue.offset = new.add(*old.read(int(value.blobFileValue.offset), count))

@@ -69,8 +69,9 @@ def bind(
     for end in (*program.view.inputs, *program.view.outputs):
         if end in unbound:
             raise CheckFailed(f"the float artifact computes something else than the program: '{end}' is nowhere in it")
+    makers = {str(out.name): node for node in model.graph for out in node.outputs}
     for op in program.view.ops:
-        _bind_constants(op, program, model, found, unbound)
+        _bind_constants(op, program, makers, found, unbound)
     return found, unbound
 
 
@@ -110,22 +111,22 @@ def _why(view: GraphView, name: str) -> str:
 
 
 def _bind_constants(
-    op: Op, program: Program, model: ir.Model, found: dict[str, TensorBinding], unbound: dict[str, str]
+    op: Op,
+    program: Program,
+    makers: Mapping[str, ir.Node],
+    found: dict[str, TensorBinding],
+    unbound: dict[str, str],
 ) -> None:
     """Weights and biases, bit for bit among what the node that makes the bound output, or the one before it, reads."""
     for name in (n for n in op.inputs if program.view.values[n].const and n not in found):
         array = program.constants[name].numpy()
         output = found.get(op.outputs[0])
-        match = None if output is None else _find_constant(array, _node_making(model, output.tensor))
+        match = None if output is None else _find_constant(array, makers.get(output.tensor))
         if match is None:
             unbound[name] = "the converter folded it into something else"
         else:
             found[name] = TensorBinding(match, 0.0)
             unbound.pop(name, None)
-
-
-def _node_making(model: ir.Model, tensor: str) -> ir.Node | None:
-    return next((node for node in model.graph if any(out.name == tensor for out in node.outputs)), None)
 
 
 def _find_constant(array: NDArray[Any], node: ir.Node | None) -> str | None:

@@ -7,6 +7,7 @@ import torch
 
 from exporters._quiet import quiet
 from exporters._refused import refused
+from exporters._room import check_room
 from qtools.core.errors import CheckFailed
 from qtools.graph.capture import Program
 
@@ -20,7 +21,9 @@ def convert(program: Program) -> ir.Model:
 
     Raises:
         CheckFailed: If torch.onnx refuses the graph; its own words are on stderr.
+        InputError: If there is no room for temporary files.
     """
+    check_room(program)
     examples = tuple(torch.zeros(shape) for shape in program.takes.shapes)
     module = program.exported.module()
     with quiet():

@@ -72,7 +72,7 @@ def kernels(model: onnx.ModelProto, graph: onnx.GraphProto) -> dict[int, tuple[s
 
 def main(path: Path) -> None:
     """Answers with element types and kernels, or with onnxruntime's reason for refusing."""
-    _apart.limit_memory()
+    _apart.confine()
     found: dict[str, Any] = {"version": version("onnxruntime"), "types": {}}
     try:
         model = onnx.load(path)

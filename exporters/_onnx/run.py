@@ -62,7 +62,7 @@ class OrtRunner:
 
     def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Output tensors, one row per image, in the program's layout, which is the file's own."""
-        return rows.reshape(-1, *self._gives.shapes[0][1:])
+        return self._gives.join(self._gives.cut(rows))
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""

@@ -116,7 +116,7 @@ def _events(path: Path, runs: int) -> list[dict[str, Any]]:
 
 def main(path: Path, threads: int, runs: int) -> None:
     """Answers with the events, or with onnxruntime's reason for refusing."""
-    _apart.limit_memory()
+    _apart.confine()
     with tempfile.TemporaryDirectory() as folder:
         try:
             opened = OpenedOnnx(path, threads, Path(folder) / "trace")

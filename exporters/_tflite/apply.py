@@ -69,7 +69,7 @@ class PlanWriter:
             for name, entry in self.plan.values.items()
             if entry.params is not None and name not in self.binding and not self._needs_no_tensor(name)
         ]
-        for value, index in zip(self.view.outputs, self.graph.outputs, strict=False):
+        for value, index in zip(self.view.outputs, self.graph.outputs, strict=True):
             if self.plan.params(value) and int(index) not in self.entries:
                 lost.append(value)  # something that is no part of the plan lies behind it
         if lost:

@@ -10,8 +10,10 @@ from torch import nn
 
 from exporters._quiet import quiet
 from exporters._refused import refused
+from exporters._room import check_room
 from exporters._tflite.shorten import shorten
 from qtools.graph.capture import Program
+from qtools.graph.rows import outputs_of
 
 MAP = 4
 """Dimensions of an image or a feature map."""
@@ -30,9 +32,8 @@ class _ChannelsLast(nn.Module):
 
     def forward(self, *given: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         answer = self.captured(*(x.permute(0, 3, 1, 2).contiguous() if x.ndim == MAP else x for x in given))
-        if isinstance(answer, torch.Tensor):
-            return _last(answer)
-        return tuple(_last(each) for each in answer)
+        last = [_last(each) for each in outputs_of(answer)]
+        return last[0] if len(last) == 1 else tuple(last)
 
 
 def _last(answer: torch.Tensor) -> torch.Tensor:
@@ -44,7 +45,9 @@ def convert(program: Program) -> bytes:
 
     Raises:
         CheckFailed: If litert-torch refuses the graph; its own words are on stderr.
+        InputError: If there is no room for temporary files.
     """
+    check_room(program)
     with quiet():
         import litert_torch  # 10 s of imports: only when a conversion really happens
 

@@ -55,7 +55,7 @@ class Description:
         licence: What it may be used for.
         mean: Per channel, on the scale 0 to 255, subtracted before the picture goes in; 0 where the model does it.
         std: Per channel, on the same scale; 1 where the model does it.
-        answers: (Smallest, largest) number that can come out, or () where it is not known.
+        answers: (Smallest, largest) number that can come out, or () where it is not known, of each output.
         labels: One per class, or ().
     """
 
@@ -66,7 +66,7 @@ class Description:
     licence: str = ""
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
-    answers: tuple[float, ...] = ()
+    answers: tuple[tuple[float, ...], ...] = ((),)
     labels: Sequence[str] = ()
     answer: str = ANSWER
 
@@ -82,12 +82,12 @@ _Table = Mapping[int, object]
 """Number of a field -> text, a code, a table, a list of tables, or numbers; text may be empty."""
 
 
-def describe(options: Mapping[str, Any], answers: QuantParams | None, *, pixels: bool) -> Description:
+def describe(options: Mapping[str, Any], answers: Sequence[QuantParams | None], *, pixels: bool) -> Description:
     """What there is to say of an artifact.
 
     Args:
         options: Those of `exporters.tflite.apply`.
-        answers: Grid of the output.
+        answers: Grid of each output.
         pixels: Whether pixels go in as they are; otherwise the app normalises with the numbers of "picture".
     """
     words = {key: str(options.get(key, "")) for key in ("name", "version", "author", "licence")}
@@ -96,19 +96,19 @@ def describe(options: Mapping[str, Any], answers: QuantParams | None, *, pixels:
         text=str(options.get("description", "")),
         mean=(0.0,) if picture is None else tuple(LEVELS * mean for mean in picture.mean),
         std=(1.0,) if picture is None else tuple(LEVELS * std for std in picture.std),
-        answers=() if answers is None else (answers.lo, answers.hi),
+        answers=tuple(() if each is None else (each.lo, each.hi) for each in answers),
         labels=tuple(options.get("labels", ())),
         answer=str(options.get("answer", ANSWER)),
         **words,
     )
 
 
-def encode(facts: Description, ends: tuple[str, str]) -> bytes:
-    """The flatbuffer of a classifier.
+def encode(facts: Description, ends: Sequence[str]) -> bytes:
+    """The flatbuffer of a network that takes a picture.
 
     Args:
-        facts: What to say.
-        ends: Names of the input and the output tensor.
+        facts: What to say; the labels are those of the first output.
+        ends: Names of the input and of the output tensors.
     """
     mean, std = np.asarray(facts.mean, np.float64), np.asarray(facts.std, np.float64)
     options = {0: mean, 1: std}
@@ -119,20 +119,19 @@ def encode(facts: Description, ends: tuple[str, str]) -> bytes:
         4: [{0: _Code(_NORMALIZATION), 1: options}],
         5: {0: (LEVELS - mean) / std, 1: (0 - mean) / std},
     }
-    answer: dict[int, object] = {
-        0: ends[1],
-        1: facts.answer,
-        3: {0: _Code(_FEATURE), 1: {}},
-    }
-    if facts.answers:
-        answer[5] = {0: facts.answers[1:], 1: facts.answers[:1]}
+    answers: list[dict[int, object]] = []
+    for name, limits in zip(ends[1:], facts.answers, strict=True):
+        answer: dict[int, object] = {0: name, 1: facts.answer, 3: {0: _Code(_FEATURE), 1: {}}}
+        if limits:
+            answer[5] = {0: limits[1:], 1: limits[:1]}
+        answers.append(answer)
     if facts.labels:
-        answer[6] = [{0: LABEL_FILE, 1: "names of the classes, one per line", 2: _Code(_AXIS_LABELS)}]
+        answers[0][6] = [{0: LABEL_FILE, 1: "names of the classes, one per line", 2: _Code(_AXIS_LABELS)}]
     model: _Table = {
         0: facts.name,
         1: facts.text,
         2: facts.version,
-        3: [{2: [picture], 3: [answer]}],
+        3: [{2: [picture], 3: answers}],
         4: facts.author,
         5: facts.licence,
         7: PARSER,

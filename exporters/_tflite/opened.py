@@ -28,7 +28,7 @@ def nodes(path: Path, delegate: bool) -> list[tuple[str, list[int], list[int]]]:
 
 def main(path: Path) -> None:
     """Answers with both lists, or with LiteRT's reason for refusing."""
-    _apart.limit_memory()
+    _apart.confine()
     found: dict[str, Any] = {"version": version("ai-edge-litert")}
     try:
         found["plain"] = nodes(path, delegate=False)

@@ -130,7 +130,7 @@ class _Profiled:
 
 def main(path: Path, threads: int, runs: int) -> None:
     """Answers with the table, or with what stood in the way."""
-    _apart.limit_memory()
+    _apart.confine()
     try:
         profiled = _Profiled(path, threads)
         for _ in range(max(2, runs // 4)):

@@ -55,8 +55,8 @@ class TfliteRunner:
         self._data = path.read_bytes()
         self._threads = threads
         self._binding = dict(binding)
-        self._ends = dict(zip(program.view.inputs, self._takes.names, strict=False))
-        self._ends |= dict(zip(program.view.outputs, self._gives.names, strict=False))
+        self._ends = dict(zip(program.view.inputs, self._takes.names, strict=True))
+        self._ends |= dict(zip(program.view.outputs, self._gives.names, strict=True))
         self._tensors: dict[str, str] = {}
         self._interpreter = self._open(self._data)
         self._inputs = self._interpreter.get_input_details()
@@ -66,17 +66,16 @@ class TfliteRunner:
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Output codes (float32 where the output is float), shape (batch, classes, ...); rows of several outputs."""
         ends = [details["index"] for details in self._outputs]
-        found: list[list[NDArray[Any]]] = [[] for _ in ends]
+        rows = []
         for image in images:
             self._invoke(self._interpreter, image)
-            for rows, index in zip(found, ends, strict=True):
-                rows.append(self._interpreter.get_tensor(index).reshape(-1).copy())
-        shapes = self._gives.shapes
-        return self._gives.join([_as_program(np.stack(rows), s) for rows, s in zip(found, shapes, strict=True)])
+            rows.append(np.concatenate([self._interpreter.get_tensor(index).reshape(-1) for index in ends]))
+        return self.as_program(np.stack(rows))
 
     def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Output tensors, one row per image, in the program's layout: maps have their channels last in the file."""
-        return _as_program(rows, self._gives.shapes[0])
+        parts = zip(self._gives.cut(rows), self._gives.shapes, strict=True)
+        return self._gives.join([_as_program(part, shape) for part, shape in parts])
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""
@@ -126,12 +125,12 @@ class TfliteRunner:
         interpreter.invoke()
 
 
-def _as_program(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Output tensors, one row per image, in the layout of a shape at batch 1."""
+def _as_program(numbers: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An output's numbers in the order of the file, as the program lays a shape at batch 1."""
     if len(shape) != MAP:
-        return rows.reshape(-1, *shape[1:])
+        return numbers
     _, channels, height, width = shape
-    return np.ascontiguousarray(rows.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
+    return np.ascontiguousarray(numbers.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
 
 
 def _real(codes: NDArray[Any], params: QuantParams | None) -> NDArray[np.float32]:

@@ -24,10 +24,10 @@ CALL, ANSWER = "call.npz", "answer.npy"
 
 
 def run(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
-    """Output codes of several images, shape (images, classes).
+    """Output codes of several images, shape (images, numbers of all outputs).
 
     Args:
-        path: A .tflite with one input and one output.
+        path: A .tflite with one input, its outputs in the order of the program's.
         inputs: The images as the artifact takes them, shape (images, height, width, 3).
 
     Raises:
@@ -46,17 +46,18 @@ def main(folder: Path) -> None:
     """In the process apart: answers a call."""
     import tensorflow as tf
 
-    _apart.limit_memory()
+    _apart.confine()
     with np.load(folder / CALL) as call:
         interpreter = tf.lite.Interpreter(model_content=call["model"].tobytes(), num_threads=1)
         inputs = call["inputs"]
     interpreter.allocate_tensors()
-    (entry,), (end,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (entry,) = interpreter.get_input_details()
+    ends = [end["index"] for end in interpreter.get_output_details()]
     rows = []
     for image in inputs:
         interpreter.set_tensor(entry["index"], image[None])
         interpreter.invoke()
-        rows.append(interpreter.get_tensor(end["index"]).reshape(-1).copy())
+        rows.append(np.concatenate([interpreter.get_tensor(end).reshape(-1) for end in ends]))
     np.save(folder / ANSWER, np.stack(rows))
     _apart.answer(True)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from qtools.cli import _stop
+from qtools.core import stop
 
 
 class Bars:
@@ -43,7 +43,7 @@ class Bars:
 
     def stage(self, name: str) -> None:
         """A stage begins: a line that stays."""
-        _stop.check()
+        stop.check()
         for task in list(self._bars.task_ids):
             self._bars.remove_task(task)
         self._tasks.clear()
@@ -55,6 +55,7 @@ class Bars:
 
     def __call__(self, label: str, done: int, total: int) -> None:
         """Moves the bar of `label`."""
+        stop.check()
         if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(label, total=total)
         self._bars.update(self._tasks[label], completed=done)  # type: ignore[arg-type]

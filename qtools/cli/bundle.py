@@ -56,7 +56,7 @@ def bundle(
         return
     from qtools.cli._progress import Bars
     from qtools.pipeline.bundle import BundleConfig, make
-    from qtools.pipeline.bundles._vectors import Wanted
+    from qtools.pipeline.picture_vectors import Wanted
 
     with Bars() as bars:
         made = make(BundleConfig(run, platform, Wanted(data, vectors, seed), out, force), bars)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from qtools.core import files
+from qtools.core import files, unfinished
 from qtools.core.errors import InputError, QtoolsError
 
 PLACE = "QTOOLS_CACHE"
@@ -22,6 +22,8 @@ PLACE = "QTOOLS_CACHE"
 LIMIT = 4 * 2**30
 """Bytes of all entries; the ones not used for longest go first."""
 MEMBERS = "members.json"
+TRIES = 3
+"""Times that an entry is written where other runs sweep and write the same folder in that moment."""
 T = TypeVar("T")
 
 
@@ -75,7 +77,10 @@ class Cache:
         except FileNotFoundError:
             return None  # another run swept it in this moment
         except (OSError, ValueError, QtoolsError) as error:
-            warn(f"{kind} kept in {entry} are damaged and made again: {error}")
+            if not entry.exists():
+                return None  # likewise
+            why = error.what if isinstance(error, QtoolsError) else error
+            warn(f"{kind} kept in {entry} are damaged and made again: {why}")
         _discard(entry)
         return None
 
@@ -88,15 +93,22 @@ class Cache:
         if self.folder is None:
             return ""
         entry = self.folder / kind / key
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with files.whole_folder(entry, replace=True) as work:
-                write(work)
-                files.write_text(work / MEMBERS, files.to_json(_members(work)))
-            self._sweep()
-        except (OSError, InputError) as error:
-            return f"nothing is kept in {self.folder}: {error}"
-        return ""
+        if entry.exists() and not (entry / MEMBERS).is_file():
+            _discard(entry)
+        trouble = ""
+        for _ in range(TRIES):
+            try:
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with files.whole_folder(entry) as work:
+                    write(work)
+                    files.write_text(work / MEMBERS, files.to_json(_members(work)))
+                self._sweep()
+                return ""
+            except (OSError, InputError) as error:
+                if (entry / MEMBERS).is_file():  # another run was quicker
+                    return ""
+                trouble = f"nothing is kept in {self.folder}: {error}"
+        return trouble
 
     def entries(self) -> tuple[Entry, ...]:
         """Every entry, the one used last first."""
@@ -159,7 +171,13 @@ def _members(entry: Path) -> dict[str, str]:
 
 
 def _discard(entry: Path) -> None:
+    """Takes an entry away at once: whoever is reading it finds all of it or nothing."""
     try:
-        files.remove(entry)
+        gone, handle = unfinished.make_folder(entry)
+        try:
+            os.replace(entry, gone)
+        finally:
+            files.remove(gone)
+            os.close(handle)
     except OSError:
         return  # another run removed it, or it is not ours to remove: it will be refused again

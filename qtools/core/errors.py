@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from enum import IntEnum
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a place that has no room left for us."""
 
 
 class ExitStatus(IntEnum):
@@ -61,3 +66,10 @@ def did_you_mean(word: str, known: Iterable[str], limit: int = 3) -> str:
     close = difflib.get_close_matches(word, names, n=limit, cutoff=0.5)
     close += [n for n in names if n not in close and (word and (word in n or n in word))][: limit - len(close)]
     return f" Did you mean {', '.join(close)}?" if close else ""
+
+
+def unwritable(path: Path, error: OSError) -> InputError:
+    """What is said where a place cannot be written, or has no room left."""
+    if error.errno in FULL:
+        return InputError(f"cannot write {path}: {error.strerror}", "make room there, or choose another place")
+    return InputError(f"cannot write {path}: {error.strerror or error}", "choose another place with --out")

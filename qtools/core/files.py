@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -18,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from qtools.core.errors import InputError
+from qtools.core import unfinished
+from qtools.core.errors import FULL, InputError, unwritable
 
 
 def to_json(value: Any) -> str:
@@ -49,23 +47,24 @@ def write_bytes(path: Path, data: bytes) -> Path:
     """Writes through a temporary neighbour and a rename, so that a killed run leaves the old file or none.
 
     Raises:
-        InputError: If the folder cannot be written.
+        InputError: If the folder cannot be written, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        unfinished.sweep(path)
+        work, handle = unfinished.make_file(path)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+                os.chmod(work, 0o644)
+                os.replace(work, path)
         except BaseException:
-            os.unlink(name)
+            work.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with --out") from error
+        raise unwritable(path, error) from error
     return path
 
 
@@ -102,65 +101,51 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: Whether an existing folder is replaced; the old one goes only after the new one is complete.
 
     Raises:
-        InputError: If `path` exists and may not be replaced, or its parent cannot be written.
+        InputError: If `path` exists and may not be replaced, its parent cannot be written, or the disk is full.
     """
     if path.exists() and not replace:
         raise exists_already(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        unfinished.sweep(path)
+        work, handle = unfinished.make_folder(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with --out") from error
-    lock = _lock(work)
+        raise unwritable(path, error) from error
     try:
         yield work
         os.chmod(work, 0o755)
         _take_place(work, path, replace)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise unwritable(Path(error.filename or path), error) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(folder: Path) -> int | None:
-    """Holds an exclusive lock on a folder for as long as this process lives; None where another one holds it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
         os.close(handle)
-        return None
-    return handle
-
-
-def _sweep(path: Path) -> None:
-    """Removes unfinished neighbours of `path` whose process was killed: nobody holds their lock any more."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????"):
-        handle = _lock(left) if left.is_dir() and not left.is_symlink() else None
-        if handle is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(handle)
 
 
 def _take_place(work: Path, path: Path, replace: bool) -> None:
-    """Moves `work` to `path`; an old folder goes last, and comes back if the move fails."""
+    """Moves `work` to `path`; an old folder goes last, and comes back if the move fails or the process is killed."""
     if not (replace and path.exists()):
         try:
             os.replace(work, path)
         except OSError as error:  # another run was quicker
             raise InputError(f"cannot write {path}: {error.strerror}", "give another --out") from error
         return
-    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    old, handle = unfinished.make_folder(path, unfinished.REPLACED)
     try:
-        os.replace(path, old / "run")
         try:
+            os.replace(path, old / unfinished.INSIDE)
             os.replace(work, path)
         except BaseException:
-            os.replace(old / "run", path)
+            if not path.exists():
+                os.replace(old / unfinished.INSIDE, path)
             raise
+        # from here on it is rubbish, and nobody may bring back what is half removed
+        old = old.rename(old.with_suffix(unfinished.PARTIAL))
     finally:
         shutil.rmtree(old, ignore_errors=True)
+        os.close(handle)
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qtools.core.answers import of_classes
+
 
 def sqnr_db(reference: ArrayLike, other: ArrayLike) -> float:
     """Signal-to-quantization-noise ratio in dB: 10 log10(sum ref^2 / sum (ref - other)^2); inf where equal."""
@@ -27,5 +29,5 @@ def top_k_hits(logits: NDArray[np.floating], labels: NDArray[np.integer], k: int
 
 
 def agreement(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Share of rows, 0 to 1, on which two sets of logits name the same class."""
-    return float((np.argmax(a, 1) == np.argmax(b, 1)).mean())
+    """Share of rows, 0 to 1, on which two sets of answers name the same class."""
+    return float((np.argmax(of_classes(a), 1) == np.argmax(of_classes(b), 1)).mean())

@@ -323,6 +323,10 @@ class ValuePlan:
         return self.reads.get(reader, self.params)
 
 
+PLAN_SCHEMA = 1
+"""Raised when a field of plan.json changes its meaning or goes. Plans from before it was written down are version 1."""
+
+
 @dataclass(frozen=True)
 class QuantPlan:
     """All decisions, ready to be translated.
@@ -334,6 +338,7 @@ class QuantPlan:
         values: Value id -> decision, for every floating-point value of the graph.
         float_ops: Op id -> why it runs in float; every other operation runs in integers.
         digests: sha256 of what the plan was made from ("weights", "data", "target").
+        schema_version: At most PLAN_SCHEMA.
     """
 
     model: str
@@ -342,6 +347,11 @@ class QuantPlan:
     values: Mapping[str, ValuePlan]
     float_ops: Mapping[str, str]
     digests: Mapping[str, str]
+    schema_version: int = PLAN_SCHEMA
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.schema_version <= PLAN_SCHEMA:
+            raise ValueError(f"plan schema {self.schema_version} is not one of 1 to {PLAN_SCHEMA}: take a newer qtools")
 
     def params(self, value: str) -> QuantParams | None:
         """Parameters of a value; None where it is not quantized."""

@@ -77,6 +77,24 @@ def fuse(module: nn.Module, example: Tensor, *, strict: bool = True) -> tuple[nn
     )
 
 
+@torch.no_grad()
+def fold(module: nn.Module, example: Tensor) -> nn.Module:
+    """The structure that `fuse` makes, in float32 and without a proof: for whoever has the weights of a proven one.
+
+    Args:
+        module: Float model in eval mode; it is not touched.
+        example: Float32 input, shape (n, 3, height, width).
+
+    Raises:
+        CheckFailed: If the model is in training mode.
+    """
+    _refuse_training(module)
+    single = copy.deepcopy(module).float().requires_grad_(False)
+    matches = find(single, Trace(single, example[:1].clone()), RULES)
+    folds = [match.rule.build(*match.modules(single)) for match in matches]
+    return _with_folds(single, matches, folds).eval()
+
+
 def _allowed_cast_error(cast_error: float, unfused_error: float) -> float:
     """The tolerance of the float32 model; raises CheckFailed where `cast_error` is over it."""
     tolerance = max(CAST_FACTOR * unfused_error, CAST_FLOOR)
@@ -106,11 +124,15 @@ def _fold_and_measure(
     errors: dict[int, tuple[float, float]] = {}
     with _measuring(model, matches, folds, errors):
         expected = _run(model, image)
-    fused = copy.deepcopy(model)
+    fused = _with_folds(copy.deepcopy(model), matches, folds)
+    return fused, expected, [errors[index] for index in range(len(matches))]
+
+
+def _with_folds(model: nn.Module, matches: Sequence[Match], folds: Sequence[Chain]) -> nn.Module:
     for match, fold in zip(matches, folds, strict=True):
         for path, replacement in zip(match.paths, fold, strict=True):
-            fused = _installed(fused, path, replacement)
-    return fused, expected, [errors[index] for index in range(len(matches))]
+            model = _installed(model, path, replacement)
+    return model
 
 
 @contextmanager
@@ -158,11 +180,12 @@ def _installed(model: nn.Module, path: str, replacement: nn.Module) -> nn.Module
 
 def _run(model: nn.Module, image: Tensor) -> Tensor:
     output = model(image.clone())
-    if not isinstance(output, Tensor):
+    outputs = tuple(output) if isinstance(output, (tuple, list)) else (output,)
+    if not outputs or not all(isinstance(each, Tensor) for each in outputs):
         raise CheckFailed(
-            f"the model returns {type(output).__name__}, not one tensor", "wrap it so that forward returns the logits"
+            f"the model returns {type(output).__name__}, not tensors", "wrap it so that forward returns the logits"
         )
-    return output
+    return outputs[0] if len(outputs) == 1 else torch.cat([each.flatten(1) for each in outputs], 1)
 
 
 def _max_and_mean(expected: Tensor, got: Tensor) -> tuple[float, float]:

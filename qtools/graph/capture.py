@@ -18,14 +18,14 @@ from qtools.graph.classify import classify
 from qtools.graph.constants import fold_constants, serves_alone
 from qtools.graph.rank import lower_rank
 from qtools.graph.rewrite import expansions, simplify
-from qtools.graph.rows import Rows, joined
+from qtools.graph.rows import Rows, gives_of, outputs_of
 from qtools.graph.scales import fold_scales
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
 
-IMAGE, LOGITS = "image", "logits"
-"""Names of the ends of a network with one of each."""
+IMAGE = "image"
+"""Name of the input of a network that has one."""
 
 _EXPORTING = Lock()
 """torch.export patches torch while it runs; batches of a size not seen before may come from several threads."""
@@ -136,20 +136,15 @@ def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] 
     with torch.inference_mode():
         actual = exported.module()(*examples)
     if isinstance(module, Rows):
-        takes, gives, actual = module.takes, module.gives, joined(actual)
+        takes, gives = module.takes, module.gives
+        expected = gives.split(expected)
     else:
-        takes, gives = (Ports((word,), (view.values[name].shape,)) for word, name in _only_ends(view))
-        expected = expected[0] if isinstance(expected, (tuple, list)) else expected
-        actual = actual[0] if isinstance(actual, (tuple, list)) else actual
-    error = float(((actual - expected).abs().max() / expected.abs().max().clamp_min(1)).item())
+        takes, gives = Ports((IMAGE,), (tuple(example.shape),)), gives_of(outputs_of(actual))
+    pairs = zip(outputs_of(actual), outputs_of(expected), strict=True)
+    error = max(float(((a - b).abs().max() / b.abs().max().clamp_min(1)).item()) for a, b in pairs)
     if not error <= CAPTURE_TOLERANCE:
         raise CheckFailed(f"the captured graph differs from the model by {error:.2e} (limit {CAPTURE_TOLERANCE:.0e})")
     return Program(exported, view, constants, error, takes, gives, network, expand, {1: exported.graph})
-
-
-def _only_ends(view: GraphView) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Word and value id of the first input and the first output."""
-    return (IMAGE, view.inputs[0]), (LOGITS, view.outputs[0])
 
 
 def _export(

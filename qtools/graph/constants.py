@@ -19,6 +19,9 @@ PREFIX = "folded_"
 _BROADCASTING = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 _KEPT = (aten.expand.default, aten.clone.default)  # an expand to the batch size would make a constant of every size
 
+_DROPOUT = 4
+"""Place of `dropout_p` among the arguments of attention."""
+
 
 def fold_constants(exported: torch.export.ExportedProgram, constants: Mapping[str, torch.Tensor]) -> None:
     """Folds in place; constants that nothing reads any more go.
@@ -46,6 +49,8 @@ def fold_constants(exported: torch.export.ExportedProgram, constants: Mapping[st
 
 def constant_of(exported: torch.export.ExportedProgram, node: fx.Node) -> torch.Tensor | None:
     """The tensor of a parameter, buffer or lifted constant; None for what is computed or comes in."""
+    if node.op != "placeholder":
+        return None  # without asking: torch makes its tables of constants anew at every look
     store, name = _stored(exported, node)
     return None if store is None else store[name]
 
@@ -94,8 +99,15 @@ def _fixed(graph: fx.Graph, constants: Mapping[str, torch.Tensor]) -> dict[fx.No
 
 
 def _can_be_folded(node: fx.Node) -> bool:
-    random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-    return node.op == "call_function" and node.target not in _KEPT and not random
+    return node.op == "call_function" and node.target not in _KEPT and not _is_random(node)
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether an operation draws numbers; attention only does where it drops some."""
+    if node.target is aten.scaled_dot_product_attention.default:
+        dropped = node.args[_DROPOUT] if len(node.args) > _DROPOUT else node.kwargs.get("dropout_p", 0.0)
+        return dropped != 0
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _is_frontier(node: fx.Node, value: Any, fixed: Mapping[fx.Node, Any]) -> bool:

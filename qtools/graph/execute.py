@@ -38,15 +38,20 @@ def observer(program: Program, wanted: Set[str]) -> Callable[[NDArray[np.float32
 
 
 def run(program: Program, images: torch.Tensor) -> torch.Tensor:
-    """What the program gives, e.g. logits of shape (batch, classes); several outputs as rows."""
-    return outputs(program, observe(program, images))
+    """What the program gives, as it travels (`qtools.core.ports`), e.g. logits of shape (batch, classes)."""
+    return answers(program, observe(program, images))
 
 
-def outputs(program: Program, values: Iterable[tuple[str, torch.Tensor]]) -> torch.Tensor:
-    """The outputs among a run's values, as they travel."""
-    wanted = program.view.outputs[: len(program.gives.names)]
-    found = {name: value for name, value in values if name in wanted}
-    return joined([found[name] for name in wanted])
+def answers(program: Program, seen: Iterable[tuple[str, torch.Tensor]]) -> torch.Tensor:
+    """The program's answers among values as they come; what the last of its outputs leaves is not asked for."""
+    wanted = set(program.view.outputs)
+    found: dict[str, torch.Tensor] = {}
+    for name, value in seen:
+        if name in wanted:
+            found[name] = value
+            if len(found) == len(wanted):
+                break
+    return joined(program.gives, [found[name] for name in program.view.outputs])
 
 
 @torch.inference_mode()

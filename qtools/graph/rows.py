@@ -1,12 +1,14 @@
-"""A network of several inputs and outputs as one of rows (see `qtools.core.ports`)."""
+"""A network's inputs and outputs as one array (see `qtools.core.ports`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qtools.core.answers import NAMES
 from qtools.core.ports import Ports
 
 
@@ -26,11 +28,20 @@ class Rows(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Rows (n, numbers of all inputs) to rows (n, numbers of all outputs)."""
-        return joined(self.network(*self.takes.split(rows)))
+        return joined(self.gives, self.network(*self.takes.split(rows)))
 
 
-def joined(parts: Sequence[Tensor] | Tensor) -> Tensor:
-    """Tensors as they travel; one alone keeps its shape."""
-    if isinstance(parts, Tensor):
-        return parts
-    return parts[0] if len(parts) == 1 else torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+def joined(gives: Ports, outputs: Any) -> Tensor:
+    """What a network returned, one tensor or several, as it travels."""
+    laid = gives.laid(outputs_of(outputs))
+    return laid[0] if len(laid) == 1 else torch.cat(laid, 1)
+
+
+def outputs_of(result: Any) -> tuple[Tensor, ...]:
+    """What a module returned, one tensor or several."""
+    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+def gives_of(outputs: Sequence[Tensor]) -> Ports:
+    """Outputs of a network that is not in `Rows`: a classifier's logits, or a detector's logits and boxes."""
+    return Ports(NAMES[: len(outputs)], tuple((1, *each.shape[1:]) for each in outputs))

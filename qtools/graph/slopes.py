@@ -21,7 +21,7 @@ class Tape:
 
     Attributes:
         values: Value id -> float32 tensor, of all that has readers and is traced.
-        result: What the program gives, shape (1, classes).
+        result: What the program gives, shape (1, classes, ...).
     """
 
     def __init__(self, program: Program, image: torch.Tensor, constants: Set[str] | None = None) -> None:
@@ -46,7 +46,7 @@ class Tape:
                 alive[node.name] = known[node.name].clone() if node.name in known else given[node.name]
             else:
                 alive[node.name] = evaluate(node, self._operands(node, alive, program.constants))
-        self.result: torch.Tensor = joined([alive[n] for n in program.view.outputs[: len(program.gives.names)]])
+        self.result: torch.Tensor = joined(program.gives, [alive[name] for name in program.view.outputs])
 
     def _operands(self, node: fx.Node, alive: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """What a node reads, each float tensor through a view of its own."""

@@ -19,6 +19,7 @@ from qtools.models._spec import PretrainedTag as PretrainedTag
 from qtools.models._spec import WeightsInfo as WeightsInfo
 
 if TYPE_CHECKING:
+    from qtools.models._builder import importable_here as importable_here
     from qtools.models._builder import load_builder as load_builder
     from qtools.models._builder import wrap_module as wrap_module
     from qtools.models._load import load as load
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _LATE = {
     "create": "qtools.models._timm",
+    "importable_here": "qtools.models._builder",
     "load": "qtools.models._load",
     "load_builder": "qtools.models._builder",
     "wrap_module": "qtools.models._builder",

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qtools.core.boxes import CORNERS, Decoding
 from qtools.core.errors import InputError, did_you_mean
 from qtools.core.types import InputSpec
 from qtools.models import _checkpoint, _timm
 from qtools.models._spec import Loaded, ModelSpec, WeightsInfo
 
 _HOW = "set model.pretrained_cfg = {'input_size': (3, 224, 224), 'mean': ..., 'std': ...}, or give input_size"
+DETECTION = "detection"
 _TASKS = {2: "classification", 4: "segmentation"}
 """Dimensions of an answer -> what the network is for."""
 
@@ -38,7 +40,7 @@ def load_builder(target: str, input_size: int | tuple[int, int] | InputSpec | No
     module_name, colon, function_name = target.partition(":")
     if not colon or not module_name or not function_name or "/" in module_name or module_name.endswith(".py"):
         raise InputError(f"--builder {target} is not of the form package.module:function", "e.g. my_models.net:build")
-    with _current_directory_importable():
+    with importable_here():
         source = _imported(module_name, target)
         function = getattr(source, function_name, None)
         if function is None:
@@ -72,7 +74,9 @@ def wrap_module(
 
     Args:
         module: Maps images, shape (n, 3, height, width), to logits, shape (n, classes); or, for a class per pixel, to
-            shape (n, classes, h, w) at any fraction of the images' size, which makes its task "segmentation".
+            shape (n, classes, h, w) at any fraction of the images' size, which makes its task "segmentation". With an
+            attribute `decoding` (`qtools.core.boxes.Decoding`) and two results, logits (n, places, classes) and boxes
+            (n, places, 4), its task is "detection".
         name: Name for tables and files; the class name where empty.
         source: Where it came from, for the report.
         input_size: Side in pixels, (height, width), or the whole preprocessing. May be left out where the module
@@ -89,6 +93,7 @@ def wrap_module(
     label = name or type(module).__name__
     _checkpoint.check_finite(state, label)
     classes, task = _answer_of(own, picture, label)
+    decoding: Decoding | None = getattr(module, "decoding", None) if task == DETECTION else None
     spec = ModelSpec(
         name=label,
         aliases=(),
@@ -98,6 +103,7 @@ def wrap_module(
         verified=False,
         architecture="",
         task=task,
+        decoding=decoding,
     )
     info = WeightsInfo("builder", source or type(module).__name__, _checkpoint.digest_state(state), "unknown", notes)
     return Loaded(own, spec, info)
@@ -140,6 +146,8 @@ def _answer_of(module: nn.Module, picture: InputSpec, label: str) -> tuple[int, 
     except Exception as error:  # the user's own code may raise anything
         size = "x".join(map(str, (1, 3, *picture.size)))
         raise InputError(f"{label} fails on an input of {size}: {type(error).__name__}: {error}", _HOW) from error
+    if isinstance(output, tuple) and isinstance(how := getattr(module, "decoding", None), Decoding):
+        return _kinds(output, how, label), DETECTION
     if not isinstance(output, Tensor) or output.ndim not in _TASKS or output.shape[0] != 1:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
@@ -147,6 +155,18 @@ def _answer_of(module: nn.Module, picture: InputSpec, label: str) -> tuple[int, 
             "return only the logits in eval mode",
         )
     return int(output.shape[1]), _TASKS[output.ndim]
+
+
+def _kinds(outputs: tuple[Any, ...], how: Decoding, label: str) -> int:
+    """Kinds of objects that a detector knows, the background not counted."""
+    shapes = [tuple(each.shape) if isinstance(each, Tensor) else () for each in outputs]
+    places = how.anchors.count if how.anchors else (shapes[0][1:2] or (0,))[0]
+    if len(shapes) != 2 or len(shapes[0]) != 3 or shapes[1] != (1, places, CORNERS) or shapes[0][:2] != (1, places):
+        raise InputError(
+            f"{label} returns {shapes}, not logits of shape (1, {places}, classes) and boxes of (1, {places}, 4)",
+            "return both, and say in `decoding` where the anchors are",
+        )
+    return shapes[0][2] - 1
 
 
 def _imported(name: str, target: str) -> ModuleType:
@@ -170,7 +190,7 @@ def _imported(name: str, target: str) -> ModuleType:
 
 
 @contextmanager
-def _current_directory_importable() -> Iterator[None]:
+def importable_here() -> Iterator[None]:
     """The current directory is importable while inside, as it is for `python -m`, whatever started this process."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)

@@ -104,7 +104,9 @@ def _as_the_file_says(
     where, metadata = checkpoint.path.name, checkpoint.metadata
     settings = _timm.config(spec.architecture)
     heads = settings.get("classifier") or ()
-    classes = _metadata.classes(state, metadata, (heads,) if isinstance(heads, str) else heads, where)
+    counted = family_of(spec).classes
+    paths = () if counted else (heads,) if isinstance(heads, str) else heads
+    classes = _metadata.classes(state, metadata, paths, where) or (counted(dict(state)) if counted else None)
     picture, notes = _metadata.input_spec(spec.input, metadata, where)
     arguments = {**spec.arguments, **family_of(spec).arguments(dict(state)), **_metadata.arguments(metadata, where)}
     if settings.get("fixed_input_size"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from qtools.core.boxes import Decoding
 from qtools.core.types import InputSpec
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Family:
         level: How far qtools answers for them.
         paper: Address of the paper.
         task: What the networks are for: a file in qtools/pipeline/tasks.
+        classes: A state dict (in timm's layout) -> its number of classes, where these are not the classifier's rows.
+        decoding: (architecture, (height, width)) -> how boxes are made of the answers; None where the task has none.
         note: What is to be said wherever a member is loaded: whose parameter names are read, what nobody has verified.
     """
 
@@ -133,6 +136,8 @@ class Family:
     paper: str = ""
     note: str = ""
     task: str = "classification"
+    classes: Callable[[State], int | None] | None = None
+    decoding: Callable[[str, tuple[int, int]], Decoding] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,7 @@ class ModelSpec:
         pretrained: Published weights; the first one is what `auto` and `imagenet` take.
         params_millions: Number of weights, training branches folded away, where known.
         macs_billions: Multiply-accumulates, where known.
+        decoding: How boxes are made of a user's module's answers; a family's are told by `Family.decoding`.
     """
 
     name: str
@@ -166,6 +172,7 @@ class ModelSpec:
     pretrained: tuple[PretrainedTag, ...] = ()
     params_millions: float | None = None
     macs_billions: float | None = None
+    decoding: Decoding | None = None
 
 
 WeightsKind = Literal["imagenet", "reference", "file", "builder"]

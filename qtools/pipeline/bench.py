@@ -10,6 +10,7 @@ from pathlib import Path
 
 import qtools
 from qtools.core import files, plugins
+from qtools.core.claim import claim
 from qtools.core.errors import InputError, did_you_mean
 from qtools.core.protocols import Target, Timer
 from qtools.pipeline import inspect, verify
@@ -234,7 +235,8 @@ def _elsewhere(config: BenchConfig, device: Device, items: Sequence[Item], why: 
     if device.files is None or not fit:
         return BenchResult(bench, how=_others(items))
     folder = config.script_dir or Path("runs") / f"bench-{config.device}"
-    with files.whole_folder(folder, replace=(folder / MARK).is_file()) as work:
+    ours = (folder / MARK).is_file()
+    with claim(folder, replace=ours), files.whole_folder(folder, replace=ours) as work:
         for item in fit:
             _copy(item.path, work / "artifacts" / item.subject.name)
         for name, text in device.files(fit, config.asked).items():

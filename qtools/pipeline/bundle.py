@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtools.core import files, plugins
+from qtools.core.claim import claim
 from qtools.core.errors import InputError
-from qtools.pipeline import contract
-from qtools.pipeline.bundles import _templates, _vectors
-from qtools.pipeline.bundles._bundle import Bundle, Content
-from qtools.pipeline.bundles._vectors import Wanted
+from qtools.pipeline import contract, picture_vectors
+from qtools.pipeline.bundles import _templates
+from qtools.pipeline.bundles._bundle import Bundle
 from qtools.pipeline.contract_of_run import MADE, Run, open_run
+from qtools.pipeline.picture_vectors import Content, Wanted
 from qtools.pipeline.progress import Listener
 from qtools.pipeline.verify import REPORT
 
@@ -73,17 +74,18 @@ def make(config: BundleConfig, listener: Listener) -> Made:
     """
     plugins.check(FOLDER, config.platform, "platform")
     kind: Bundle = plugins.find(FOLDER, config.platform, "BUNDLE")
-    if config.out is not None and config.out.exists() and not config.force:
-        raise files.exists_already(config.out)
-    listener.stage("read the run")
-    run = open_run(choose(config.run, config.platform, kind))
-    listener.stage("make vectors")
-    content = _with_systems(_vectors.make(run, config.pictures), kind)
+    chosen = choose(config.run, config.platform, kind)
     folder = config.out or config.run / "bundles" / config.platform
-    listener.stage("write")
-    with files.whole_folder(folder, replace=config.force or config.out is None) as work:
-        write(content, run, kind, work)
-        written = tuple(sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()))
+    replace = config.force or config.out is None
+    with claim(folder, replace=replace):
+        listener.stage("read the run")
+        run = open_run(chosen)
+        listener.stage("make vectors")
+        content = _with_systems(picture_vectors.make(run, config.pictures), kind)
+        listener.stage("write")
+        with files.whole_folder(folder, replace=replace) as work:
+            write(content, run, kind, work)
+            written = tuple(sorted(path.relative_to(work).as_posix() for path in work.rglob("*") if path.is_file()))
     assets = Path(kind.assets)
     return Made(
         folder,
@@ -136,6 +138,6 @@ def write(content: Content, run: Run, kind: Bundle, work: Path) -> None:
     files.write_text(assets / contract.SCHEMA_FILE, files.to_json(contract.schema()))
     copy = shutil.copytree if run.artifact.is_dir() else shutil.copyfile
     copy(run.artifact, assets / run.artifact.name)
-    _vectors.write(content, work / kind.vectors)
+    picture_vectors.write(content, work / kind.vectors)
     _templates.place(EVERY, content, work, title=kind.title, how=kind.how, where=kind.vectors)
     kind.place(content, work)

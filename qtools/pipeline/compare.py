@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from calibration.data import open_folder
-from calibration.masks import open_masked
 from calibration.plan_file import read_plan
 from calibration.sampling import labels_of, select
 from qtools.core import files, plugins
@@ -166,7 +165,7 @@ def _on_images(a: Opened, b: Opened, data: Path, images: int) -> held.Prediction
     if _by_image(a, b):
         folder = open_folder(data, classes if classes == _classes(b) else None)
     else:
-        folder = open_masked(data)
+        folder = _task(a).folder(data, classes or 0)
     chosen = select(folder, min(images, len(folder)), 0)
     sessions = [_session(each) for each in (a, b)]
     rows: tuple[list[Answers], list[Answers]] = ([], [])

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from qtools.core.artifact import Runtime
+from qtools.core.boxes import Anchors, Decoding
 from qtools.core.errors import InputError
 
 FILE = "contract.json"
@@ -160,7 +161,8 @@ class Output:
         name: As the file has it.
         shape: Whole, batch included.
         dtype: Type of an element; bytes in memory are little-endian.
-        meaning: "logits" (softmax makes probabilities of them), "probabilities", or "features" for another program.
+        meaning: "logits" (softmax makes probabilities of them), "probabilities", "boxes", or "features" for another
+            program.
         scale: A code is worth (code - zero_point) x scale, in float32; None for floats.
         zero_point: Code of the number 0.
         by_label: Whether the runtime gives a dictionary from label to number instead of a tensor (Core ML's
@@ -172,7 +174,7 @@ class Output:
     name: str
     shape: tuple[int, ...]
     dtype: Literal["int8", "uint8", "int16", "float32"]
-    meaning: Literal["logits", "probabilities", "features"]
+    meaning: Literal["logits", "probabilities", "boxes", "features"]
     scale: float | None = None
     zero_point: int | None = None
     by_label: bool = False
@@ -238,7 +240,10 @@ class Contract:
         labels_offset: Output that stands for label 0; 1 where the background comes first.
         labels: Names of the outputs, or ().
         input: The tensor that goes in. This and what follows is there where qtools wrote the contract.
-        output: What comes out.
+        output: What comes out; of a detector the logits, one row per place, of all classes.
+        boxes: Of a detector, what comes out beside them: the four numbers of each place's box.
+        decoding: Of a detector, how an app makes boxes of both.
+        anchors_sha256: Over its anchors as little-endian float32, four each, in the order of the places.
         artifact: The file.
         runtime: What it needs.
         model: What it is.
@@ -252,6 +257,9 @@ class Contract:
     labels: tuple[str, ...] = ()
     input: Input | None = None
     output: Output | None = None
+    boxes: Output | None = None
+    decoding: Decoding | None = None
+    anchors_sha256: str = ""
     artifact: File | None = None
     runtime: Runtime | None = None
     model: Model | None = None
@@ -329,7 +337,7 @@ def read(path: Path, called: str = "--contract ") -> Contract:
 def schema() -> dict[str, Any]:
     """JSON Schema of a contract; what the docstrings above say of each entry is in it."""
     found = _adapter().json_schema()
-    for part in (Preparation, Input, Output, Weights, File, Model, Contract, Runtime):
+    for part in (Preparation, Input, Output, Anchors, Decoding, Weights, File, Model, Contract, Runtime):
         place = found["$defs"].get(part.__name__, found if part is Contract else {})
         text, _, attributes = inspect.cleandoc(part.__doc__ or "").partition("\n\nAttributes:\n")
         place["description"] = " ".join(text.split())

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration.images import fill_of, normalise
 from qtools.core import files
+from qtools.core.answers import BOXES, LOGITS
 from qtools.core.artifact import Runtime
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.inspection import End, Grid
@@ -56,7 +57,7 @@ def open_run(folder: Path) -> Run:
     """Reads a run folder.
 
     Raises:
-        InputError: If it is none, or something of it is missing.
+        InputError: If it is none, something of it is missing, or it holds a detector.
         CheckFailed: If the artifact is not the one that was audited.
     """
     if not (folder / REPORT).is_file():
@@ -68,6 +69,11 @@ def open_run(folder: Path) -> Run:
             "contract.json above it says how an app runs both",
         )
     artifact, target, facts = artifact_of(folder), target_of(report), run_facts.read(folder)
+    if facts.decoding is not None:
+        raise InputError(
+            f"{folder} holds a detector, and what replays or serves a run knows one output",
+            f"write the app's part as {contract.FILE} says: boxes, decoding",
+        )
     digest = files.digest(artifact)
     if digest != report.digests.get("artifact"):
         raise CheckFailed(
@@ -100,6 +106,9 @@ def of_artifact(
         labels=facts.classes,
         input=_input(end, facts, target, image=image),
         output=_output(inspection.outputs, seen, report.subject.task),
+        boxes=_boxes(inspection.outputs, seen),
+        decoding=facts.decoding,
+        anchors_sha256=facts.decoding.anchors.digest if facts.decoding and facts.decoding.anchors else "",
         artifact=contract.File(
             path.name,
             path.suffix.removeprefix("."),
@@ -152,13 +161,24 @@ def table_of(end: End, spec: InputSpec, target: Target, *, pixels: bool) -> NDAr
 
 
 def _output(ends: tuple[End, ...], seen: vectors.Vector, task: str) -> contract.Output:
-    name, array = next((n, x) for n, x in seen.outputs.items() if x.dtype.kind in "fiu")
+    named = ((n, seen.outputs[n]) for n in (LOGITS, *seen.outputs) if n in seen.outputs)
+    name, array = next((n, x) for n, x in named if x.dtype.kind in "fiu")
     end = next(each for each in ends if each.name == name)
     by_label = any(each.name == PROBABILITIES for each in ends)
     return TypeAdapter(contract.Output).validate_python(
         {"name": name, "shape": array.shape, "dtype": str(array.dtype), **_grid(end.grid), "by_label": by_label}
         | {"meaning": "probabilities" if by_label else FEATURES if task == FEATURES else "logits"}
     )
+
+
+def _boxes(ends: tuple[End, ...], seen: vectors.Vector) -> contract.Output | None:
+    """The second output of a detector."""
+    end = next((each for each in ends if each.name == BOXES), None)
+    if end is None:
+        return None
+    array = seen.outputs[BOXES]
+    entries = {"name": BOXES, "shape": array.shape, "dtype": str(array.dtype), "meaning": "boxes", **_grid(end.grid)}
+    return TypeAdapter(contract.Output).validate_python(entries)
 
 
 def _grid(grid: Grid | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from qtools.core.protocols import Progress, Runner
 from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program
+from qtools.graph.rows import gives_of, joined, outputs_of
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.data import RunImages
 from qtools.simulate.run import Executor
@@ -70,9 +71,8 @@ def of_module(module: Callable[[torch.Tensor], Any], normalised: Stage = lambda 
 
     def run(pixels: NDArray[np.float32]) -> Logits:
         with torch.inference_mode():
-            answer = module(torch.from_numpy(normalised(pixels)))
-        answer = answer[0] if isinstance(answer, (tuple, list)) else answer
-        return np.asarray(answer.numpy())
+            outputs = outputs_of(module(torch.from_numpy(normalised(pixels))))
+        return np.asarray(joined(gives_of(outputs), outputs).numpy())
 
     return run
 

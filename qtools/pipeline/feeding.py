@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration.images import fitted, normalise
 from qtools.core import numerics
+from qtools.core.answers import BOXES, NAMES
 from qtools.core.errors import InputError
 from qtools.core.inspection import End, Inspection
 from qtools.core.protocols import Session
@@ -223,7 +224,7 @@ def params_of(end: End) -> QuantParams | None:
 
 
 def answers(session: Session, ends: Iterable[End], inputs: Iterable[Mapping[str, NDArray[Any]]]) -> Answers:
-    """First output of numbers as an app reads it, shape (n, numbers).
+    """First output of numbers as an app reads it, shape (n, numbers); of a detector both, one behind the other.
 
     Args:
         session: The opened file.
@@ -234,11 +235,14 @@ def answers(session: Session, ends: Iterable[End], inputs: Iterable[Mapping[str,
     rows = []
     for given in inputs:
         answer = session(given)
-        name, array = next((n, x) for n, x in answer.items() if x.dtype.kind in "fiu")
-        params = params_of(known[name]) if name in known else None
-        flat = array.reshape(-1)
-        rows.append(flat if params is None else numerics.dequantize(flat.astype(np.int32), params))
+        names = NAMES if BOXES in answer else [next(n for n, x in answer.items() if x.dtype.kind in "fiu")]
+        rows.append(np.concatenate([_real(answer[name].reshape(-1), known.get(name)) for name in names]))
     return np.stack(rows).astype(np.float64)
+
+
+def _real(flat: NDArray[Any], end: End | None) -> NDArray[Any]:
+    params = params_of(end) if end is not None else None
+    return flat if params is None else numerics.dequantize(flat.astype(np.int32), params)
 
 
 def as_logits(rows: Answers, end: End) -> Answers:

@@ -1,4 +1,4 @@
-"""The float artifact that a run keeps for its audits, without the weights that it keeps anyway.
+"""A float artifact as it is kept, for a run's audits and for later runs: without the weights, which both have anyway.
 
 An audit compares with it, and converting again takes the converter's whole import and ten seconds more. What is kept
 is the artifact with every large constant cut out: each is found by its bytes, in the layouts that converters use, and
@@ -23,6 +23,7 @@ from qtools.core.errors import InputError
 from qtools.core.protocols import Lowered, Target
 
 FACTS, REST = "float.json", "float.z"
+FLOAT_SCHEMA = 2
 LEAST = 256
 """Bytes of a constant below which cutting it out costs more than it saves."""
 LAYOUTS: Mapping[int, tuple[tuple[int, ...], ...]] = {
@@ -53,15 +54,19 @@ class Member:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything of a `Lowered` but its bytes."""
+    """Everything of a `Lowered` but its bytes; pairs, as the order of values is part of it."""
 
     name: str
     members: tuple[Member, ...]
-    binding: Mapping[str, Mapping[str, Any]]
-    unbound: Mapping[str, str]
+    binding: tuple[tuple[str, Mapping[str, Any]], ...]
+    unbound: tuple[tuple[str, str], ...]
     max_error: float
     sha256: str
-    schema_version: int = 1
+    schema_version: int = FLOAT_SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.schema_version != FLOAT_SCHEMA:
+            raise ValueError(f"schema {self.schema_version} of {FACTS} is not one of 1 to {FLOAT_SCHEMA}")
 
 
 def write(folder: Path, lowered: Lowered, constants: Constants) -> None:
@@ -84,8 +89,9 @@ def write(folder: Path, lowered: Lowered, constants: Constants) -> None:
             first = hole.at + size
         rest += left.compress(data[first:])
     rest += left.flush()
-    binding = {name: {**vars(bound)} for name, bound in lowered.binding.items()}
-    facts = lowered.path.name, tuple(members), binding, lowered.unbound, lowered.max_error, lowered.sha256
+    binding = tuple((name, {**vars(bound)}) for name, bound in lowered.binding.items())
+    unbound = tuple(lowered.unbound.items())
+    facts = lowered.path.name, tuple(members), binding, unbound, lowered.max_error, lowered.sha256
     files.write_bytes(folder / REST, bytes(rest))
     files.write_text(folder / FACTS, files.to_json(Facts(*facts)))
 
@@ -105,15 +111,24 @@ def read(folder: Path, constants: Constants, target: Target, work: Path) -> Lowe
     if target.bound is None or not (folder / FACTS).is_file():
         return None
     try:
-        facts = TypeAdapter(Facts).validate_python(json.loads((folder / FACTS).read_text(encoding="utf-8")))
+        entries = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = TypeAdapter(Facts).validate_python(_of_today(entries))
         rest = _unpacked((folder / REST).read_bytes(), sum(member.size for member in facts.members))
         path = _filled(facts, rest, constants, work)
-        binding = {name: target.bound(entry) for name, entry in facts.binding.items()}
-    except (OSError, ValueError, KeyError, TypeError, ValidationError, zlib.error) as error:
+        binding = {name: target.bound(entry) for name, entry in facts.binding}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError, zlib.error) as error:
         raise _damaged(folder, str(error).splitlines()[0]) from error
     if files.digest(path) != facts.sha256:
         raise _damaged(folder, "the float artifact is not the one that was converted")
-    return Lowered(target.spec.name, path, binding, facts.unbound, facts.max_error, facts.sha256)
+    return Lowered(target.spec.name, path, binding, dict(facts.unbound), facts.max_error, facts.sha256)
+
+
+def _of_today(entries: Any) -> Any:
+    """Version 1 had maps for the pairs."""
+    if not isinstance(entries, Mapping) or entries.get("schema_version") != 1:
+        return entries
+    pairs = {name: tuple(entries[name].items()) for name in ("binding", "unbound")}
+    return {**entries, **pairs, "schema_version": FLOAT_SCHEMA}
 
 
 def _unpacked(data: bytes, most: int) -> bytes:

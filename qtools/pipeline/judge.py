@@ -94,7 +94,7 @@ def _named(names: list[str]) -> str:
 
 def agreement_warning(task: Task, outputs: Outputs, kernels: str) -> tuple[str, ...]:
     """Said where the artifact answers differently from float too often to ship unseen."""
-    percent = 100 * task.alike(outputs["float"], outputs[kernels])
+    percent = 100 * task.agreement(outputs["float"], outputs[kernels])
     if percent >= AGREEMENT_TO_SHIP_PERCENT:
         return ()
     advice = "look at the weakest tensors, try another --method, or calibrate on more images"
@@ -300,10 +300,11 @@ def _simulation_check(plan: QuantPlan, outputs: Outputs, kernels: str, task: Tas
     if not plan.float_ops:
         note = f"images with every output code equal under {kernels}"
         return _at_least("simulation equals artifact", equal, EQUAL_IMAGES_PERCENT, note)
-    agreement, images = task.alike(outputs["simulated"], outputs[kernels]), len(outputs["simulated"])
-    lo, hi = wilson_interval(agreement * images if not task.by_class else round(agreement * images), images)
+    agreement, images = task.agreement(outputs["simulated"], outputs[kernels]), len(outputs["simulated"])
+    named = task.by_class and task.decoding is None
+    lo, hi = wilson_interval(round(agreement * images) if named else agreement * images, images)
     status: Status = "passed" if hi >= ISLAND_AGREEMENT_PERCENT else "failed"  # few images with a tie prove nothing
-    what = "agreement on the class named" if task.by_class else f"likeness of the {task.agreed}"
+    what = "agreement on the class named" if named else f"likeness of the {task.agreed}"
     note = (
         f"{what} under {kernels} (float islands), 95 % interval [{lo:.1f}, {hi:.1f}], which must "
         f"reach the limit; every code equal on {equal:.1f} % of images"

@@ -151,10 +151,12 @@ def conclude(
     )
     recorded = _vectors(leg)
     vectors.write(folder / vectors.FILE, recorded)
-    facts = kept.RunFacts(config.io, prepared.images.input, config.target_options, prepared.images.classes)
+    task = task_of(prepared.loaded.spec)
+    known = prepared.images.input, config.target_options, prepared.images.classes, task.decoding
+    facts = kept.RunFacts(config.io, *known)
     kept.write(folder, prepared, decision, facts)
     files.remove(prepared.lowered.path)
-    notices = leg.notices + judge.agreement_warning(task_of(prepared.loaded.spec), outputs, first)
+    notices = leg.notices + judge.agreement_warning(task, outputs, first)
     report = judge.report(
         prepared, decision, (config, target, leg.artifact), (outputs, tally), (size, measured, notices)
     )

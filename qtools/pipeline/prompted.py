@@ -6,6 +6,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
@@ -86,17 +87,14 @@ def run(config: RunConfig, listener: Listener) -> PromptedResult:
     """
     _refuse(config)
     watch, targets = Stopwatch(listener), quantize.wanted(config)
-    if config.out is not None and config.out.exists() and not config.force:
-        raise files.exists_already(config.out)
-    with watch.stage("load"):
-        loaded = quantize.load_model(config)
-        halves = halves_of(loaded)
-        images = data.choose(loaded, _few_enough(config, halves).images)
-    folder = config.out or Path("runs") / quantize.run_name(config, loaded, targets[0][1])
-    with (
-        files.whole_folder(folder, replace=config.force or config.out is None) as work,
-        tempfile.TemporaryDirectory() as rows,
-    ):
+    with ExitStack() as held:
+        quantize.hold(held, config)
+        with watch.stage("load"):
+            loaded = quantize.load_model(config)
+            halves = halves_of(loaded)
+            images = data.choose(loaded, _few_enough(config, halves).images)
+        folder, work = quantize.place(held, config, loaded, targets[0][1])
+        rows = held.enter_context(tempfile.TemporaryDirectory())
         bare = dataclasses.replace(images.described, labelled=False)
         pictures = dataclasses.replace(images, labels=None, described=bare)
         own = [_of_half(config, half) for half in (ENCODER, DECODER)]

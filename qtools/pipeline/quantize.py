@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -13,9 +14,11 @@ from calibration.widths import Widths
 from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
+from qtools.core.claim import claim
 from qtools.core.errors import InputError
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
+from qtools.graph.side_by_side import one_thread
 from qtools.pipeline import data, seal, second
 from qtools.pipeline.config import ALL, ALL_TARGETS, PIXELS, Images, Options, RunConfig
 from qtools.pipeline.decide import decide
@@ -183,14 +186,31 @@ def load(config: RunConfig) -> tuple[models.Loaded, data.RunImages]:
     return loaded, dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
 
 
+def hold(held: ExitStack, config: RunConfig) -> None:
+    """What a run holds from its first moment on: the user's folder, and torch on one thread."""
+    held.enter_context(one_thread())  # sums that every number of cores makes alike; batches run side by side anyway
+    if config.out is not None:
+        held.enter_context(claim(config.out, replace=_replaces(config)))
+
+
+def place(held: ExitStack, config: RunConfig, loaded: models.Loaded, widths: Widths) -> tuple[Path, Path]:
+    """The run folder, held, and the one in work that becomes it."""
+    named = Path("runs") / _run_name(config, loaded, widths)
+    folder = config.out or held.enter_context(claim(named))
+    return folder, held.enter_context(files.whole_folder(folder, replace=_replaces(config)))
+
+
+def _replaces(config: RunConfig) -> bool:
+    return config.force or config.out is None
+
+
 def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
     targets = wanted(config)
-    if config.out is not None and config.out.exists() and not config.force:
-        raise files.exists_already(config.out)
-    with watch.stage("load"):
-        loaded, images = load(config)
-    folder = config.out or Path("runs") / run_name(config, loaded, targets[0][1])
-    with files.whole_folder(folder, replace=config.force or config.out is None) as work:
+    with ExitStack() as held:
+        hold(held, config)
+        with watch.stage("load"):
+            loaded, images = load(config)
+        folder, work = place(held, config, loaded, targets[0][1])
         made = produce((loaded, images), targets, config, work, watch)
     return folder, made.results, made.cross
 
@@ -212,7 +232,7 @@ def produce(
         opinions = [second.ask(leg, seen["float"]) for leg, seen in zip(legs, outputs, strict=True)]
     results = [conclude(*part, config, watch) for part in zip(legs, outputs, opinions, strict=True)]
     shipped = {leg.name: seen[leg.target.kernels[0]] for leg, seen in zip(legs, outputs, strict=True)}
-    cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs}, task_of(loaded.spec).alike)
+    cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs}, task_of(loaded.spec).agreement)
     if len(legs) > 1:
         files.write_text(work / "cross.json", files.to_json(cross))
         seal.sums(work)
@@ -270,8 +290,7 @@ def load_model(config: RunConfig) -> models.Loaded:
     return models.wrap_module(config.model, input_size=config.input_size)
 
 
-def run_name(config: RunConfig, loaded: models.Loaded, widths: Widths) -> str:
-    """Name of the run folder where the user gave none."""
+def _run_name(config: RunConfig, loaded: models.Loaded, widths: Widths) -> str:
     kind = loaded.weights.kind
     weights = Path(loaded.weights.source).stem if kind == "file" else kind
     return f"{loaded.spec.name}-{weights}-{widths.scheme}-{config.target}"

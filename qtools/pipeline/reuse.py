@@ -1,22 +1,21 @@
 """Statistics and float artifacts of earlier runs, found again by the digest of everything they were made from.
 
 What they are made from is the captured program itself, to the last weight, so nothing has to be remembered of models,
-checkpoints or options. The digest also has the images, the processor, this program's own code and the SDKs' versions.
+checkpoints or options. The digest also has the images, the processor with the instructions that torch uses of it, this
+program's own code and the SDKs' versions.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache as remembered
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from calibration.batches import ImageBatches
@@ -26,6 +25,7 @@ from qtools.core.cache import NONE, Cache
 from qtools.core.protocols import Lowered, Target
 from qtools.core.types import TensorStats
 from qtools.graph.capture import Program
+from qtools.pipeline import float_artifact
 from qtools.pipeline.progress import Stopwatch
 from reports import environment
 
@@ -41,7 +41,7 @@ SDKS = (
     "coremltools",
 )
 KEPT = "kept from an earlier run"
-_STATS, _FACTS = "stats.npz", "lowered.json"
+_STATS = "stats.npz"
 
 
 def statistics(
@@ -60,7 +60,7 @@ def statistics(
     """
     cache, watch = how
     images = [batches.source.digest, batches.spec, batches.batch_size, batches.pixels]
-    key = files.digest_json([digest(program), images, environment.describe().cpu, _code()])
+    key = files.digest_json([digest(program), images, _machine(), code()])
     found = cache.recall("statistics", key, lambda entry: read_stats(entry / _STATS), watch.listener.warn)
     if found is not None:
         with watch.stage(f"calibrate: {KEPT}"):
@@ -89,15 +89,18 @@ def lowered(
     """
     cache, watch = how if target.bound else (NONE, how[1])
     shown = [hashlib.sha256(np.ascontiguousarray(each).tobytes()).hexdigest() for each in examples]
-    key = files.digest_json([digest(program), shown, target.spec.name, _code()])
+    key = files.digest_json([digest(program), shown, target.spec.name, _machine(), code()])
     kind = f"{target.spec.name}-float"
-    found = cache.recall(kind, key, lambda entry: _read(entry, target, folder), watch.listener.warn)
+    constants = program.constants
+    found = cache.recall(
+        kind, key, lambda entry: float_artifact.read(entry, constants, target, folder), watch.listener.warn
+    )
     if found is not None:
         with watch.stage(f"convert to {target.spec.name}: {KEPT}"):
             return found
     with watch.stage(f"convert to {target.spec.name}"):
         made = target.lower(program, examples, folder)
-        _said(cache.keep(kind, key, lambda entry: _write(entry, made)), watch)
+        _said(cache.keep(kind, key, lambda entry: float_artifact.write(entry, made, constants)), watch)
     return made
 
 
@@ -114,7 +117,7 @@ def digest(program: Program) -> str:
 
 
 @remembered
-def _code() -> str:
+def code() -> str:
     """Digest of this program's own code and of the SDKs' versions."""
     total = hashlib.sha256()
     for package in OWN:
@@ -125,41 +128,17 @@ def _code() -> str:
     return files.digest_json([total.hexdigest(), {name: _version(name) for name in SDKS}])
 
 
+def _machine() -> list[object]:
+    """What decides the order of float sums: the processor, what of it may be used, and what torch does use."""
+    machine = environment.describe()
+    return [machine.cpu, machine.isa, torch.backends.cpu.get_cpu_capability()]
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _write(entry: Path, made: Lowered) -> None:
-    target = entry / made.path.name
-    if made.path.is_dir():
-        shutil.copytree(made.path, target)
-    else:
-        shutil.copyfile(made.path, target)
-    facts = {
-        "binding": list(made.binding.items()),  # pairs: the order is part of the result
-        "unbound": list(made.unbound.items()),
-        "max_error": made.max_error,
-        "sha256": made.sha256,
-        "name": made.path.name,
-    }
-    files.write_text(entry / _FACTS, files.to_json(facts))
-
-
-def _read(entry: Path, target: Target, folder: Path) -> Lowered:
-    facts: dict[str, Any] = json.loads((entry / _FACTS).read_text(encoding="utf-8"))
-    assert target.bound is not None  # nothing is kept of a target without it
-    binding = {name: target.bound(entry) for name, entry in facts["binding"]}
-    source, path = entry / Path(facts["name"]).name, folder / Path(facts["name"]).name
-    if source.is_dir():
-        shutil.copytree(source, path, dirs_exist_ok=True)
-    else:
-        shutil.copyfile(source, path)
-    if files.digest(path) != facts["sha256"]:
-        raise ValueError("the float artifact is not the one that was converted")
-    return Lowered(target.spec.name, path, binding, dict(facts["unbound"]), facts["max_error"], facts["sha256"])
 
 
 def _said(trouble: str, watch: Stopwatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from qtools.core.boxes import Decoding
 from qtools.core.errors import InputError
 from qtools.core.types import InputSpec
 
@@ -26,6 +27,7 @@ class RunFacts:
         input: Preprocessing of its images.
         target_options: Choices that only its target has.
         classes: Names of the classes; () where nothing named them.
+        decoding: How boxes are made of the answers; None where there are none.
         schema_version: At most RUN_SCHEMA.
     """
 
@@ -33,6 +35,7 @@ class RunFacts:
     input: InputSpec
     target_options: Mapping[str, str]
     classes: tuple[str, ...] = ()
+    decoding: Decoding | None = None
     schema_version: int = RUN_SCHEMA
 
     def __post_init__(self) -> None:

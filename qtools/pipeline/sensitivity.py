@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from calibration.islands import Candidate
 from qtools.core import numerics
+from qtools.core.answers import PLACED, of_boxes, of_classes
 from qtools.core.types import QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.side_by_side import side_by_side
@@ -116,9 +117,12 @@ def _rounding(value: torch.Tensor, name: str, plan: QuantPlan) -> torch.Tensor:
 def direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     """A random vector whose covariance is the Fisher information of the logits, shape (1, classes, ...).
 
-    Where there are pixels, the divergence of the image is their mean.
+    Where there are pixels or places, the divergence of the image is their mean. Numbers of boxes are means of normal
+    distributions of variance 1, whose Fisher information is 1.
     """
-    share = torch.softmax(logits.double(), 1)
+    share = torch.softmax(of_classes(logits).double(), 1)
     normal = torch.randn(share.shape, generator=chance, dtype=torch.float64)
     drawn = share.sqrt() * normal - share * (share.sqrt() * normal).sum(1, keepdim=True)
+    if logits.ndim == PLACED:
+        drawn = torch.cat([drawn, torch.randn(of_boxes(logits).shape, generator=chance, dtype=torch.float64)], 1)
     return (drawn / math.sqrt(math.prod(logits.shape[2:]))).float()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calibration.data import FolderSource
 from qtools.core import metrics, plugins
+from qtools.core.boxes import Decoding
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
@@ -51,11 +52,13 @@ class Task:
         by_image: Whether each image is right or wrong, which flips, stopping early and other preprocessing are told by.
         apart: (answers, others) -> how far apart they are: 0 for the same, growing as small errors do. Steps of a run
             are judged by it.
-        alike: (answers, others) -> share of them that is the same, 0 to 1.
+        agreement: (answers, others) -> share, 0 to 1, of what is `agreed`, without the rest of what `judge` counts.
         by_class: Whether answers are logits of classes, whose probabilities say what an error costs; what is chosen
             by slopes of these (precision islands, widths of layers, ends of grids) needs them.
         scenes: (split, number, side in pixels) -> images of the reference set; None takes those with one object.
         halves: Whether its models are two programs, one for the picture and one for prompts.
+        decoding: How an app makes boxes of the answers; None where there are none.
+        of: (this task, model) -> the task of the model, where answers mean nothing without it.
     """
 
     metric: str
@@ -68,13 +71,15 @@ class Task:
     judge: Judge
     by_image: bool
     apart: Callable[[Answers, Answers], float] = mean_root_kl
-    alike: Callable[[Answers, Answers], float] = metrics.agreement
+    agreement: Callable[[Answers, Answers], float] = metrics.agreement
     by_class: bool = True
     scenes: Callable[[str, int, int], ImageSource] | None = None
     halves: bool = False
+    decoding: Decoding | None = None
+    of: Callable[[Task, ModelSpec], Task] | None = None
 
 
 def task_of(spec: ModelSpec) -> Task:
-    """The task of a model."""
+    """The task of a model, with what only the model knows of it."""
     found: Task = plugins.find("qtools.pipeline.tasks", spec.task, "TASK")
-    return found
+    return found if found.of is None else found.of(found, spec)

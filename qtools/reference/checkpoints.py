@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from qtools import models
-from qtools.core import plugins
+from qtools.core import files, plugins
 from qtools.reference.exercise import Exercise
 from qtools.reference.images import REFERENCE_TROUBLE, render, render_masked
 
@@ -152,13 +150,22 @@ def save_weights(model: nn.Module, path: Path) -> str:
         if half.is_floating_point() and not torch.isfinite(half).all():
             raise ValueError(f"{key} leaves the range of float16")
         state[key] = half.contiguous().clone()
-    partial = path.with_name(path.name + ".partial")
     size = image_size(model)
     header = {"input": f"3x{size}x{size}", "crop_pct": "1.0", "licence": "Apache-2.0"}
-    save_file(state, partial, metadata=header)
-    partial.chmod(0o644)  # safetensors makes files private; this one is shipped
-    os.replace(partial, path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    files.write_bytes(path, _in_order(save(state, metadata=header)))
+    return files.digest_file(path)
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the words of its header sorted: the library writes them in an order of chance.
+
+    The format: length of the header in 8 bytes, the header as JSON with spaces behind it up to a multiple of 8, data.
+    """
+    size = int.from_bytes(data[:8], "little")
+    facts = json.loads(data[8 : 8 + size])
+    header = json.dumps({"__metadata__": facts.pop("__metadata__"), **facts}, sort_keys=True, separators=(",", ":"))
+    spaced = header.encode() + b" " * (-len(header.encode()) % 8)
+    return len(spaced).to_bytes(8, "little") + spaced + data[8 + size :]
 
 
 def load(name: str, path: Path) -> nn.Module:
@@ -177,7 +184,5 @@ def load(name: str, path: Path) -> nn.Module:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes JSON atomically, keys in the given order."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Writes JSON, whole or not at all, keys in the given order."""
+    files.write_text(path, json.dumps(content, indent=2) + "\n")

@@ -99,6 +99,14 @@ def mask_of(label: int, shown: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.where(shown, label + 1, 0).astype(np.uint8)
 
 
+def box_of(shown: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """The smallest box around what shows: left, top, and one past right and bottom; zeros where nothing does."""
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 class ReferenceImages:
     """An indexable piece of the reference set; renders on access and keeps nothing.
 

@@ -1,31 +1,35 @@
 """Trains a reference checkpoint on the procedural set: ``python -m qtools.reference.train --model NAME --out DIR``.
 
-The schedule is a wall-clock budget, not a number of steps: resolution and learning rate follow the share of the
-budget that has passed, so a run ends when it was asked to on any machine. Every picture is rendered for its step and
-never seen again, which leaves nothing to memorise and makes augmentation needless.
+The schedule is a wall-clock budget: resolution and learning rate follow the share of it that has passed, so a run
+ends when it was asked to on any machine. With `--steps` it is a number of steps, and the same command makes the same
+weights, killed and resumed or not. Every picture is rendered for its step and never seen again, which leaves nothing
+to memorise and makes augmentation needless.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import io
 import math
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
 
+from qtools.core import files, process, stop
+from qtools.core.claim import claim
+from qtools.core.errors import InputError
 from qtools.reference import checkpoints
 from qtools.reference.images import REFERENCE_TROUBLE, RENDER_VERSION
+from qtools.reference.rendered import AHEAD, Rendered
 
 HELD_OUT = range(50_000_000, 50_000_320)  # training-split scenes that no step ever reaches: the progress column
 SETTLE = range(60_000_000, 60_000_512)  # and those that settle the batch norms
@@ -48,7 +52,7 @@ def stages_of(size: int) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run was asked for; a `ramp_at` of 0 takes the exercise's."""
+    """What a run was asked for; a `ramp_at` of 0 takes the exercise's, `most_steps` of 0 the budget in minutes."""
 
     model: str
     minutes: float
@@ -62,6 +66,7 @@ class Recipe:
     ramp_at: float = 0.0
     ramp_step: float = 0.004
     precision: str = "bfloat16"
+    most_steps: int = 0
     top_trouble: float = 0.75  # above the reference set's: what is learnt on harder scenes leaves a margin there
 
 
@@ -80,26 +85,6 @@ class Progress:
     cpu_s: float = 0.0
     batch_score: float = 0.0
     trouble: float = 0.0
-
-
-class Scenes(IterableDataset):
-    """An endless run of training batches from a given scene on, made in a worker process."""
-
-    def __init__(self, model: str, start: int, how: tuple[int, int], trouble: Tensor) -> None:
-        """Scenes from number ``start``, with the answers that ``model`` learns, ``how`` large and how many at a time.
-
-        ``trouble`` is one float32 in shared memory, read again for every batch: how hard the scenes are to be.
-        """
-        self.model, self.start, self.trouble = model, start, trouble
-        self.size, self.batch = how
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (batch, size, size, 3) uint8 pictures and their answers."""
-        exercise = checkpoints.exercise_of(self.model)
-        for number in itertools.count():
-            first = self.start + number * self.batch
-            indices, trouble = range(first, first + self.batch), float(self.trouble)
-            yield from checkpoints.batches(exercise, ("train", indices), self.size, self.batch, trouble)
 
 
 def stage_at(share: float, stages: tuple[Stage, ...]) -> Stage:
@@ -128,6 +113,11 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.peak_rate, betas=(0.9, 0.98))
 
 
+def state_of(recipe: Recipe, out: Path) -> Path:
+    """The file that lets a run continue."""
+    return out / f"{recipe.model}.training.pt"
+
+
 class Run:
     """A training run: model, optimizer and progress, and the file that lets it continue after a kill."""
 
@@ -135,48 +125,60 @@ class Run:
         """Builds the model and, with ``resume``, takes up the state left in ``out``.
 
         Raises:
-            ValueError: the state in ``out`` belongs to another recipe, or there is none to resume.
+            InputError: the state in ``out`` belongs to another recipe, is damaged, or there is none to resume.
         """
         torch.manual_seed(recipe.seed)
         self.exercise = checkpoints.exercise_of(recipe.model)
         recipe = replace(recipe, ramp_at=recipe.ramp_at or self.exercise.ramp_at)
         self.recipe, self.out, self.progress = recipe, out, Progress()
+        self.ordered: deque[float] = deque()  # trouble of the batches that are ordered and not learnt from yet
         self.model = checkpoints.build(recipe.model).to(memory_format=torch.channels_last)
         if hasattr(self.model, "set_distilled_training"):
             self.model.set_distilled_training(True)  # makes both heads answer on their own, so both are trained
         self.stages = stages_of(checkpoints.image_size(self.model))
         self.optimizer = make_optimizer(self.model, recipe)
         self.normalise = checkpoints.Normalise(self.model)
-        self._state_file = out / f"{recipe.model}.training.pt"
+        self.state_file = state_of(recipe, out)
         if resume:
             self._restore()
         self._wall_before, self._cpu_before = self.progress.wall_s, self.progress.cpu_s
         self._began = time.monotonic()
 
     def _restore(self) -> None:
-        if not self._state_file.is_file():
-            raise ValueError(f"nothing to resume: {self._state_file} does not exist")
-        state = torch.load(self._state_file, weights_only=True)
-        if state["recipe"]["model"] != self.recipe.model or state["render_version"] != RENDER_VERSION:
-            raise ValueError(f"{self._state_file} was written for another model or render version")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        path = self.state_file
+        if not path.is_file():
+            raise InputError(f"nothing to resume: {path} does not exist", "start without --resume")
+        try:
+            state = torch.load(path, weights_only=True)
+            if state["recipe"]["model"] != self.recipe.model or state["render_version"] != RENDER_VERSION:
+                raise InputError(f"{path} was written for another model or render version", "give another --out")
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.progress = Progress(**state["progress"])
+            self.ordered.extend(state["ordered"])
+            torch.set_rng_state(state["random"])
+        except InputError:
+            raise
+        except Exception as error:  # broad: a damaged file makes torch raise whatever its reader meets
+            raise InputError(f"{path} is no state of a training: {error}", "start without --resume") from error
 
     def keep(self) -> None:
-        """Writes the state atomically."""
+        """Writes the state, whole or not at all."""
         self.clock()
-        partial = self._state_file.with_suffix(".partial")
         content = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        content |= {"ordered": list(self.ordered), "random": torch.get_rng_state()}
         facts = {"recipe": asdict(self.recipe), "progress": asdict(self.progress), "render_version": RENDER_VERSION}
-        torch.save(content | facts, partial)
-        os.replace(partial, self._state_file)
+        buffer = io.BytesIO()
+        torch.save(content | facts, buffer)
+        files.write_bytes(self.state_file, buffer.getvalue())
 
     def clock(self) -> float:
         """Brings the times up to date; returns the share of the budget that has passed."""
         own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         self.progress.wall_s = self._wall_before + time.monotonic() - self._began
         self.progress.cpu_s = self._cpu_before + sum(use.ru_utime + use.ru_stime for use in (own, ended))
+        if self.recipe.most_steps:
+            return self.progress.steps / self.recipe.most_steps
         return self.progress.wall_s / (60.0 * self.recipe.minutes)
 
     def step(self, pixels: Tensor, answers: Tensor) -> tuple[float, float]:
@@ -213,39 +215,68 @@ class Run:
             return checkpoints.per_class(self.model, self.exercise, "train", HELD_OUT, size).mean().item()
 
 
-def train_stage(run: Run, stage: Stage, say_s: float = 20.0, keep_s: float = 200.0) -> None:
-    """Trains at one resolution until the budget asks for another, or is spent.
+class Spoken:
+    """The line that says how a stage goes, every so many seconds."""
 
-    Every picture is new, so the batch's score on the progress line is taken in training mode but not on seen pictures.
-    """
-    trouble = torch.tensor(run.progress.trouble).share_memory_()
-    scenes = Scenes(run.recipe.model, run.progress.images, (stage.size, stage.batch), trouble)
-    loader = DataLoader(scenes, batch_size=None, num_workers=1, prefetch_factor=4, multiprocessing_context="spawn")
-    said = kept = time.monotonic()
-    images, losses, hits = run.progress.images, [], []
-    run.model.train()
-    metric = run.exercise.metric
-    for pixels, answers in loader:
-        loss, hit = run.step(pixels, answers)
-        losses.append(loss)
-        hits.append(hit)
-        now, share = time.monotonic(), run.clock()
-        trouble.fill_(run.progress.trouble)
-        if now - said > say_s:
-            speed = (run.progress.images - images) / (now - said)
+    def __init__(self, run: Run, stage: Stage, every_s: float) -> None:
+        """Nothing is said before `every_s` have passed."""
+        self._run, self._stage, self._every = run, stage, every_s
+        self._begin()
+
+    def _begin(self) -> None:
+        self._said, self._images = time.monotonic(), self._run.progress.images
+        self._losses: list[float] = []
+        self._hits: list[float] = []
+
+    def heard(self, loss: float, hit: float, share: float) -> None:
+        """A step's loss and score; these were taken in training mode, but never on pictures seen before."""
+        self._losses.append(loss)
+        self._hits.append(hit)
+        passed, done, stage = time.monotonic() - self._said, self._run.progress, self._stage
+        if passed > self._every:
             say(
-                f"{share:6.1%}  {stage.size:3d} px  step {run.progress.steps:5d}  images {run.progress.images:7d}"
-                f"  {speed:5.1f}/s  loss {sum(losses) / len(losses):.4f}  batch {metric} {sum(hits) / len(hits):.4f}"
-                f"  trouble {float(trouble):.2f}"
+                f"{share:6.1%}  {stage.size:3d} px  step {done.steps:5d}  images {done.images:7d}"
+                f"  {(done.images - self._images) / passed:5.1f}/s  loss {sum(self._losses) / len(self._losses):.4f}"
+                f"  batch {self._run.exercise.metric} {sum(self._hits) / len(self._hits):.4f}"
+                f"  trouble {done.trouble:.2f}"
             )
-            said, images, losses, hits = now, run.progress.images, [], []
-        over = share >= 1.0 or stage_at(share, run.stages) != stage
-        if over or now - kept > keep_s:
-            run.keep()
-            kept = now
-        if over:
-            say(f"{share:6.1%}  {stage.size:3d} px  held-out {metric} {run.held_out(stage.size):.4f}")
-            return
+            self._begin()
+
+
+def train_stage(run: Run, stage: Stage, rendered: Rendered, say_s: float = 20.0, keep_s: float = 200.0) -> None:
+    """Trains at one resolution until the budget asks for another, or is spent. A signal ends it behind a step."""
+    done, spoken, kept = run.progress, Spoken(run, stage, say_s), time.monotonic()
+
+    def order(place: int, trouble: float) -> None:
+        first = done.images + place * stage.batch
+        rendered.order(range(first, first + stage.batch), stage.size, trouble)
+
+    for place, trouble in enumerate(run.ordered):  # by the run that this one goes on with
+        order(place, trouble)
+    run.model.train()
+    share, over = run.clock(), False
+    try:
+        while not over:
+            while len(run.ordered) < AHEAD:
+                order(len(run.ordered), done.trouble)
+                run.ordered.append(done.trouble)
+            batch = rendered.take()
+            with stop.deferred():
+                run.ordered.popleft()
+                spoken.heard(*run.step(*batch), share)
+                share = run.clock()
+                over = share >= 1.0 or stage_at(share, run.stages) != stage
+                if over:
+                    run.ordered.clear()
+                if over or time.monotonic() - kept > keep_s:
+                    run.keep()
+                    kept = time.monotonic()
+    except SystemExit:  # a signal
+        run.keep()
+        say(f"stopped behind step {done.steps}, which is kept")
+        raise
+    rendered.forget()
+    say(f"{share:6.1%}  {stage.size:3d} px  held-out {run.exercise.metric} {run.held_out(stage.size):.4f}")
 
 
 def say(line: str) -> None:
@@ -317,13 +348,17 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in ("torch", "timm", "numpy", "safetensors")}
 
 
-def parse(arguments: list[str] | None) -> tuple[Recipe, Path, bool]:
-    """Reads the command line."""
+def parse(arguments: list[str] | None) -> tuple[Recipe, argparse.Namespace]:
+    """Reads the command line: the recipe, and the rest."""
     summary = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m qtools.reference.train", description=summary)
     parser.add_argument("--model", default="repvit_m1_1", help="name of a model")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint, its JSON and the state")
     parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock budget of the training itself")
+    parser.add_argument(
+        "--steps", type=int, default=0, dest="most_steps", help="a budget that makes the same bytes again"
+    )
+    parser.add_argument("--keep", type=float, default=200.0, help="seconds between two writes of the state")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights; the pictures have their own")
     parser.add_argument(
@@ -331,23 +366,28 @@ def parse(arguments: list[str] | None) -> tuple[Recipe, Path, bool]:
     )
     parser.add_argument("--peak-rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--resume", action="store_true", help="continue from the state in --out")
-    given = vars(parser.parse_args(arguments))
+    given = parser.parse_args(arguments)
     names = {field.name for field in fields(Recipe)}
-    return Recipe(**{key: value for key, value in given.items() if key in names}), given["out"], given["resume"]
+    return Recipe(**{key: value for key, value in vars(given).items() if key in names}), given
+
+
+def train(arguments: list[str] | None) -> None:
+    """Trains until the budget is spent, then writes and measures the checkpoint."""
+    recipe, given = parse(arguments)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for rendering: matrices too small to share
+    torch.set_num_threads(recipe.threads)
+    with claim(state_of(recipe, given.out)), Rendered(recipe.model) as rendered:
+        run = Run(recipe, given.out, given.resume)
+        while (share := run.clock()) < 1.0:
+            train_stage(run, stage_at(share, run.stages), rendered, keep_s=given.keep)
+        content = finish(run)
+    metric = run.exercise.metric
+    say(f"{metric} {content[metric]['value']:.4f} on {len(TEST)} test renders; {content['bytes']} bytes")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains until the budget is spent, then writes and measures the checkpoint."""
-    recipe, out, resume = parse(arguments)
-    out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the render worker: its matrices are too small to share
-    torch.set_num_threads(recipe.threads)
-    run = Run(recipe, out, resume)
-    while (share := run.clock()) < 1.0:
-        train_stage(run, stage_at(share, run.stages))
-    content = finish(run)
-    metric = run.exercise.metric
-    say(f"{metric} {content[metric]['value']:.4f} on {len(TEST)} test renders; {content['bytes']} bytes")
+    """`train`, with exit codes; a signal ends it behind a step, and --resume goes on there."""
+    process.run("train", lambda: train(arguments), own=arguments is None, left="--resume goes on with what was kept")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import fx
 from qtools.core import numerics
 from qtools.core.types import Op, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
-from qtools.graph.execute import evaluate, outputs, walk
+from qtools.graph.execute import answers, evaluate, walk
 
 aten = torch.ops.aten
 
@@ -45,7 +45,7 @@ class FakeQuantized:
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
         """The output, shape (batch, classes): floats, as Core ML gives them."""
-        return outputs(self._program, self._walk(images))
+        return answers(self._program, self._walk(images))
 
     def logits(self, codes: torch.Tensor) -> torch.Tensor:
         """The output itself."""

@@ -15,7 +15,7 @@ from qtools.core import numerics, plugins
 from qtools.core.errors import InputError
 from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
-from qtools.graph.execute import evaluate, outputs, walk
+from qtools.graph.execute import answers, evaluate, walk
 from qtools.graph.rows import joined
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output
 
@@ -102,13 +102,14 @@ class Simulator:
             self._kernels[name] = self._prepare(op)
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
-        """Codes of the output (floats where the output is float), shape (batch, classes)."""
-        return outputs(self._program, self.observe(images))
+        """Codes of the output (floats where the output is float), as they travel, shape (batch, classes, ...)."""
+        return answers(self._program, self.observe(images))
 
     def logits(self, codes: torch.Tensor) -> torch.Tensor:
         """Output codes as the artifact's user dequantizes them."""
-        parts = zip(self._program.view.outputs, self._program.gives.split(codes), strict=False)
-        return joined([self.real(name, part) for name, part in parts])
+        program = self._program
+        parts = zip(program.view.outputs, program.gives.split(codes), strict=True)
+        return joined(program.gives, [self.real(name, part) for name, part in parts])
 
     def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""

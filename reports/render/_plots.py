@@ -15,7 +15,6 @@ from reports.latency import Latency
 from reports.ranges import RangeRow
 from reports.render import _svg as svg
 from reports.render import _wording as words
-from reports.sensitivity import Front
 
 WIDTH = 1000
 LEFT, RIGHT = 56, 986
@@ -70,30 +69,6 @@ def sqnr_plot(rows: Sequence[Fidelity]) -> Markup:
     shown = [(f"mark {name}", name) for name, found in series.items() if found]
     parts.append(svg.legend((RIGHT, 16), shown))
     return svg.drawing(WIDTH, 338, "signal-to-noise of every tensor in graph order", parts)
-
-
-def front_plot(front: Front) -> Markup:
-    """Distance from float over what it costs: over time where that changes, else over the weights' bytes."""
-    timed = any(point.time != front.points[0].time for point in front.points)
-    per, unit = (1e6, "MB") if front.points[0].weight_bytes >= 1e6 else (1e3, "kB")
-    costs = [point.time if timed else point.weight_bytes / per for point in front.points]
-    if max(costs) == min(costs):
-        return Markup("")
-    reached = [d for point in front.points for d in (point.predicted, point.measured) if d is not None]
-    y = svg.Axis(0.0, 1.1 * max(*reached, 1e-9), 300, 34)
-    room = 0.04 * (max(costs) - min(costs))
-    x = svg.Axis(min(costs) - room, max(costs) + room, LEFT, RIGHT)
-    below = "predicted time over the plan's own" if timed else f"weights as packed codes, {unit}"
-    parts = [svg.horizontal(x, 34, 300, below), svg.vertical(y, LEFT, RIGHT, "mean √KL from float (lower is better)")]
-    parts.append(svg.path([(x.at(c), y.at(p.predicted)) for c, p in zip(costs, front.points, strict=True)], "real"))
-    for cost, point in zip(costs, front.points, strict=True):
-        hint = f"{point.changed} changed, the last {point.last}" if point.changed else "the plan as it is"
-        parts.append(svg.dot((x.at(cost), y.at(point.predicted)), 2.2, "mark real", hint))
-        if point.measured is not None:
-            parts.append(svg.dot((x.at(cost), y.at(point.measured)), 4.6, "mark simulated", hint))
-    parts.append(svg.label((x.at(costs[0]), y.at(front.points[0].predicted) - 12), "as it is", "middle", "value"))
-    parts.append(svg.legend((RIGHT, 16), [("mark real", "predicted"), ("mark simulated", "measured")]))
-    return svg.drawing(WIDTH, 340, f"accuracy against cost: {front.title}", parts)
 
 
 def range_plot(rows: Sequence[RangeRow], role: str) -> Markup:

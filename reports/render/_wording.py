@@ -196,14 +196,21 @@ def part_rows(report: Report) -> tuple[tuple[str, str, str, str], ...]:
         return ()
     names = row.accuracy.classes
     parts = sorted(row.accuracy.parts, key=lambda part: (part.score - part.reference, part.index))
-    return tuple(
-        (
-            names[part.index] if part.index < len(names) else f"output {part.index}",
-            number(part.reference),
-            number(part.score),
-            signed(part.score - part.reference),
-        )
-        for part in parts
+    whole = [
+        (f"all, {name}", number(before), number(after), signed(after - before))
+        for name, before, after in row.accuracy.beside
+    ]
+    return (
+        *whole,
+        *(
+            (
+                names[part.index] if part.index < len(names) else f"output {part.index}",
+                number(part.reference),
+                number(part.score),
+                signed(part.score - part.reference),
+            )
+            for part in parts
+        ),
     )
 
 

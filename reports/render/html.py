@@ -10,6 +10,7 @@ from reports.build import Report
 from reports.render import _audit
 from reports.render import _plots as plots
 from reports.render import _wording as words
+from reports.render._pareto import front_plot
 from reports.verdict import alone, changes, measured_accuracy, notices, verdict
 
 WORST = 12
@@ -18,7 +19,7 @@ WORST = 12
 def render(report: Report) -> str:
     """The whole page. Everything from outside goes through autoescape; only our own SVG is markup."""
     report = words.cleaned(report)
-    return _pages().get_template("report.html.j2").render(
+    return pages().get_template("report.html.j2").render(
         report=report,
         words=words,
         verdict=verdict(report),
@@ -35,7 +36,7 @@ def render(report: Report) -> str:
         differing=tuple(row for row in report.differences if row.differing),
         worst=report.fidelity[:WORST],
         ledger_plot=plots.ledger_plot(report.ledger),
-        front_plot=plots.front_plot,
+        front_plot=front_plot,
         sqnr_plot=plots.sqnr_plot(report.fidelity),
         weight_plot=plots.range_plot(report.ranges, "weight"),
         activation_plot=plots.range_plot(report.ranges, "activation"),
@@ -44,7 +45,8 @@ def render(report: Report) -> str:
 
 
 @cache
-def _pages() -> Environment:
+def pages() -> Environment:
+    """The templates of this folder."""
     return Environment(
         loader=PackageLoader("reports", "render"),
         autoescape=True,  # model, layer and label names come from files of strangers

@@ -25,28 +25,28 @@ def render(report: Report) -> str:
         *(f"> **Note:** {plain(text)}" for text in notices(report)),
         _bullets((tile.label, f"{tile.value} ({tile.detail})") for tile in words.tiles(report)),
         "## Accuracy",
-        _table(*_audit.ledger(report)) if report.audit else _ledger(report),
+        table(*_audit.ledger(report)) if report.audit else _ledger(report),
         *(_sections(report, report.audit) if report.audit else ()),
         "## Checks",
         _checks(report) if report.all_checks else "Nothing was checked.",
     ]
     if classes := words.part_rows(report):
-        parts += [f"## {words.metric(report)} by class", _table(words.PART_HEADS, classes)]
+        parts += [f"## {words.metric(report)} by class", table(words.PART_HEADS, classes)]
     if report.steps:
-        parts += ["## Steps on the weights", _table(words.STEP_HEADS, map(words.step_cells, report.steps))]
+        parts += ["## Steps on the weights", table(words.STEP_HEADS, map(words.step_cells, report.steps))]
     if islands := report.islands:
         parts += [f"## {words.ISLAND_TITLE}", plain(f"{islands.told}.")]
-        parts += [_table(words.island_heads(report), words.island_rows(report))] if islands.rows else []
+        parts += [table(words.island_heads(report), words.island_rows(report))] if islands.rows else []
     if places := report.places:
-        table = _table(words.PLACE_HEADS, (words.place_cells(places, row) for row in places.rows))
-        parts += [f"## {words.PLACE_TITLE}", plain(f"{places.summary}."), table]
+        cells = table(words.PLACE_HEADS, (words.place_cells(places, row) for row in places.rows))
+        parts += [f"## {words.PLACE_TITLE}", plain(f"{places.summary}."), cells]
     if report.fidelity:
         parts += ["## Weakest tensors", _worst(report)]
     differing = [row for row in report.differences if row.differing]
     if differing:
         rows = [(d.kind, f"{d.differing:,}", f"{d.codes:,}", str(d.max_difference), d.reason) for d in differing]
         parts += ["## Codes that differ between simulated and real",
-                  _table(("Kind", ">differing", ">of", ">by at most", "why"), rows)]  # fmt: skip
+                  table(("Kind", ">differing", ">of", ">by at most", "why"), rows)]  # fmt: skip
     parts += ["## Made from", _origin(report)]
     return "\n\n".join(parts) + "\n"
 
@@ -57,32 +57,32 @@ def _sections(report: Report, audit: Audit) -> Iterable[str]:
     if reason := _audit.no_cause(audit):
         yield plain(reason)
     if audit.findings:
-        yield _table(_audit.FINDING_HEADS, map(_audit.finding_cells, audit.findings))
+        yield table(_audit.FINDING_HEADS, map(_audit.finding_cells, audit.findings))
     if lines := _audit.remarks(report):
         yield "\n".join(f"- {plain(line)}" for line in lines)
     if audit.changes:
         weakest = audit.calibration is not None
         rows = _audit.weak_rows(audit) if weakest else _audit.class_rows(audit)
         yield f"## {_audit.TITLES['weakest' if weakest else 'classes']}"
-        yield _table(_audit.WEAK_HEADS if weakest else _audit.CLASS_HEADS, rows)
+        yield table(_audit.WEAK_HEADS if weakest else _audit.CLASS_HEADS, rows)
         yield plain(_audit.class_note(audit))
     if audit.drift or audit.calibration:
         yield f"## {_audit.TITLES['confidence']}"
-        yield _table(_audit.CONFIDENCE_HEADS, _audit.confidence_rows(audit))
+        yield table(_audit.CONFIDENCE_HEADS, _audit.confidence_rows(audit))
     if audit.flips:
         yield f"## {_audit.TITLES['flips']}: {audit.flipped}"
-        yield _table(_audit.FLIP_HEADS, _audit.flip_rows(audit))
+        yield table(_audit.FLIP_HEADS, _audit.flip_rows(audit))
     if audit.alternatives:
         yield f"## {_audit.TITLES['otherwise']}"
-        yield _table(_audit.OTHERWISE_HEADS, _audit.otherwise_rows(audit))
+        yield table(_audit.OTHERWISE_HEADS, _audit.otherwise_rows(audit))
         yield plain(_audit.otherwise_note(audit))
     if audit.sweep:
         yield f"## {_audit.TITLES['sweep']}"
-        yield _table(_audit.SWEEP_HEADS, _audit.sweep_rows(audit.sweep))
+        yield table(_audit.SWEEP_HEADS, _audit.sweep_rows(audit.sweep))
         yield plain(_audit.sweep_note(audit.sweep))
         for front in audit.sweep.fronts:
             yield f"### {_audit.front_title(front)}"
-            yield _table(_audit.FRONT_HEADS, _audit.front_rows(front))
+            yield table(_audit.FRONT_HEADS, _audit.front_rows(front))
             yield plain(_audit.front_note(front))
 
 
@@ -111,7 +111,7 @@ def _ledger(report: Report) -> str:
         ">agreement",
         ">KL, nats",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _checks(report: Report) -> str:
@@ -119,7 +119,7 @@ def _checks(report: Report) -> str:
         (words.STATUS_SIGNS[c.status], c.name, words.check_value(c), words.check_limit(c), c.note)
         for c in report.all_checks
     ]
-    return _table(("Status", "Check", ">value", ">limit", "note"), rows)
+    return table(("Status", "Check", ">value", ">limit", "note"), rows)
 
 
 def _worst(report: Report) -> str:
@@ -127,7 +127,7 @@ def _worst(report: Report) -> str:
         (words.place(row), row.kind, words.decibels(row.sqnr_simulated_db), words.decibels(row.sqnr_real_db))
         for row in report.fidelity[:WORST]
     ]
-    return _table(("Module", "kind", ">simulated, dB", ">real, dB"), rows)
+    return table(("Module", "kind", ">simulated, dB", ">real, dB"), rows)
 
 
 def _origin(report: Report) -> str:
@@ -149,7 +149,7 @@ def _bullets(pairs: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"- **{plain(name)}:** {plain(text)}" for name, text in pairs)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A pipe table; a leading ">" aligns a column to the right."""
     lines = ["| " + " | ".join(plain(name.removeprefix(">")) for name in head) + " |"]
     lines.append("|" + "|".join("---:" if name.startswith(">") else "---" for name in head) + "|")

@@ -26,6 +26,7 @@ LICENCES = frozenset(
 HUB_TASKS = {
     "classification": ("image-classification", "accuracy"),
     "segmentation": ("image-segmentation", "mean_iou"),
+    "detection": ("object-detection", "mean_average_precision"),
 }
 """The hub's words for a task and for its measure."""
 HUB = "hub: "

@@ -21,7 +21,10 @@ PICKLE = {
     "qtools/models/_checkpoint.py": "catches its errors; torch reads with weights_only",
     "qtools/models/_hub.py": "catches its errors",
 }
+YAML = {"qtools/pipeline/sweep/grid.py": "its loader is SafeLoader, and takes neither tags nor aliases"}
 BANNED_CALLS = {"eval", "exec", "os.system", "os.popen", "pickle.loads", "pickle.load", "pickle.dump", "pickle.dumps"}
+UNSAFE_YAML = {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
+UNSAFE_YAML |= {"Loader", "CLoader", "FullLoader", "UnsafeLoader"}
 
 
 def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
@@ -51,13 +54,20 @@ def faults(source: Source) -> Iterator[str]:
             and path not in SOURCES
         ):
             yield f"a page without autoescape in {path}:{call.lineno}"
-    names = source.imports
+    yield from _imported(source)
+
+
+def _imported(source: Source) -> Iterator[str]:
+    path, names = source.path, source.imports
     if names & NETWORK and path not in HUB:
         yield f"{path} imports {sorted(names & NETWORK)}"
     if names & {"pickle", "marshal", "shelve", "dill", "joblib"} and path not in PICKLE:
         yield f"{path} imports a pickle"
-    if "yaml" in names:
-        yield f"{path} imports yaml, whose load runs code: say safe_load here, and this test"
+    if "yaml" in names and path not in YAML:
+        yield f"{path} imports yaml, whose load runs code: read with SafeLoader, and say so in this test"
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "yaml" and node.attr in UNSAFE_YAML:
+            yield f"yaml.{node.attr} in {path}:{node.lineno}"
 
 
 def _is(node: ast.expr | None, value: bool) -> bool:
@@ -94,3 +104,10 @@ def test_templates_leave_escaping_on(root: Path, tracked: list[str]) -> None:
 )
 def test_the_search_finds_each(code: str) -> None:
     assert list(faults(Source("qtools/new.py", code)))
+
+
+@pytest.mark.parametrize("code", ["yaml.load(x)", "yaml.unsafe_load(x)", "class L(yaml.FullLoader): pass"])
+@pytest.mark.parametrize("path", YAML)
+def test_yaml_runs_no_code_even_where_it_is_read(path: str, code: str) -> None:
+    assert not list(faults(Source(path, "import yaml\nclass L(yaml.SafeLoader): pass")))
+    assert list(faults(Source(path, f"import yaml\n{code}")))

@@ -129,6 +129,34 @@ def test_the_doctor_names_what_the_app_did(folder: Path, qtools: Call) -> None:
     assert any("red and blue" in each["mistakes"][0] for each in found["explanations"])
 
 
+def test_the_page_has_the_answers_of_float_network_simulation_and_artifact(folder: Path, tmp_path, monkeypatch) -> None:
+    """Float against the module itself, the integers against the vector that the bundle has of this picture."""
+    import torch
+    from PIL import Image
+
+    from calibration.images import fitted, normalise
+    from qtools.pipeline.audit import restore
+    from qtools.pipeline.audit.config import AuditConfig
+    from qtools.pipeline.demo.page import DemoConfig, write
+    from qtools.pipeline.progress import Silent
+
+    monkeypatch.chdir(folder)
+    page = write(DemoConfig(Path("run"), builder=WORDS[2]), tmp_path, Silent())
+    assert "LiteRT.js has no int8 tensors; quantize with --io pixels" in page.not_in_browser
+    assert 'data-answered="[&#34;Artifact, XNNPACK&#34;' in (tmp_path / "index.html").read_text()
+    picture = np.asarray(Image.open("apps/python/vectors/0.png"))
+    real, exact, simulated = (page.answers(picture, way) for way in range(3))
+    recorded = json.loads(Path("apps/python/vectors/vectors.json").read_text())["vectors"][0]["top"]
+    assert [each["index"] for each in real.top] == [each["index"] for each in recorded]
+    assert simulated.top == real.top
+    run = restore.read(AuditConfig(Path("run"), builder=WORDS[2]))
+    ready = normalise(fitted(picture, run.kept.facts.input), run.kept.facts.input)
+    with torch.no_grad():
+        shares = run.loaded.module(torch.from_numpy(ready[None].copy())).softmax(1)[0]
+    for each in exact.top:
+        assert each["probability"] == pytest.approx(float(shares[each["index"]]), rel=1e-3)
+
+
 def test_a_machine_is_described(folder: Path, qtools: Call) -> None:
     ended = qtools(folder, "doctor", "--json")
     host = json.loads(ended.out)

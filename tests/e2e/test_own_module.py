@@ -78,10 +78,14 @@ def killed(tmp_path_factory, album, interrupt) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def second(killed, qtools) -> Any:
-    """The same command again, where a run was killed before, with what it kept and nothing else."""
+    """The same command again, where a run was killed before, with what it kept and nothing else, on other threads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QTOOLS_CACHE", str(killed.folder / "kept"))
-        return qtools(killed.folder, *ASKED)
+        torch.set_num_threads(4)
+        try:
+            return qtools(killed.folder, *ASKED)
+        finally:
+            torch.set_num_threads(1)
 
 
 def reopened(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -224,10 +228,13 @@ def test_a_killed_run_leaves_no_run_folder(killed):
     assert killed.runs and all(name.startswith(".") for name in killed.runs), killed.runs
 
 
-def test_two_runs_give_the_same_bytes(first, second):
+def test_two_runs_give_the_same_bytes_whatever_threads_torch_has(first, second, contents):
     before, after = first.folder(), second.cwd / "runs" / first.folder().name
-    for name in ("model.tflite", "plan.json", "fusion.json"):
-        assert (before / name).read_bytes() == (after / name).read_bytes(), name
+    clocked = {"report.json", "report.html", seal.SUMS}  # and digests of these
+    found = [{name: data for name, data in contents(run).items() if name not in clocked} for run in (before, after)]
+    assert {"model.tflite", "plan.json", "fusion.json", "vectors.npz", "audit/stats.npz"} <= found[0].keys()
+    assert found[0].keys() == found[1].keys()
+    assert [name for name, data in found[0].items() if found[1][name] != data] == []
     reports = [json.loads((folder / "report.json").read_text()) for folder in (before, after)]
     for report in reports:
         assert report.pop("measured")["timings_s"]
@@ -272,10 +279,10 @@ def test_other_pictures_give_another_plan_and_float_ends_are_float(first, tmp_pa
     assert sorted(path.name for path in folder.glob("*mine*")) == ["mine"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_leaves_nothing(tmp_path, album, interrupt, number, code):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_nothing(tmp_path, album, interrupt, number):
     folder = album.furnish(tmp_path / "work")
     ended = interrupt(folder, number)
-    assert ended.returncode == code
+    assert ended.returncode == 130
     assert ended.stderr.endswith("qtools: interrupted; nothing was left behind\n") and "Traceback" not in ended.stderr
-    assert [path.name for path in (folder / "runs").iterdir()] == []
+    assert not (folder / "runs").exists()

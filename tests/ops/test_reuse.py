@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,13 @@ from torch import nn
 from calibration.batches import ImageBatches
 from calibration.collect import collect
 from exporters import coreml, onnx, tflite
-from qtools.core.cache import NONE, Cache
+from qtools.core import files
+from qtools.core.cache import MEMBERS, NONE, Cache
+from qtools.core.protocols import Lowered
 from qtools.core.types import InputSpec, TensorStats
 from qtools.graph.capture import Program, capture
 from qtools.graph.execute import observer
-from qtools.pipeline import reuse
+from qtools.pipeline import float_artifact, reuse
 from qtools.pipeline.progress import Silent, Stopwatch
 
 SIDE = 12
@@ -106,20 +111,95 @@ def test_whatever_changes_is_seen(tmp_path: Path, other: Any) -> None:
     assert count.made == 2
 
 
-@pytest.mark.parametrize("part", ["_version", "environment"])
-def test_another_version_and_another_processor_are_seen(tmp_path: Path, monkeypatch, part: str) -> None:
+def elsewhere(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Another version of an SDK, another file of our own, another processor, or less of it in use."""
+    reuse.code.cache_clear()
+    described = reuse.environment.describe()
+    if part == "version":
+        monkeypatch.setattr(reuse, "_version", lambda package: "99" if package == "torch" else "1")
+    elif part == "code":
+        monkeypatch.setattr(reuse, "OWN", reuse.OWN[1:])
+    elif part == "instructions in use":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    else:
+        described = dataclasses.replace(described, **{part: "another"})
+        monkeypatch.setattr(reuse.environment, "describe", lambda *packages: described)
+
+
+PARTS = ("version", "code", "cpu", "isa", "instructions in use")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_statistics_of_another_version_or_processor_are_not_used(tmp_path: Path, monkeypatch, part: str) -> None:
     count = Counter(Cache(tmp_path))
     count(program(), batches())
-    reuse._code.cache_clear()
-    if part == "_version":
-        monkeypatch.setattr(reuse, "_version", lambda package: "99")
-    else:
-        described = dataclasses.replace(reuse.environment.describe(), cpu="another")
-        monkeypatch.setattr(reuse.environment, "describe", lambda *packages: described)
+    elsewhere(monkeypatch, part)
     count(program(), batches())
     monkeypatch.undo()
-    reuse._code.cache_clear()
+    reuse.code.cache_clear()
     assert count.made == 2
+
+
+ZEROS = (np.zeros((1, 3, SIDE, SIDE), np.float32),)
+
+
+class Converter:
+    """A target that writes the weights as they are, and counts how often."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cache, self.folder, self.made = Cache(folder / "results"), folder, 0
+        self.said: list[str] = []
+        self.target = dataclasses.replace(tflite.TARGET, lower=self.lower)
+
+    def lower(self, graph: Program, shown: Any, folder: Path) -> Lowered:
+        self.made += 1
+        path = folder / "model_float.tflite"
+        path.write_bytes(b"head" + b"".join(graph.constants[name].numpy().tobytes() for name in graph.constants))
+        return Lowered("tflite", path, {}, {"z": "folded", "a": "folded"}, 0.0, files.digest(path))
+
+    def __call__(self, graph: Program, shown: Any = ZEROS, **changes: Any) -> Any:
+        place = Path(tempfile.mkdtemp(dir=self.folder))
+        listener: Any = SimpleNamespace(stage=lambda name: None, warn=self.said.append)
+        target = dataclasses.replace(self.target, **changes)
+        return reuse.lowered(target, graph, shown, place, (self.cache, Stopwatch(listener)))
+
+
+@pytest.mark.parametrize("change", [*PARTS, "one weight by one bit", "other examples", "another target"])
+def test_a_float_artifact_of_anything_else_is_not_used(tmp_path: Path, monkeypatch, change: str) -> None:
+    convert = Converter(tmp_path)
+    first, again = convert(program()), convert(program())
+    assert convert.made == 1 and again.path.read_bytes() == first.path.read_bytes()
+    assert list(again.unbound) == ["z", "a"], "in the order of the conversion"
+    if change in PARTS:
+        elsewhere(monkeypatch, change)
+        convert(program())
+    elif change == "other examples":
+        convert(program(), (ZEROS[0] + 1,))
+    elif change == "another target":
+        convert(program(), spec=dataclasses.replace(tflite.TARGET.spec, name="onnx"))
+    else:
+        convert(nudged())
+    monkeypatch.undo()
+    reuse.code.cache_clear()
+    assert convert.made == 2 and convert.said == []
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["as it fell", "with a list of digests that fits"])
+@pytest.mark.parametrize("name", [float_artifact.FACTS, float_artifact.REST])
+def test_a_poisoned_float_artifact_is_converted_again(tmp_path: Path, name: str, sealed: bool) -> None:
+    convert = Converter(tmp_path)
+    whole = convert(program()).path.read_bytes()
+    entry = convert.cache.entries()[0].folder
+    data = (entry / name).read_bytes()
+    poison = data.replace(b'"at": 4', b'"at": 3') if name == float_artifact.FACTS else zlib.compress(b"daeh")
+    assert poison != data
+    (entry / name).write_bytes(poison)
+    if sealed:
+        members = {path.name: files.digest_file(path) for path in entry.iterdir() if path.name != MEMBERS}
+        (entry / MEMBERS).write_text(files.to_json(members))
+    assert convert(program()).path.read_bytes() == whole
+    assert convert.made == 2 and len(convert.said) == 1 and "made again" in convert.said[0]
+    assert convert(program()).path.read_bytes() == whole and convert.made == 2
 
 
 @pytest.mark.parametrize("target", [tflite.TARGET, onnx.TARGET, coreml.TARGET], ids=lambda target: target.spec.name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -141,3 +143,32 @@ def test_the_place_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("QTOOLS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     assert default().folder == tmp_path / "caches" / "qtools" / "results"
+
+
+def _write_and_read(place: Path, number: int, said: Any) -> None:
+    held, troubles = Cache(place), []
+    for turn in range(25):
+        if turn % 5 == number % 5:
+            held.clear()
+        troubles.append(held.keep("thing", "key", fill))
+        found = held.recall("thing", "key", read, troubles.append)
+        if found is not None and found != CONTENT + CONTENT[::-1]:
+            troubles.append("another content")
+    said.put([text for text in troubles if text])
+
+
+def test_processes_that_write_and_clear_the_same_entry_meet_no_half_of_it(tmp_path: Path) -> None:
+    """Four at once: what is found is whole, nothing is called damaged, and one entry is left with nothing beside it."""
+    context = multiprocessing.get_context("fork")
+    said = context.Queue()
+    workers = [context.Process(target=_write_and_read, args=(tmp_path, number, said)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    troubles = [said.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    assert troubles == [[]] * 4 and [worker.exitcode for worker in workers] == [0] * 4
+    held = Cache(tmp_path)
+    held.keep("thing", "key", fill)
+    assert held.recall("thing", "key", read, refuse) == CONTENT + CONTENT[::-1]
+    assert [path.name for path in (tmp_path / "thing").iterdir()] == ["key"]

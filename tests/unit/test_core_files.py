@@ -200,7 +200,7 @@ def test_a_failed_swap_brings_the_old_folder_back(tmp_path: Path, monkeypatch: p
         really(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"), files.whole_folder(path, replace=True) as work:
+    with pytest.raises(InputError, match="No space left on device"), files.whole_folder(path, replace=True) as work:
         (work / "new").write_text("new")
     assert entries(path) == ["old"]
     assert entries(tmp_path) == ["one"]
@@ -217,7 +217,7 @@ def test_the_slower_of_two_runs_does_not_win_silently(tmp_path: Path) -> None:
 
 
 def test_a_killed_runs_leftover_goes_with_the_next_run_and_a_living_ones_stays(tmp_path: Path) -> None:
-    dead = tmp_path / ".run.abcd1234"
+    dead = tmp_path / ".run.abcd1234.partial"
     dead.mkdir()
     (dead / "half").write_text("x")
     with files.whole_folder(tmp_path / "run") as living, files.whole_folder(tmp_path / "run", replace=True) as second:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from exporters._coreml import blob, package
+from exporters._coreml import edit as editing
 from exporters._coreml.evaluator import Evaluator
 from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
@@ -276,3 +277,16 @@ def test_packing_equals_coremltools(dtype: str, bits: int, tmp_path: Path) -> No
     size = -(-codes.size * bits // 8)
     assert written[64:96] == data[64:96], "metadata: Apple's writer leaves the reserved bytes behind it as they were"
     assert written[128 : 128 + size] == data[128 : 128 + size]
+
+
+def test_a_weight_file_does_not_follow_the_order_of_a_protobuf_map() -> None:
+    """Attributes lie in a hash map, whose order is another in every process, and for every way it was filled."""
+    parts = {f"part_{at}": (np.full(16, at, np.int8), "int8") for at in range(6)}
+    found = set()
+    for turn in range(24):
+        order = np.random.default_rng(turn).permutation(len(parts))
+        writer = blob.BlobWriter()
+        shuffled = {name: parts[name] for name in (f"part_{at}" for at in order)}
+        made = editing.constexpr("constexpr_affine_dequantize", "w", ((16,), "float16"), shuffled, writer)
+        found.add(editing.compact([made], writer))
+    assert len(found) == 1

@@ -16,11 +16,11 @@ from qtools.pipeline.demo.answers import Answer
 from qtools.pipeline.demo.server import LARGEST, Later, serve
 
 
-def answer(picture: np.ndarray) -> list[Answer]:
+def answer(picture: np.ndarray, way: int = 0) -> Answer:
     if picture.shape == (1, 1, 3):
         raise InputError("the run could not be opened", "name its weights")
     row = {"index": int(picture.sum()), "label": "<b>", "probability": 1.0}
-    return [Answer(f"{picture.shape}", (row,), "1 ms")]
+    return Answer(f"{way} {picture.shape}", (row,), "1 ms")
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def test_a_name_from_elsewhere_is_refused(port: int) -> None:
 
 
 def test_a_picture_is_answered(port: int) -> None:
-    status, _, body = ask(port, "POST", "/answers?width=3&height=2", bytes(range(18)))
+    status, _, body = ask(port, "POST", "/answers?width=3&height=2&way=1", bytes(range(18)))
     assert status == 200
-    (row,) = json.loads(body)["answers"]
-    assert row["title"] == "(2, 3, 3)" and row["top"][0] == {"index": 153, "label": "<b>", "probability": 1.0}
+    row = json.loads(body)["answer"]
+    assert row["title"] == "1 (2, 3, 3)" and row["top"][0] == {"index": 153, "label": "<b>", "probability": 1.0}
 
 
 def test_what_went_wrong_with_the_run_is_told(port: int) -> None:
-    status, _, body = ask(port, "POST", "/answers?width=1&height=1", bytes(3))
+    status, _, body = ask(port, "POST", "/answers?width=1&height=1&way=0", bytes(3))
     assert status == 200 and "name its weights" in json.loads(body)["error"]
 
 
@@ -90,6 +90,7 @@ def test_what_went_wrong_with_the_run_is_told(port: int) -> None:
         ("/answers?width=x&height=1", bytes(3)),
         ("/answers?width=1", bytes(3)),
         ("/answers", b""),
+        ("/answers?width=1&height=1", bytes(3)),
         ("/other?width=1&height=1", bytes(3)),
     ],
 )
@@ -112,21 +113,28 @@ def test_a_port_that_is_taken_is_an_error(port: int, tmp_path: Path) -> None:
         serve(tmp_path, answer, port)
 
 
-def test_pictures_wait_until_the_network_is_loaded() -> None:
+def test_pictures_wait_until_what_they_ask_is_ready() -> None:
+    """The first way answers while the second is still made."""
     loaded = threading.Event()
 
-    def make():
+    def slow():
         loaded.wait(10)
-        return answer
+        return lambda picture: answer(picture, 1)
 
-    later = Later(make)
+    later, picture = Later((lambda: answer, slow)), np.ones((2, 2, 3), np.uint8)
+    assert later(picture, 0).title == "0 (2, 2, 3)" and not loaded.is_set()
     threading.Timer(0.05, loaded.set).start()
-    assert later(np.ones((2, 2, 3), np.uint8))[0].title == "(2, 2, 3)"
+    assert later(picture, 1).title == "1 (2, 2, 3)"
+    with pytest.raises(InputError, match="no way 2"):
+        later(picture, 2)
 
 
 def test_a_network_that_cannot_be_loaded_is_every_pictures_answer() -> None:
     def make():
         raise InputError("other weights", "give the file")
 
-    with pytest.raises(InputError, match="other weights"):
-        Later(make)(np.ones((2, 2, 3), np.uint8))
+    later, picture = Later((make, lambda: answer)), np.ones((2, 2, 3), np.uint8)
+    assert later(picture, 1).title == "0 (2, 2, 3)"
+    for _ in range(2):
+        with pytest.raises(InputError, match="other weights"):
+            later(picture, 0)

@@ -164,7 +164,7 @@ def test_probabilities_become_logarithms() -> None:
 
 def test_standard_metadata_are_read_back() -> None:
     options = {"picture": SPEC, "labels": ("background", "cat", "dog")}
-    entry = metadata.encode(metadata.describe(options, None, pixels=False), ("image", "logits"))
+    entry = metadata.encode(metadata.describe(options, [None], pixels=False), ("image", "logits"))
     file = metadata.with_labels(b"a model", options["labels"])  # type: ignore[arg-type]
     found = metadata.read(entry, file)
     assert found is not None and found.labels == options["labels"]
@@ -177,7 +177,7 @@ def test_standard_metadata_are_read_back() -> None:
 @given(st.data())
 def test_damaged_metadata_are_none_or_a_picture(data: st.DataObject) -> None:
     options = {"picture": SPEC, "labels": ("a", "b")}
-    entry = bytearray(metadata.encode(metadata.describe(options, None, pixels=False), ("image", "logits")))
+    entry = bytearray(metadata.encode(metadata.describe(options, [None], pixels=False), ("image", "logits")))
     for _ in range(data.draw(st.integers(1, 6))):
         entry[data.draw(st.integers(8, len(entry) - 1))] = data.draw(st.integers(0, 255))
     found = metadata.read(bytes(entry[: data.draw(st.integers(0, len(entry)))]), b"")

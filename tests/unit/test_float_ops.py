@@ -28,3 +28,14 @@ def test_phases_stay_in_float() -> None:
     graph.ops[-1].attrs["aten"] = "aten.sin.default"  # type: ignore[index]
     made = graph.plan()
     assert "sines" in made.float_ops[phase] and made.params("x") is None
+
+
+def test_a_product_that_only_leaves_the_graph_keeps_its_codes() -> None:
+    """A move of it to an output asks for no floats; a norm that reads it does."""
+    graph = Graph()
+    product = graph.add(OpKind.MUL, graph.conv("x"), graph.conv("x"))
+    moved = graph.add(OpKind.RESHAPE, product)
+    made = graph.plan()
+    assert not made.float_ops and made.params(moved) is not None
+    graph.add(OpKind.LAYER_NORM, product)
+    assert {product, moved} <= graph.plan().float_ops.keys()

@@ -13,6 +13,7 @@ from torch import nn
 from qtools.core.errors import CheckFailed
 from qtools.core.files import to_json
 from qtools.fuse import branches, find, fuse, layer_norm
+from qtools.fuse.apply import fold
 
 REPVIT = ("repvit_m0_9", "repvit_m1_0", "repvit_m1_1", "repvit_m1_5", "repvit_m2_3")
 
@@ -115,6 +116,20 @@ def test_the_users_module_is_left_alone():
         torch.equal(v, before[k]) for k, v in model.state_dict().items()
     )
     assert not model.training and next(model.parameters()).requires_grad
+
+
+def test_folding_alone_gives_the_structure_and_the_weights_of_the_proven_model():
+    """In float32 throughout, so that weights differ by its rounding and by no more."""
+    model = randomized(small())
+    proven, _ = fuse(model, picture())
+    folded = fold(model, picture())
+    assert [(path, type(part)) for path, part in folded.named_modules()] == [
+        (path, type(part)) for path, part in proven.named_modules()
+    ]
+    for name, wanted in proven.state_dict().items():
+        assert relative(wanted, folded.state_dict()[name]) < 1e-5, name
+    with pytest.raises(CheckFailed, match="training mode"):
+        fold(small().train(), picture())
 
 
 def test_fusing_twice_changes_nothing_and_says_so():

@@ -160,9 +160,10 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", r"crashed on a.bin \(signal 11\)"),
         ("import os; os.abort()", r"crashed on a.bin \(signal 6\)"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"ended from outside on a.bin \(signal 9\)"),
         ("raise RuntimeError('no such op')", "cannot open a.bin: RuntimeError: no such op"),
         ("import time; time.sleep(60)", "within 2 s"),
-        ("from exporters import _apart; _apart.MEMORY = 1 << 30; _apart.limit_memory(); x = bytes(4 << 30)", "Memory"),
+        ("from exporters import _apart; _apart.MEMORY = 1 << 30; _apart.confine(); x = bytes(4 << 30)", "Memory"),
     ],
 )
 def test_a_runtime_that_crashes_takes_nothing_with_it(

@@ -44,3 +44,21 @@ def test_words_that_are_unknown(changes, message):
 def test_no_image_is_no_set_of_images(name, count):
     with pytest.raises(InputError, match=f"{name} needs at least one image, got {count}"):
         Images(**{name: count})
+
+
+def test_a_run_sums_on_one_thread_and_gives_torch_its_own_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of two threads are added in another order: numbers of a report would depend on the number of cores."""
+    import torch
+
+    from qtools.pipeline import quantize
+    from qtools.pipeline.progress import Silent, Stopwatch
+
+    seen: list[int] = []
+    monkeypatch.setattr(quantize, "_stages", lambda config, watch: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        quantize._run(RunConfig("m1_1"), Stopwatch(Silent()))
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)

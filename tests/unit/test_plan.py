@@ -214,8 +214,8 @@ def test_what_the_converter_merged_runs_in_float() -> None:
     made = graph.plan(unbound={first: "inside one kernel"})
     assert list(made.float_ops) == [first, second], "nothing is there that could become codes for the second"
     assert "merged" in made.float_ops[first] and made.params(first) is made.params(second) is None
-    made = graph.plan(unbound={f"p_{second}_weight": "folded"})
-    assert list(made.float_ops) == [second]
+    for role in ("weight", "bias"):
+        assert list(graph.plan(unbound={f"p_{second}_{role}": "folded"}).float_ops) == [second]
 
 
 def test_data_moved_from_float_to_float_stays_in_float() -> None:

@@ -27,13 +27,33 @@ def test_what_is_joined_comes_apart_again(found: list[tuple[int, ...]], count: i
     for ours, theirs in zip(ports.split(rows), arrays, strict=True):
         assert ours.shape == theirs.shape and (ours == theirs).all()
     tensors = [torch.from_numpy(array) for array in arrays]
-    assert torch.equal(joined(tensors), torch.from_numpy(rows))
+    assert torch.equal(joined(ports, tensors), torch.from_numpy(rows))
+    flat = np.concatenate([array.reshape(count, -1) for array in arrays], 1)
+    for ours, theirs in zip(ports.cut(flat), arrays, strict=True):
+        assert ours.shape == theirs.shape and (ours == theirs).all()
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4))
+def test_a_detectors_outputs_travel_side_by_side(count: int, places: int, classes: int) -> None:
+    ports = Ports(("logits", "boxes"), ((1, places, classes), (1, places, 4)))
+    draw = np.random.default_rng(0)
+    arrays = [draw.normal(size=(count, *shape[1:])).astype(np.float32) for shape in ports.shapes]
+    travelling = ports.join(arrays)
+    assert travelling.shape == (count, classes + 4, places)
+    for at in range(places):
+        assert (travelling[:, :, at] == np.concatenate([array[:, at] for array in arrays], 1)).all()
+    flat = np.concatenate([array.reshape(count, -1) for array in arrays], 1)
+    for parts in (ports.split(travelling), ports.cut(flat), ports.split(torch.from_numpy(travelling))):
+        assert all((np.asarray(ours) == theirs).all() for ours, theirs in zip(parts, arrays, strict=True))
+    assert torch.equal(joined(ports, [torch.from_numpy(array) for array in arrays]), torch.from_numpy(travelling))
 
 
 def test_rows_of_another_length_are_refused() -> None:
     ports = Ports(("a", "b"), ((1, 2), (1, 3)))
     with pytest.raises(ValueError, match=r"do not hold \{'a': 2, 'b': 3\}"):
         ports.split(np.zeros((4, 6)))
+    with pytest.raises(ValueError, match=r"do not hold \{'logits': 2, 'boxes': 4\}"):
+        Ports(("logits", "boxes"), ((1, 3, 2), (1, 3, 4))).split(np.zeros((4, 7, 3)))
 
 
 class Two(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from safetensors.torch import save_file
 
 from calibration.collect import write_stats
 from calibration.plan_file import read_plan
+from exporters.tflite import TARGET
+from qtools.core import files
 from qtools.core.errors import InputError
-from qtools.core.types import QuantPlan
-from qtools.pipeline import contract, kept
+from qtools.core.protocols import Lowered
+from qtools.core.types import PLAN_SCHEMA, QuantPlan
+from qtools.pipeline import contract, float_artifact, kept
 from qtools.pipeline import run_facts as facts_of_runs
 from reports.bench import BENCH_SCHEMA, parse_bench
 from reports.build import REPORT_SCHEMA, read_report
+from reports.sweep import SWEEP_SCHEMA, parse_sweep
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-PLAN_SCHEMA = 1
-"""plan.json carries no number: a change that old plans do not survive has to bring one."""
 
 
 def run_facts(path: Path) -> kept.RunFacts:
@@ -36,6 +39,21 @@ def run_facts(path: Path) -> kept.RunFacts:
     write_stats(inside / kept.STATS, {})
     shutil.copy(path, inside / facts_of_runs.FILE)
     return kept.read(inside.parent).facts
+
+
+WEIGHT = torch.arange(96.0).reshape(4, 2, 3, 4)
+
+
+def float_facts(path: Path) -> Lowered | None:
+    """The file that this artifact was cut to: its weight lies between two words, the axes in another order."""
+    inside = path.parent / "kept"
+    inside.mkdir(exist_ok=True)
+    shutil.copy(path, inside / float_artifact.FACTS)
+    (inside / float_artifact.REST).write_bytes(zlib.compress(b"headtail"))
+    found = float_artifact.read(inside, {"weight": WEIGHT}, TARGET, path.parent)
+    assert found is not None
+    assert found.path.read_bytes() == b"head" + WEIGHT.numpy().transpose(0, 2, 3, 1).tobytes() + b"tail"
+    return found
 
 
 SPEC = ((8, 8), "center", (0.5,) * 3)
@@ -50,6 +68,18 @@ READERS: dict[str, tuple[int, Callable[[Path], Any], Callable[[Any], object], ob
         SPEC,
     ),
     "run": (facts_of_runs.RUN_SCHEMA, run_facts, lambda f: (f.io, f.input.size, f.classes), RUN),
+    "float": (
+        float_artifact.FLOAT_SCHEMA,
+        float_facts,
+        lambda f: (f.binding["image"].shape, f.binding["weight"].tensor, f.unbound, f.max_error),
+        ((1, 8, 8, 3), "weight", {"bias": "folded"}, 1e-7),
+    ),
+    "sweep": (
+        SWEEP_SCHEMA,
+        lambda p: parse_sweep(p.read_text(), p.name),
+        lambda s: (s.side_by_side, [(r.cell, r.status, r.value, r.cost("size"), r.cost("latency")) for r in s.rows]),
+        (2, [("net-a", "passed", 80.0, 10.0, 1.0), ("net-b", "error", None, None, None)]),
+    ),
     "plan": (PLAN_SCHEMA, read_plan, lambda p: (p.model, p.values["image"].params.scale), ("m", (0.05,))),
 }
 
@@ -69,7 +99,7 @@ def test_every_version_is_read(kind: str, tmp_path: Path) -> None:
         assert held.get("schema_version", version) == version
 
 
-@pytest.mark.parametrize("kind", ["report", "bench", "contract", "run"])
+@pytest.mark.parametrize("kind", READERS)
 @pytest.mark.parametrize("version", [0, -1, 2.5, "1", None, 10**30, True], ids=str)
 def test_a_version_that_is_not_known_is_refused(kind: str, version: Any, tmp_path: Path) -> None:
     newest, read, _, _ = READERS[kind]
@@ -83,6 +113,13 @@ def test_a_version_that_is_not_known_is_refused(kind: str, version: Any, tmp_pat
     path.write_text(json.dumps(held | {"schema_version": version}))
     with pytest.raises(InputError):
         read(path)
+
+
+def test_a_plan_from_before_versions_is_the_first_and_is_written_with_its_number(tmp_path: Path) -> None:
+    assert "schema_version" not in json.loads((GOLDEN / "plan-1.json").read_text())
+    plan = read_plan(GOLDEN / "plan-1.json")
+    again = files.write_text(tmp_path / "plan.json", files.to_json(plan))
+    assert json.loads(again.read_text())["schema_version"] == 1 and read_plan(again) == plan
 
 
 def test_fields_of_a_later_version_are_passed_over(tmp_path: Path) -> None:

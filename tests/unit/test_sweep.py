@@ -41,7 +41,7 @@ from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.trial import Decision
 from qtools.simulate.coreml import FakeQuantized
 from reports.accuracy import mean_root_kl
-from reports.render._plots import front_plot
+from reports.render._pareto import front_plot
 from reports.sensitivity import Front
 
 

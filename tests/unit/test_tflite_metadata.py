@@ -62,7 +62,7 @@ class Node:
 def parts(**changes: Any) -> tuple[Node, Node, Node]:
     """Model, input, output."""
     options = WORDS | {"picture": PICTURE, "labels": ("cat", "dog")} | changes
-    data = metadata.encode(metadata.describe(options, GRID, pixels=changes.get("io") == "pixels"), ENDS)
+    data = metadata.encode(metadata.describe(options, [GRID], pixels=changes.get("io") == "pixels"), ENDS)
     assert data[4:8] == b"M001"
     model = Node.root(data)
     (graph,) = model.tables(3)
@@ -114,7 +114,7 @@ def test_any_words(name: str, author: str, labels: list[str]) -> None:
 
 
 def test_nothing_known_is_no_error() -> None:
-    data = metadata.encode(metadata.describe({}, None, pixels=False), ENDS)
+    data = metadata.encode(metadata.describe({}, [None], pixels=False), ENDS)
     assert Node.root(data).text(0) == ""
 
 

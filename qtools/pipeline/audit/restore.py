@@ -19,7 +19,7 @@ from qtools.core.artifact import Artifact
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
-from qtools.fuse.apply import fuse
+from qtools.fuse.apply import fold, fuse
 from qtools.fuse.certificate import FusionCertificate
 from qtools.graph.capture import Program, capture
 from qtools.graph.pixels import taking_pixels
@@ -173,15 +173,35 @@ def captured_again(run: Run, example: NDArray[np.float32], watch: Stopwatch) -> 
     Raises:
         CheckFailed: If the graph is not the one that was planned.
     """
-    facts, pixels = run.kept.facts, run.kept.facts.io == PIXELS
     with watch.stage("fuse"):
-        shown = normalise(example, facts.input) if pixels else example
-        module, certificate = fuse(run.loaded.module, torch.from_numpy(shown), strict=run.loaded.spec.verified)
+        module, certificate = fuse(run.loaded.module, _shown(run, example), strict=run.loaded.spec.verified)
+    return _captured(run, module, example, watch), certificate
+
+
+def captured_unproven(run: Run, example: NDArray[np.float32], watch: Stopwatch) -> Program:
+    """`captured_again` without proving the fusion again: the weights are the run's, whose own certificate covers them.
+
+    Raises:
+        CheckFailed: If the graph is not the one that was planned.
+    """
+    with watch.stage("fold"):
+        module = fold(run.loaded.module, _shown(run, example))
+    return _captured(run, module, example, watch)
+
+
+def _shown(run: Run, example: NDArray[np.float32]) -> torch.Tensor:
+    """What the network itself sees of an example."""
+    facts = run.kept.facts
+    return torch.from_numpy(normalise(example, facts.input) if facts.io == PIXELS else example)
+
+
+def _captured(run: Run, module: torch.nn.Module, example: NDArray[np.float32], watch: Stopwatch) -> Program:
+    facts = run.kept.facts
     with watch.stage("capture"):
-        module = taking_pixels(module, facts.input, run.target.spec) if pixels else module
+        module = taking_pixels(module, facts.input, run.target.spec) if facts.io == PIXELS else module
         captured = capture(module, torch.from_numpy(example), run.target.spec.expand)
         _same_graph(captured, run)
-    return captured.with_constants(run.kept.exact), certificate
+    return captured.with_constants(run.kept.exact)
 
 
 def _artifact(run: Run) -> Artifact:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from qtools.core import files, plugins
+from qtools.core.claim import claim
 from qtools.core.errors import InputError
 from qtools.pipeline.audit import restore
 from qtools.pipeline.audit.config import AuditConfig
@@ -21,22 +23,29 @@ def audit(config: AuditConfig, listener: Listener) -> Report:
     Raises:
         qtools.core.errors.QtoolsError: See its subclasses.
     """
-    watch = Stopwatch(listener)
+    with ExitStack() as held:
+        if config.out is not None:
+            held.enter_context(claim(config.out, replace=config.force))
+        if config.sensitivity is not None:
+            held.enter_context(claim(config.sensitivity))
+        report = _audit(config, Stopwatch(listener))
+        if config.out is not None:
+            write(report, config.out, replace=config.force)
+    return report
+
+
+def _audit(config: AuditConfig, watch: Stopwatch) -> Report:
     if restore.is_run(config.subject):
         _refuse_foreign_options(config)
         from qtools.pipeline.audit import own
 
-        report = own.audit(config, watch)
-    else:
-        _refuse_plain_folder(config.subject)
-        if config.sensitivity is not None:
-            raise InputError(f"{config.subject.name} keeps no float network to sweep over", "leave --sensitivity out")
-        from qtools.pipeline.audit import foreign
+        return own.audit(config, watch)
+    _refuse_plain_folder(config.subject)
+    if config.sensitivity is not None:
+        raise InputError(f"{config.subject.name} keeps no float network to sweep over", "leave --sensitivity out")
+    from qtools.pipeline.audit import foreign
 
-        report = foreign.audit(config, watch)
-    if config.out is not None:
-        write(report, config.out, replace=config.force)
-    return report
+    return foreign.audit(config, watch)
 
 
 def write(report: Report, folder: Path, *, replace: bool) -> None:

@@ -1,85 +1,14 @@
-"""What a file in this folder exposes, and what is handed to it."""
+"""What a file in this folder exposes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qtools.pipeline.contract import Contract, Whole
+from qtools.pipeline.picture_vectors import Content
 
 VECTORS = "vectors"
-
-
-@dataclass(frozen=True)
-class Top:
-    """One of the largest answers: the index of the output, its label ("" where there is none), its real value."""
-
-    index: int
-    label: str
-    value: float
-
-
-@dataclass(frozen=True)
-class PictureVector:
-    """A picture, what has to go into the artifact for it, and what comes out.
-
-    Attributes:
-        name: Of its files.
-        what: What it is there for, in words.
-        picture: RGB, shape (height, width, 3).
-        tensor: As the runtime here takes it.
-        memory: The same as an app holds it: the bytes of the input, row after row, little-endian.
-        output: As the artifact gave it.
-        top: The largest answers, at most five.
-    """
-
-    name: str
-    what: str
-    picture: NDArray[np.uint8]
-    tensor: NDArray[Any]
-    memory: bytes
-    output: NDArray[Any]
-    top: tuple[Top, ...]
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an answer may lie from the recorded one.
-
-    Attributes:
-        value: Largest difference of any number, in the output's real units.
-        measured: Other kernels on this machine -> the largest difference seen on the vectors.
-        why: Where the value comes from.
-    """
-
-    value: float
-    measured: Mapping[str, float]
-    why: str
-
-
-@dataclass(frozen=True)
-class Content:
-    """What every bundle is made of.
-
-    Attributes:
-        whole: What the app has to do.
-        vectors: Pictures with their answers.
-        tolerance: How exact an answer has to be.
-    """
-
-    whole: Whole
-    vectors: Sequence[PictureVector]
-    tolerance: Tolerance
-
-    @property
-    def contract(self) -> Contract:
-        """All of the contract."""
-        return self.whole.contract
 
 
 @dataclass(frozen=True)

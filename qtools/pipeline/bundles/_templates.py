@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from qtools.core import files
-from qtools.pipeline.bundles._bundle import Content
+from qtools.pipeline.picture_vectors import Content
 
 HERE = Path(__file__).parent / "templates"
 FILLED = ".j2"

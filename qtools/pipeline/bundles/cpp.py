@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from qtools.pipeline.bundles import _templates
-from qtools.pipeline.bundles._bundle import Bundle, Content
+from qtools.pipeline.bundles._bundle import Bundle
+from qtools.pipeline.picture_vectors import Content
 
 ELEMENT = {"int8": "std::int8_t", "uint8": "std::uint8_t", "int16": "std::int16_t", "float32": "float"}
 NUMBER = {name: "float" if name == "float32" else "int" for name in ELEMENT}
@@ -25,6 +26,6 @@ BUNDLE = Bundle(
     formats=("tflite", "onnx"),
     place=place,
     how="c++ -std=c++17 -O2 -ffp-contract=off replay.cpp -o replay && ./replay . replays the vectors' tensors; "
-    "litert.hpp runs the network",
+    "with -DQTOOLS_LITERT and LiteRT's C library (libLiteRt.so, in the wheel ai-edge-litert) it runs the network too",
     tools={"c++": "compiles it"},
 )

@@ -1,7 +1,8 @@
 """iOS and macOS: a Swift package with the preparation in plain Swift, and Core ML to run the artifact.
 
-No Swift compiler runs where this is tested. The tests parse every file, and type-check, translate and replay the
-arithmetic of QtoolsPreparation; what touches Apple's frameworks, and how JSON is decoded, has been read and not run.
+The tests parse every file, and translate and replay the arithmetic of QtoolsPreparation. Where a Swift compiler is,
+they build the package on Linux, replay its vectors, and check the types of what touches Apple's frameworks against
+declarations written from Apple's documentation. Core ML itself has never run it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from qtools.pipeline.bundles import _templates
-from qtools.pipeline.bundles._bundle import Bundle, Content
+from qtools.pipeline.bundles._bundle import Bundle
+from qtools.pipeline.picture_vectors import Content
 
 SYSTEMS = {"iOS": "17", "macOS": "14"}
 """What the package's own code takes; a newer one where the artifact needs it."""

@@ -11,6 +11,7 @@ BUNDLE = Bundle(
     title="the Python client",
     formats=("tflite", "onnx"),
     place=partial(_templates.place, "python"),
-    how="python replay.py replays the vectors; in a program: from qtools_client import Client",
+    how="pip install numpy, and ai-edge-litert for a .tflite or onnxruntime for a .onnx; python replay.py replays the "
+    "vectors; in a program: from qtools_client import Client",
     systems={"Python": "3.10"},
 )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qtools.core.errors import InputError
 from qtools.pipeline.bundles import _templates
-from qtools.pipeline.bundles._bundle import Bundle, Content
+from qtools.pipeline.bundles._bundle import Bundle
 from qtools.pipeline.contract import Whole
+from qtools.pipeline.picture_vectors import Content
 
 ONNXRUNTIME = "1.30.0"
 LITERT = "2.5.3"
 TAKEN = ("float32", "uint8")
 """Types of tensors that LiteRT.js 2.5 has, of those that artifacts have."""
 FORMATS = ("onnx", "tflite")
+REMEDY = "quantize with --io pixels (bytes in, float32 out) or --io float32, or for --target onnx"
+"""What to do where `refusal` has a reason."""
 
 
 def refusal(whole: Whole) -> str:
@@ -31,22 +35,20 @@ def place(content: Content, folder: Path) -> None:
         InputError: If the browser's runtime cannot take the artifact's tensors.
     """
     if reason := refusal(content.whole):
-        raise InputError(
-            reason, "quantize with --io pixels (bytes in, float32 out) or --io float32, or for --target onnx"
-        )
-    place_page(content, folder, not_in_browser="", answered=False)
+        raise InputError(reason, REMEDY)
+    place_page(content, folder, not_in_browser="", answered=())
 
 
-def place_page(content: Content, folder: Path, *, not_in_browser: str, answered: bool) -> None:
+def place_page(content: Content, folder: Path, *, not_in_browser: str, answered: Sequence[str]) -> None:
     """Writes the package's files.
 
     Args:
         content: What they are filled with.
         folder: Where they go.
         not_in_browser: Why the page does not run the artifact itself; "" where it does.
-        answered: Whether whoever serves the page answers pictures too.
+        answered: What else answers pictures: titles of the ways that whoever serves the page has.
     """
-    more = {"not_in_browser": not_in_browser, "answered": answered}
+    more = {"not_in_browser": not_in_browser, "answered": list(answered)}
     _templates.place("web", content, folder, onnxruntime=ONNXRUNTIME, litert=LITERT, **more)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from calibration.images import fitted, normalise
 from qtools.graph import execute
-from qtools.pipeline import contract_of_run, feeding
+from qtools.graph.capture import Program
+from qtools.pipeline import contract_of_run, feeding, picture_vectors
 from qtools.pipeline.audit import restore
-from qtools.pipeline.bundles import _vectors
 from qtools.pipeline.config import PIXELS
 from qtools.pipeline.inspect import run as inspect
 from qtools.pipeline.progress import Stopwatch
@@ -39,52 +40,74 @@ class Answer:
     note: str
 
 
+Answering = Callable[[NDArray[np.uint8]], Answer]
+Compute = Callable[[NDArray[np.uint8]], Numbers]
+"""From a picture, RGB of shape (height, width, 3), to a number per class."""
+
+
 class Answers:
-    """Answers pictures in three ways.
+    """Answers pictures in three ways, the artifact's first: it is opened at once, the graph has to be captured again.
 
     Args:
         run: The run, with the network it was made from.
         shipped: The same run, as an app sees it.
         watch: Told of each stage.
+
+    Attributes:
+        titles: What computes each answer.
     """
 
     def __init__(self, run: restore.Run, shipped: contract_of_run.Run, watch: Stopwatch) -> None:
+        self._run, self._shipped, self._watch = run, shipped, watch
         self._spec, self._pixels = run.kept.facts.input, run.kept.facts.io == PIXELS
-        example = np.zeros((1, 3, *self._spec.size), np.float32)
-        program, _ = restore.captured_again(run, example, watch)
-        with watch.stage("open"):
-            simulator = open_simulator(program.with_constants(run.kept.shipped), run.plan, run.target.simulator)
-            reading = feeding.reading(inspect(run.artifact).inspection, shipped.whole.contract)
-            session = run.target.session(run.artifact, run.target.kernels[0], 1)
-        whole = self._whole = shipped.whole
-
-        def real(picture: NDArray[np.uint8]) -> Numbers:
-            output = session({whole.input.name: reading.tensor(picture)})[whole.output.name]
-            return _vectors.values(whole, output)
-
-        def simulated(picture: NDArray[np.uint8]) -> Numbers:
-            return np.asarray(simulator.logits(simulator.codes(self._batch(picture))))[0]
-
-        def exact(picture: NDArray[np.uint8]) -> Numbers:
-            return execute.run(program, self._batch(picture)).numpy()[0]
-
         first = run.target.labels.get(run.target.kernels[0], run.target.kernels[0])
-        self._ways: Mapping[str, tuple[Callable[[NDArray[np.uint8]], Numbers], bool]] = {
-            "Float network": (exact, False),
-            "Simulated integers": (simulated, False),
-            first[:1].upper() + first[1:]: (real, whole.output.meaning == "probabilities"),
-        }
+        self.titles = (first[:1].upper() + first[1:], "Float network", "Simulated integers")
+        self._program: Program | None = None
 
-    def __call__(self, picture: NDArray[np.uint8]) -> list[Answer]:
-        """The answers to a picture, RGB of shape (height, width, 3)."""
-        found = []
-        with torch.inference_mode():
-            for title, (compute, probabilities) in self._ways.items():
-                start = time.perf_counter()
+    def makers(self) -> tuple[Callable[[], Answering], ...]:
+        """For each title, what makes it ready; to be called one after the other."""
+        meaning = self._shipped.whole.output.meaning == "probabilities"
+        made = zip(self.titles, (self._real, self._exact, self._simulated), (meaning, False, False), strict=True)
+        return tuple(partial(self._made, *each) for each in made)
+
+    def _made(self, title: str, make: Callable[[], Compute], probabilities: bool) -> Answering:
+        compute = make()
+
+        def answer(picture: NDArray[np.uint8]) -> Answer:
+            start = time.perf_counter()
+            with torch.inference_mode():
                 numbers = compute(picture)
-                took = 1000 * (time.perf_counter() - start)
-                found.append(Answer(title, self._top(numbers, probabilities), f"{took:.1f} ms with its preparation"))
-        return found
+            took = 1000 * (time.perf_counter() - start)
+            return Answer(title, self._top(numbers, probabilities), f"{took:.1f} ms with its preparation")
+
+        return answer
+
+    def _real(self) -> Compute:
+        run, whole = self._run, self._shipped.whole
+        reading = feeding.reading(inspect(run.artifact).inspection, whole.contract)
+        session = run.target.session(run.artifact, run.target.kernels[0], 1)
+
+        def compute(picture: NDArray[np.uint8]) -> Numbers:
+            output = session({whole.input.name: reading.tensor(picture)})[whole.output.name]
+            return picture_vectors.values(whole, output)
+
+        return compute
+
+    def _exact(self) -> Compute:
+        program = self._captured()
+        return lambda picture: execute.run(program, self._batch(picture)).numpy()[0]
+
+    def _simulated(self) -> Compute:
+        run = self._run
+        shipped = self._captured().with_constants(run.kept.shipped)
+        simulator = open_simulator(shipped, run.plan, run.target.simulator)
+        return lambda picture: np.asarray(simulator.logits(simulator.codes(self._batch(picture))))[0]
+
+    def _captured(self) -> Program:
+        if self._program is None:
+            example = np.zeros((1, 3, *self._spec.size), np.float32)
+            self._program = restore.captured_unproven(self._run, example, self._watch)
+        return self._program
 
     def _batch(self, picture: NDArray[np.uint8]) -> torch.Tensor:
         cut = fitted(picture, self._spec)
@@ -94,5 +117,5 @@ class Answers:
     def _top(self, numbers: Numbers, probabilities: bool) -> tuple[Mapping[str, Any], ...]:
         powers = numbers if probabilities else np.exp(numbers - numbers.max())
         shares = powers / powers.sum()
-        named = _vectors.top(self._whole, shares)
+        named = picture_vectors.top(self._shipped.whole, shares)
         return tuple({"index": each.index, "label": each.label, "probability": each.value} for each in named)

@@ -6,17 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtools.pipeline import bundle, contract_of_run
+from qtools.pipeline import bundle, contract_of_run, picture_vectors
 from qtools.pipeline.audit import restore
 from qtools.pipeline.audit.config import AuditConfig
-from qtools.pipeline.bundles import _vectors, web
+from qtools.pipeline.bundles import web
 from qtools.pipeline.demo.answers import Answers
 from qtools.pipeline.demo.server import Later
+from qtools.pipeline.picture_vectors import Content, Tolerance
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
 
 INSTALLED = "bundles/web/node_modules"
 """Where a run's web bundle has the browser's runtime, once somebody installed it."""
-PICTURES = 5
+NONE = Tolerance(0.0, {}, "no pictures are here")
 _KIND = dataclasses.replace(web.BUNDLE, title="the page", formats=("onnx", "tflite", "mlpackage"))
 
 
@@ -60,13 +61,17 @@ def write(config: DemoConfig, folder: Path, listener: Listener) -> Page:
     shipped = contract_of_run.open_run(place)
     run = restore.read(AuditConfig(place, weights=config.weights, builder=config.builder))
     listener.stage("write the page")
-    content = _vectors.make(shipped, _vectors.Wanted(count=PICTURES))
-    modules = (place / INSTALLED).resolve()
+    modules = (config.run / INSTALLED).resolve()
     reason = web.refusal(shipped.whole)
-    if not reason and not modules.is_dir():
+    if reason:
+        reason = f"{reason}; {web.REMEDY}"
+    elif not modules.is_dir():
         reason = f"its runtime is not here: qtools bundle {config.run} --platform web, then npm install in that folder"
-    bundle.write(content, shipped, dataclasses.replace(_KIND, place=lambda *_: None), folder)
-    web.place_page(content, folder, not_in_browser=reason, answered=True)
-    if not reason:
+    content = Content(shipped.whole, (), NONE)
+    if not reason:  # the bundle beside the runtime has the pictures, and its own artifact is held against the contract
+        content = picture_vectors.read(modules.parent / web.BUNDLE.vectors, shipped.whole)
         (folder / "node_modules").symlink_to(modules)
-    return Page(Later(lambda: Answers(run, shipped, Stopwatch(Silent()))), reason)
+    bundle.write(content, shipped, dataclasses.replace(_KIND, place=lambda *_: None), folder)
+    answers = Answers(run, shipped, Stopwatch(Silent()))
+    web.place_page(content, folder, not_in_browser=reason, answered=answers.titles)
+    return Page(Later(answers.makers()), reason)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import mimetypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,51 +20,53 @@ import numpy as np
 
 from qtools.core import files
 from qtools.core.errors import InputError, QtoolsError
-from qtools.pipeline.demo.answers import Answer
+from qtools.pipeline.demo.answers import Answer, Answering
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 LARGEST = 200_000_000
 """Bytes of a picture that is taken: 66 megapixels."""
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
-Answering = Callable[[np.ndarray], list[Answer]]
+Asked = Callable[[np.ndarray, int], Answer]
+"""A picture, and which way of answering it is meant; its errors are the answer."""
 
 
 class Later:
-    """Answers that are made ready while the page is already open.
+    """Ways of answering that are made ready, one after the other, while the page is already open.
 
     Args:
-        make: Makes them; its error is every picture's answer.
+        makers: Each makes one; its error is the answer to every picture.
     """
 
-    def __init__(self, make: Callable[[], Answering]) -> None:
-        self._ready, self._lock = threading.Event(), threading.Lock()
-        self._found: Answering | None = None
-        self._error: QtoolsError | None = None
-        threading.Thread(target=self._fill, args=(make,), daemon=True).start()
+    def __init__(self, makers: Sequence[Callable[[], Answering]]) -> None:
+        self._ways: list[Future[Answering]] = [Future() for _ in makers]
+        self._lock = threading.Lock()
+        threading.Thread(target=self._fill, args=(makers,), daemon=True).start()
 
-    def _fill(self, make: Callable[[], Answering]) -> None:
-        try:
-            self._found = make()
-        except QtoolsError as error:
-            self._error = error
-        finally:
-            self._ready.set()
+    def _fill(self, makers: Sequence[Callable[[], Answering]]) -> None:
+        for way, make in zip(self._ways, makers, strict=True):
+            try:
+                way.set_result(make())
+            except QtoolsError as error:
+                way.set_exception(error)
+            except BaseException:
+                way.set_exception(InputError("the run could not be opened", "see the terminal"))
+                raise
 
-    def __call__(self, picture: np.ndarray) -> list[Answer]:
-        """Waits until they are ready; one picture at a time.
+    def __call__(self, picture: np.ndarray, way: int) -> Answer:
+        """Waits until that way is ready; one picture at a time.
 
         Raises:
-            QtoolsError: What making them ended in.
+            QtoolsError: What making it ready ended in, or there is no such way.
         """
-        self._ready.wait()
-        if self._found is None:
-            raise self._error or InputError("the run could not be opened", "see the terminal")
+        if not 0 <= way < len(self._ways):
+            raise InputError(f"there is no way {way} of answering", f"ask for 0 to {len(self._ways) - 1}")
+        compute = self._ways[way].result()
         with self._lock:
-            return self._found(picture)
+            return compute(picture)
 
 
-def serve(folder: Path, answering: Answering, port: int) -> ThreadingHTTPServer:
+def serve(folder: Path, answering: Asked, port: int) -> ThreadingHTTPServer:
     """Binds the page to a port; the caller runs and closes it.
 
     Args:
@@ -86,7 +89,7 @@ def serve(folder: Path, answering: Answering, port: int) -> ThreadingHTTPServer:
 
 class _Handler(BaseHTTPRequestHandler):
     root: Path
-    answers: Answering
+    answers: Asked
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -103,22 +106,22 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, kind, path.read_bytes())
 
     def do_POST(self) -> None:
-        """A picture: rows of RGB, its sides in the query."""
+        """A picture: rows of RGB; in the query its sides, and which way of answering is asked."""
         if not self._from_here():
             return
         try:
-            picture = self._picture()
+            picture, way = self._picture()
         except (ValueError, KeyError) as error:
             self.close_connection = True
             self._send(HTTPStatus.BAD_REQUEST, "text/plain", f"{error}\n".encode())
             return
         try:
-            body = files.to_json({"answers": type(self).answers(picture)})
+            body = files.to_json({"answer": type(self).answers(picture, way)})
         except QtoolsError as error:
             body = json.dumps({"error": str(error)})
         self._send(HTTPStatus.OK, "application/json", body.encode())
 
-    def _picture(self) -> np.ndarray:
+    def _picture(self) -> tuple[np.ndarray, int]:
         url = urlsplit(self.path)
         if url.path != "/answers":
             raise ValueError("only /answers takes pictures")
@@ -126,7 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         width, height, length = int(said["width"]), int(said["height"]), int(self.headers["Content-Length"] or 0)
         if min(width, height) < 1 or length != 3 * width * height or length > LARGEST:
             raise ValueError(f"a picture has 3 x width x height bytes, at most {LARGEST}")
-        return np.frombuffer(self.rfile.read(length), np.uint8).reshape(height, width, 3)
+        way = int(said["way"])
+        return np.frombuffer(self.rfile.read(length), np.uint8).reshape(height, width, 3), way
 
     def _from_here(self) -> bool:
         name = (self.headers["Host"] or "").rpartition(":")[0] or self.headers["Host"]

@@ -37,7 +37,7 @@ func system(_ name: String) -> String {
     guard sysctlbyname(name, nil, &size, nil, 0) == 0, size > 0 else { return "" }
     var bytes = [CChar](repeating: 0, count: size)
     guard sysctlbyname(name, &bytes, &size, nil, 0) == 0 else { return "" }
-    return String(cString: bytes)
+    return String(decoding: bytes.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
 }
 
 func machineLine(_ device: String) -> String {
@@ -110,34 +110,39 @@ func measured(_ package: URL, _ asked: Asked) async -> String {
     do {
         let compiled = try await MLModel.compileModel(at: package)
         defer { try? FileManager.default.removeItem(at: compiled) }
-        let settings = MLModelConfiguration()
-        settings.computeUnits = units(asked.place)
-        let before = peak()
-        var loaded: MLModel?
-        let initial = try milliseconds { loaded = try MLModel(contentsOf: compiled, configuration: settings) }
-        guard let model = loaded else { throw Failure.input("it did not load") }
-        var given: [String: MLFeatureValue] = [:]
-        for (name, described) in model.modelDescription.inputDescriptionsByName {
-            given[name] = try content(described)
-        }
-        let features = try MLDictionaryFeatureProvider(dictionary: given)
-        let first = try milliseconds { _ = try model.prediction(from: features) }
-        for _ in 0..<asked.warmup { _ = try model.prediction(from: features) }
-        var samples: [Double] = []
-        let began = DispatchTime.now().uptimeNanoseconds
-        let least = max(asked.runs, asked.queries)
-        while samples.count < least
-            || Double(DispatchTime.now().uptimeNanoseconds - began) < asked.seconds * 1e9
-        {
-            samples.append(try milliseconds { _ = try model.prediction(from: features) })
-        }
-        line["init_ms"] = initial
-        line["first_ms"] = first
-        line["samples_ms"] = samples
-        line["before_bytes"] = before
-        line["peak_bytes"] = peak()
+        line.merge(try timed(compiled, asked)) { $1 }
     } catch {
         line["failed"] = "\(error)"
     }
     return printed(line)
+}
+
+/// The times of a compiled model. Not async, because async code gets another prediction(from:) of Core ML, which hands
+/// the work to a queue; and each inference drains its own pool, because the tasks of async code drain none.
+func timed(_ compiled: URL, _ asked: Asked) throws -> [String: Any] {
+    let settings = MLModelConfiguration()
+    settings.computeUnits = units(asked.place)
+    let before = peak()
+    var loaded: MLModel?
+    let initial = try milliseconds { loaded = try MLModel(contentsOf: compiled, configuration: settings) }
+    guard let model = loaded else { throw Failure.input("it did not load") }
+    var given: [String: MLFeatureValue] = [:]
+    for (name, described) in model.modelDescription.inputDescriptionsByName {
+        given[name] = try content(described)
+    }
+    let features = try MLDictionaryFeatureProvider(dictionary: given)
+    func inference() throws -> Double {
+        return try autoreleasepool { try milliseconds { _ = try model.prediction(from: features) } }
+    }
+    let first = try inference()
+    for _ in 0..<asked.warmup { _ = try inference() }
+    var samples: [Double] = []
+    let began = DispatchTime.now().uptimeNanoseconds
+    let least = max(asked.runs, asked.queries)
+    while samples.count < least || Double(DispatchTime.now().uptimeNanoseconds - began) < asked.seconds * 1e9 {
+        samples.append(try inference())
+    }
+    return [
+        "init_ms": initial, "first_ms": first, "samples_ms": samples, "before_bytes": before, "peak_bytes": peak(),
+    ]
 }

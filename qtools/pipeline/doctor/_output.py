@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.pipeline.bundles._vectors import values
 from qtools.pipeline.contract import Whole
+from qtools.pipeline.picture_vectors import values
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtools.core.protocols import Session
-from qtools.pipeline.bundles._bundle import PictureVector, Tolerance
-from qtools.pipeline.bundles._vectors import tensor_of, values
 from qtools.pipeline.contract import LEVELS, Whole
 from qtools.pipeline.doctor import mistakes
 from qtools.pipeline.doctor._output import Form, forms
 from qtools.pipeline.doctor.mistakes import Fed
+from qtools.pipeline.picture_vectors import PictureVector, Tolerance, tensor_of, values
 from reports.doctor import Diagnosis, Explanation, Verdict
 
 NEAR = 2.0

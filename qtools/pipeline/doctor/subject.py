@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from qtools.core import files
 from qtools.core.errors import CheckFailed, InputError, did_you_mean
 from qtools.core.protocols import Session, Target
-from qtools.pipeline import contract
-from qtools.pipeline.bundles import _vectors
-from qtools.pipeline.bundles._bundle import Content, PictureVector
+from qtools.pipeline import contract, picture_vectors
 from qtools.pipeline.compare import by_suffix
 from qtools.pipeline.contract_of_run import open_run
 from qtools.pipeline.doctor import diagnose
+from qtools.pipeline.picture_vectors import Content, PictureVector
 from qtools.pipeline.verify import REPORT
 from reports.doctor import Diagnosis, Explanation
 
@@ -110,15 +109,15 @@ def open_subject(folder: Path) -> Subject:
     """
     if (folder / REPORT).is_file():
         made = open_run(folder)
-        return Subject(_vectors.make(made, _vectors.Wanted()), made.artifact, made.target)
-    said, index = _only(folder, contract.FILE), _only(folder, _vectors.FILE)
+        return Subject(picture_vectors.make(made, picture_vectors.Wanted()), made.artifact, made.target)
+    said, index = _only(folder, contract.FILE), _only(folder, picture_vectors.FILE)
     whole = contract.whole(contract.read(said, called=""), str(said))
     artifact = said.parent / whole.artifact.name
     if not artifact.exists():
         raise InputError(f"{folder} has no {whole.artifact.name} beside its contract", MAKE)
     if files.digest(artifact) != whole.artifact.sha256:
         raise CheckFailed(f"{artifact} is not the file that its contract is about", "make the bundle again of the run")
-    return Subject(_vectors.read(index.parent, whole), artifact, by_suffix()[artifact.suffix])
+    return Subject(picture_vectors.read(index.parent, whole), artifact, by_suffix()[artifact.suffix])
 
 
 def read_numbers(path: Path) -> NDArray[Any]:

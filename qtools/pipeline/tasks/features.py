@@ -48,6 +48,6 @@ TASK = Task(
     judge=_judge,
     by_image=False,
     apart=apart,
-    alike=alike,
+    agreement=alike,
     by_class=False,
 )

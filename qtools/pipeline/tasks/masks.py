@@ -54,7 +54,7 @@ TASK = Task(
     judge=_judge,
     by_image=False,
     apart=apart,
-    alike=alike,
+    agreement=alike,
     by_class=False,
     scenes=_scenes,
 )

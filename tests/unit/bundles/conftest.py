@@ -17,10 +17,9 @@ from qtools.core import numerics
 from qtools.core.artifact import Runtime
 from qtools.core.inspection import End, Grid
 from qtools.core.types import InputSpec
-from qtools.pipeline import contract, feeding
-from qtools.pipeline.bundles import _vectors
-from qtools.pipeline.bundles._bundle import Content, PictureVector, Tolerance
+from qtools.pipeline import contract, feeding, picture_vectors
 from qtools.pipeline.contract_of_run import table_of
+from qtools.pipeline.picture_vectors import Content, PictureVector, Tolerance
 
 MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.2, 0.3)
 GRIDS = {"int8": Grid((0.021,), (-17,)), "uint8": Grid((0.019,), (111,)), "float32": None}
@@ -72,7 +71,7 @@ def make(dtype: str = "int8", layout: str = "NHWC", size: tuple[int, int] = (24,
     )
     session = _network(table)
     vectors = tuple(_vector(whole, reading, session, number) for number in range(len(SHAPES)))
-    return MadeUp(Content(whole, vectors, Tolerance(ANSWER.scales[0] * _vectors.ROUNDED, {}, "a step")), session)
+    return MadeUp(Content(whole, vectors, Tolerance(ANSWER.scales[0] * picture_vectors.ROUNDED, {}, "a step")), session)
 
 
 def _network(table: np.ndarray) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -91,8 +90,8 @@ def _vector(whole: contract.Whole, reading: feeding.Reading, session: Any, numbe
     shown = picture(*SHAPES[number])
     tensor = reading.tensor(shown)
     output = session({"image": tensor})["logits"]
-    top = _vectors.top(whole, _vectors.values(whole, output))
-    return PictureVector(str(number), "", shown, tensor, _vectors.memory_of(whole, tensor), output, top)
+    top = picture_vectors.top(whole, picture_vectors.values(whole, output))
+    return PictureVector(str(number), "", shown, tensor, picture_vectors.memory_of(whole, tensor), output, top)
 
 
 @pytest.fixture(scope="session")

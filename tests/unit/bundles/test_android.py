@@ -1,6 +1,8 @@
 """The Kotlin of an Android bundle: complete, its core free of Android, and on the JVM the same to the byte as Python.
 
 QTOOLS_KOTLINC names a `kotlinc`, or a .jar that holds the compiler, with kotlin-stdlib*.jar beside it.
+QTOOLS_ANDROID_JAR names an SDK's android.jar: the modules for Android are compiled against it, and against our reading
+of the documentation of the libraries, which proves their types and no more.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,7 @@ import numpy as np
 import pytest
 
 from qtools.core import files
-from qtools.pipeline import contract
-from qtools.pipeline.bundles import _vectors
+from qtools.pipeline import contract, picture_vectors
 from qtools.pipeline.bundles.android import BUNDLE
 
 COMPILER = os.environ.get("QTOOLS_KOTLINC") or shutil.which("kotlinc")
@@ -30,14 +31,16 @@ compiled = pytest.mark.skipif(
     reason="no Kotlin compiler: put kotlinc on PATH or name one in QTOOLS_KOTLINC, and java beside it",
 )
 
+ANDROID = os.environ.get("QTOOLS_ANDROID_JAR")
 DRIVER = Path(__file__).with_name("Driver.kt")
+LIBRARIES = Path(__file__).with_name("libraries.java")
 
 
 def written(content: Any, folder: Path) -> Path:
     """A bundle's files, but for the artifact."""
     BUNDLE.place(content, folder)
     files.write_text(folder / BUNDLE.assets / contract.FILE, files.to_json(content.contract))
-    _vectors.write(content, folder / BUNDLE.vectors)
+    picture_vectors.write(content, folder / BUNDLE.vectors)
     return folder
 
 
@@ -104,31 +107,94 @@ def test_files_that_the_kotlin_opens_are_there(bundle: Path) -> None:
     assert (
         f'CONTRACT = "{contract.FILE}"' in (bundle / "vision/src/main/kotlin/qtools/vision/Classifier.kt").read_text()
     )
-    assert f'read("{_vectors.FILE}")' in (bundle / "core/src/main/kotlin/qtools/core/Replay.kt").read_text()
+    assert f'read("{picture_vectors.FILE}")' in (bundle / "core/src/main/kotlin/qtools/core/Replay.kt").read_text()
+
+
+def kotlinc(*words: str | Path, path: Sequence[str | Path] = ()) -> subprocess.CompletedProcess[str]:
+    """One call of the compiler, with `path` on its class path."""
+    said, path = [str(word) for word in words], [str(each) for each in path]
+    if str(COMPILER).endswith(".jar"):
+        path += [str(each) for each in library()]
+        said = ["-no-stdlib", "-no-reflect", *said]
+        call = [*JAVA, "-cp", f"{Path(str(COMPILER)).parent}/*", MAIN]
+    else:
+        call = [str(COMPILER)]
+    more = ["-cp", os.pathsep.join(path)] if path else []
+    return subprocess.run([*call, *more, *said], capture_output=True, text=True, check=False)
+
+
+def library() -> list[Path]:
+    """Kotlin's own classes, where the compiler is a .jar that does not bring them along."""
+    if not str(COMPILER).endswith(".jar"):
+        return []
+    (found,) = Path(str(COMPILER)).parent.glob("kotlin-stdlib-[0-9]*.jar")
+    return [found]
 
 
 @pytest.fixture(scope="module")
-def jvm(bundle: Path, tmp_path_factory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`jvm(main class, argument, ...)`: the core of a bundle and the driver, compiled once."""
-    folder = tmp_path_factory.mktemp("kotlin")
-    sources = [str(path) for path in sorted((bundle / "core/src/main").rglob("*.kt"))]
-    wanted = ["-Werror", "-d", str(folder / "out.jar"), str(DRIVER), *sources]
-    path = [str(folder / "out.jar")]
-    if str(COMPILER).endswith(".jar"):
-        beside = Path(str(COMPILER)).parent
-        (library,) = beside.glob("kotlin-stdlib-[0-9]*.jar")
-        path.append(str(library))
-        call = [*JAVA, "-cp", f"{beside}/*", MAIN, "-no-stdlib", "-no-reflect", "-cp", str(library), *wanted]
-    else:
-        call = [str(COMPILER), "-include-runtime", *wanted]
-    ended = subprocess.run(call, capture_output=True, text=True, check=False)
+def core(bundle: Path, tmp_path_factory) -> Path:
+    """The core of a bundle and the driver, compiled once."""
+    jar = tmp_path_factory.mktemp("kotlin") / "out.jar"
+    runtime = [] if library() else ["-include-runtime"]
+    sources = sorted((bundle / "core/src/main").rglob("*.kt"))
+    ended = kotlinc(*runtime, "-Werror", "-d", jar, DRIVER, *sources)
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
+    return jar
+
+
+@pytest.fixture(scope="module")
+def jvm(core: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`jvm(main class, argument, ...)`."""
 
     def run(main: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        words = [*JAVA, "-cp", os.pathsep.join(path), main, *arguments]
+        path = os.pathsep.join(map(str, [core, *library()]))
+        words = [*JAVA, "-cp", path, main, *arguments]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory) -> Path:
+    """The declarations of libraries.java, each in the file where Java has it."""
+    folder = tmp_path_factory.mktemp("libraries")
+    for part in re.split(r"^(?=package )", LIBRARIES.read_text(), flags=re.MULTILINE)[1:]:
+        package, name = re.findall(r"^package ([\w.]+);", part)[0], re.findall(r"\w*(?:class|face|enum) (\w+)", part)[0]
+        files.write_text(folder / package.replace(".", "/") / f"{name}.java", part)
+    return folder
+
+
+@compiled
+@pytest.mark.skipif(ANDROID is None, reason="no android.jar: name an SDK's in QTOOLS_ANDROID_JAR")
+@pytest.mark.parametrize("planted", ["", "interpreter.run(input, output)"])
+def test_the_modules_for_android_compile(
+    bundle: Path, core: Path, libraries: Path, tmp_path: Path, planted: str
+) -> None:
+    """A module at a time, as Gradle does it: what is internal to the core is out of reach."""
+    sources = []
+    for module in ("core/src/test", "vision/src", "sample/src"):
+        sources += [shutil.copy(path, tmp_path) for path in sorted((bundle / module).rglob("*.kt"))]
+    if planted:
+        changed = tmp_path / "Classifier.kt"
+        assert planted in changed.read_text()
+        changed.write_text(changed.read_text().replace(planted, planted.replace("output", "output, inMemory(output)")))
+    ended = kotlinc("-Werror", "-d", tmp_path / "out", *sources, libraries, path=(str(ANDROID), core))
+    assert (ended.returncode != 0) == bool(planted), (ended.stdout + ended.stderr)[-3000:]
+    assert not planted or "inMemory" in ended.stderr
+
+
+@compiled
+@pytest.mark.parametrize("planted", ["", "compileSdk = = 36"])
+def test_gradle_files_are_kotlin(bundle: Path, tmp_path: Path, planted: str) -> None:
+    """Gradle's own names are unknown here; everything else has to be in order."""
+    scripts = []
+    for path in sorted(bundle.rglob("*.kts")):
+        scripts.append(tmp_path / f"{path.parent.name}_{path.name}".replace(".gradle", "").replace("-", "_"))
+        scripts[-1].write_text(path.read_text().replace("compileSdk = 36", planted or "compileSdk = 36"))
+    ended = kotlinc("-d", tmp_path / "out", *scripts)
+    errors = re.findall(r"error: (.*)", ended.stderr)
+    assert errors and len(scripts) == 5
+    assert any("yntax" in each for each in errors) == bool(planted), errors
 
 
 @compiled
@@ -151,7 +217,7 @@ def test_every_vector_is_replayed(made_up, jvm, tmp_path: Path, said: dict[str, 
     changed.write_bytes(bytes([changed.read_bytes()[0] ^ 1]) + changed.read_bytes()[1:])
     ended = jvm(*call)
     assert (ended.returncode, ended.stdout.count("TENSOR DIFFERS in 1 bytes")) == (1, 1), ended.stdout
-    index = folder / BUNDLE.vectors / _vectors.FILE
+    index = folder / BUNDLE.vectors / picture_vectors.FILE
     index.write_text(index.read_text().replace(f'"{content.whole.artifact.sha256}"', '"ff"'))
     assert "another artifact" in jvm(*call).stderr
 

@@ -17,8 +17,7 @@ from qtools.core import files, numerics
 from qtools.core.errors import InputError
 from qtools.core.inspection import End, Grid, Inspection, Placement
 from qtools.core.types import InputSpec
-from qtools.pipeline import contract, contract_of_run, feeding
-from qtools.pipeline.bundles import _vectors
+from qtools.pipeline import contract, contract_of_run, feeding, picture_vectors
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +120,8 @@ def test_a_border_can_be_given_by_hand() -> None:
 
 def test_vectors_come_back_from_their_folder(made_up, tmp_path: Path) -> None:
     content = made_up().content
-    _vectors.write(content, tmp_path)
-    back = _vectors.read(tmp_path, content.whole)
+    picture_vectors.write(content, tmp_path)
+    back = picture_vectors.read(tmp_path, content.whole)
     assert back.tolerance == content.tolerance and len(back.vectors) == len(content.vectors)
     for was, now in zip(content.vectors, back.vectors, strict=True):
         assert (was.memory, was.top) == (now.memory, now.top)
@@ -131,7 +130,7 @@ def test_vectors_come_back_from_their_folder(made_up, tmp_path: Path) -> None:
         np.testing.assert_array_equal(was.tensor, now.tensor)
     other = dataclasses.replace(content.whole.artifact, sha256="another")
     with pytest.raises(InputError, match="another artifact"):
-        _vectors.read(tmp_path, dataclasses.replace(content.whole, artifact=other))
+        picture_vectors.read(tmp_path, dataclasses.replace(content.whole, artifact=other))
     (tmp_path / "0.rgb").unlink()
     with pytest.raises(InputError, match="cannot be read"):
-        _vectors.read(tmp_path, content.whole)
+        picture_vectors.read(tmp_path, content.whole)

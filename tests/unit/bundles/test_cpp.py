@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from qtools.pipeline.bundles import _vectors
+from qtools.pipeline import picture_vectors
 from qtools.pipeline.bundles.cpp import BUNDLE
 
 FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
@@ -32,7 +32,7 @@ def replay(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_every_tensor_has_the_recorded_bytes(made_up, tmp_path: Path, said: dict[str, Any]) -> None:
     content = made_up(**said).content
     BUNDLE.place(content, tmp_path)
-    _vectors.write(content, tmp_path / BUNDLE.vectors)
+    picture_vectors.write(content, tmp_path / BUNDLE.vectors)
     subprocess.run(["c++", *FLAGS, "replay.cpp", "-o", "replay"], cwd=tmp_path, check=True)
     ended = replay(tmp_path)
     assert (ended.returncode, ended.stdout.count("tensor equal")) == (0, len(content.vectors)), ended.stdout

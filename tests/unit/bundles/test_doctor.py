@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from qtools.core.errors import InputError
-from qtools.pipeline.bundles._bundle import Content
 from qtools.pipeline.doctor import diagnose, subject
+from qtools.pipeline.picture_vectors import Content
 
 MEAN, STD = np.array([0.5, 0.4, 0.45]), np.array([0.25, 0.2, 0.3])
 SCALE, ZERO = np.float32(0.021), -17

@@ -1,10 +1,14 @@
-"""The Swift of an iOS bundle: parsed by tree-sitter where it is installed; its arithmetic translated, run by Node, and
-held against the Python client, which is held against Pillow."""
+"""The arithmetic of an iOS bundle's Swift, translated and run by Node, and compiled where a Swift compiler is, against
+the Python client, which is held against Pillow. Every file is parsed where tree-sitter is installed.
+
+QTOOLS_SWIFTC names a `swiftc`, with `swift` beside it; test_swift.py compiles the rest.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -18,12 +22,15 @@ from PIL import Image, ImageOps
 
 from qtools.core import files
 from qtools.core.artifact import Runtime
-from qtools.pipeline.bundles import _templates, _vectors
+from qtools.pipeline import picture_vectors
+from qtools.pipeline.bundles import _templates
 from qtools.pipeline.bundles.ios import BUNDLE
 from tests.unit.bundles.swift_expressions import Refused
 from tests.unit.bundles.swift_subset import declared, translate, undecodable
 
 NODE = shutil.which("node")
+COMPILER = os.environ.get("QTOOLS_SWIFTC") or shutil.which("swiftc")
+DRIVER = Path(__file__).with_name("Driver.swift")
 CASES, ANSWERS = 240, 40
 PLANTED = 36
 """Cases that a planted fault is looked for in: six of each filter."""
@@ -64,10 +71,24 @@ def translated(change: Callable[[str], str] = lambda text: text) -> str:
     return translate((SWIFT / "Contract.swift").read_text(encoding="utf-8"), [change(text) for text in sources()])
 
 
-def camel(contract: dict[str, Any]) -> dict[str, Any]:
-    """A contract as JSONDecoder's convertFromSnakeCase gives it."""
-    output = contract["output"]
-    return contract | {"output": {"zeroPoint" if key == "zero_point" else key: each for key, each in output.items()}}
+def whole(said: dict[str, Any]) -> dict[str, Any]:
+    """A drawn part of a contract with what else Swift wants, as JSONDecoder's convertFromSnakeCase gives it.
+
+    Core ML takes two types of elements; codes of the others are held in float32.
+    """
+    output = {"zeroPoint" if key == "zero_point" else key: each for key, each in said.get("output", {}).items()}
+    dtype = said.get("input", {}).get("dtype")
+    parts = {
+        "preparation": {"size": [1, 1], "keep": 1, "crop": "squash", "resize": "box", "fill": [0, 0, 0]}
+        | {"colours": "RGB", "layout": "NHWC", "rule": "pillow-8bit"}
+        | said.get("preparation", {}),
+        "input": {"name": "i", "shape": [1], "kind": "tensor", "table": []}
+        | said.get("input", {})
+        | {"dtype": "uint8" if dtype == "uint8" else "float32"},
+        "output": {"name": "o", "shape": [1], "meaning": "logits", "byLabel": False} | output | {"dtype": "float32"},
+        "artifact": {"name": "a", "format": "mlpackage", "sha256": "0"},
+    }
+    return parts | {"schemaVersion": 2, "labels": said.get("labels", [])}
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +104,11 @@ def asked(
         {"bytes": list(each.memory), "contract": each.contract, "codes": each.codes.astype(float).tolist()}
         for each in drawn.answers
     ]
-    said = [each | {"contract": camel(each["contract"])} for each in answers]
+    said = [each | {"contract": whole(each["contract"])} for each in answers]
+    given = [each | {"contract": whole(each["contract"])} for each in cases]
     shapes = [np.zeros(shape)[:, ::2].T for shape in ((3, 4), (2, 5, 3), (1, 7))]
     strides = [(each.shape, [step // each.itemsize for step in each.strides]) for each in shapes]
-    for name, entries in (("cases", cases), ("answers", said), ("strides", strides)):
+    for name, entries in (("cases", given), ("answers", said), ("strides", strides)):
         (folder / f"{name}.json").write_text(json.dumps(entries))
     return folder, cases, answers
 
@@ -98,9 +120,20 @@ def run(folder: Path, swift: str) -> None:
     assert ended.returncode == 0, ended.stderr[-2000:]
 
 
+def compiled(folder: Path) -> None:
+    """Leaves in the folder what `run` leaves there, by the compiler's hand."""
+    for name in ("Contract.swift", *ARITHMETIC):
+        shutil.copy(SWIFT / name, folder)
+    shutil.copy(DRIVER, folder / "main.swift")
+    words = [str(COMPILER), "-O", "-swift-version", "5", "-warnings-as-errors", "-o", "driver"]
+    files_ = ["main.swift", "Contract.swift", *ARITHMETIC]
+    for call in ([*words, *files_], [str(folder / "driver"), str(folder)]):
+        ended = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
+
+
 def element(each: dict[str, Any]) -> str:
-    """Core ML takes two types; codes of the others are held in float32 here."""
-    return "uint8" if each["contract"]["input"]["dtype"] == "uint8" else "float32"
+    return str(whole(each["contract"])["input"]["dtype"])
 
 
 def differing(client: ModuleType, folder: Path, cases: list[dict[str, Any]]) -> list[int]:
@@ -115,20 +148,34 @@ def differing(client: ModuleType, folder: Path, cases: list[dict[str, Any]]) -> 
     return found
 
 
-@pytest.fixture(scope="module")
-def replayed(asked):
-    run(asked[0], translated())
-    return asked
+@pytest.fixture(scope="module", params=["translated", "compiled"])
+def replayed(request, asked, tmp_path_factory: pytest.TempPathFactory):
+    """The cases with Swift's answers, by way of Node and by a compiler."""
+    folder, *rest = asked
+    if request.param == "translated":
+        if NODE is None:
+            pytest.skip("Node is not installed")
+        run(folder, translated())
+        return asked
+    if COMPILER is None:
+        pytest.skip("no Swift compiler: put swiftc on PATH or name one in QTOOLS_SWIFTC")
+    own = Path(shutil.copytree(folder, tmp_path_factory.mktemp("compiled") / "cases", ignore=only_given))
+    compiled(own)
+    return own, *rest
 
 
-@needs_node
+def only_given(_: str, names: list[str]) -> list[str]:
+    """What lies in the folder by another's hand."""
+    given = {"cases.json", "answers.json", "strides.json"}
+    return [name for name in names if name not in given and not name.endswith(".rgb")]
+
+
 def test_every_tensor_is_that_of_python_to_the_byte(client, replayed) -> None:
     folder, cases, _ = replayed
     assert differing(client, folder, cases) == []
     assert json.loads((folder / "back.json").read_text()) == [True] * CASES
 
 
-@needs_node
 def test_a_pixel_buffer_shows_the_colours_of_the_tensor(client, replayed) -> None:
     folder, cases, _ = replayed
     for number, each in enumerate(cases):
@@ -141,7 +188,6 @@ def test_a_pixel_buffer_shows_the_colours_of_the_tensor(client, replayed) -> Non
         assert (rows[:, 3] == 255).all()
 
 
-@needs_node
 def test_answers_mean_the_same_numbers_and_the_same_classes(client, replayed) -> None:
     folder, _, answers = replayed
     for ours, each in zip(json.loads((folder / "tops.json").read_text()), answers, strict=True):
@@ -155,7 +201,6 @@ def test_answers_mean_the_same_numbers_and_the_same_classes(client, replayed) ->
         np.testing.assert_allclose([row["probability"] for row in ours["top"]], shares[order], rtol=1e-12)
 
 
-@needs_node
 def test_stored_pictures_are_turned_as_pillow_turns_them(replayed) -> None:
     folder, cases, _ = replayed
     shape = cases[0]["height"], cases[0]["width"], 3
@@ -167,7 +212,6 @@ def test_stored_pictures_are_turned_as_pillow_turns_them(replayed) -> None:
         np.testing.assert_array_equal(np.array(ours["rgb"]), turned.reshape(-1))
 
 
-@needs_node
 def test_arrays_with_gaps_are_read_in_order(replayed) -> None:
     folder, *_ = replayed
     for (shape, steps), ours in zip(
@@ -194,7 +238,9 @@ def test_a_planted_fault_is_found(client, asked, tmp_path: Path, is_: str, becom
     assert any(is_ in text for text in sources())
     for name in ("answers.json", "strides.json", *(f"{number}.rgb" for number in range(PLANTED))):
         shutil.copy(folder / name, tmp_path)
-    (tmp_path / "cases.json").write_text(json.dumps(cases[:PLANTED]))
+    (tmp_path / "cases.json").write_text(
+        json.dumps([each | {"contract": whole(each["contract"])} for each in cases[:PLANTED]])
+    )
     run(tmp_path, translated(lambda text: text.replace(is_, becomes)))
     assert differing(client, tmp_path, cases[:PLANTED])
 
@@ -227,9 +273,9 @@ def test_swift_can_decode_the_contract_and_the_vectors(made_up, tmp_path: Path) 
     wrong = ["preparation.crop", "preparation.fill[1]", "output.byLabel"]
     found = undecodable(said, "Contract", names, "contract")
     assert [each.split(" is no ")[0] for each in found] == [f"contract.{each}" for each in wrong]
-    _vectors.write(content, tmp_path)
+    picture_vectors.write(content, tmp_path)
     kinds = declared((SWIFT.parents[1] / "Tests" / "ReplayTests" / "Recorded.swift").read_text(encoding="utf-8"))
-    assert undecodable(json.loads((tmp_path / _vectors.FILE).read_text()), "Recorded", kinds, "vectors") == []
+    assert undecodable(json.loads((tmp_path / picture_vectors.FILE).read_text()), "Recorded", kinds, "vectors") == []
 
 
 @pytest.fixture(scope="module")

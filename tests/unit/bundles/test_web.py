@@ -13,7 +13,8 @@ import pytest
 
 from qtools.core import files
 from qtools.core.errors import InputError
-from qtools.pipeline.bundles import _vectors, web
+from qtools.pipeline import picture_vectors
+from qtools.pipeline.bundles import web
 from qtools.pipeline.contract import Output
 
 NODE = shutil.which("node")
@@ -111,7 +112,7 @@ def test_a_package_prepares_its_own_vectors(
     content = made_up(dtype, layout, **said).content
     content = replace(content, whole=replace(content.whole, output=FLOAT))
     web.place(content, tmp_path)
-    _vectors.write(content, tmp_path / "vectors")
+    picture_vectors.write(content, tmp_path / "vectors")
     (tmp_path / "contract.json").write_text(files.to_json(content.contract))
     (tmp_path / "replay_tensors.mjs").write_text(REPLAY)
     ended = subprocess.run([str(NODE), "replay_tensors.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -124,7 +125,7 @@ def test_names_are_no_code(made_up, tmp_path: Path) -> None:
     content = made_up("uint8").content
     model = replace(content.contract.model, name='<script>alert("x")</script>')
     whole = replace(content.whole, contract=replace(content.contract, model=model), output=FLOAT)
-    web.place_page(replace(content, whole=whole), tmp_path, not_in_browser='"><b>', answered=True)
+    web.place_page(replace(content, whole=whole), tmp_path, not_in_browser='"><b>', answered=('x"<b>', "two"))
     page = (tmp_path / "index.html").read_text()
     assert "<script>alert" not in page and '"><b>' not in page and "&lt;script&gt;" in page
     assert "script" in json.loads((tmp_path / "package.json").read_text())["name"]

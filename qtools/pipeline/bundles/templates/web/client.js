@@ -4,6 +4,12 @@ import { prepare, realNumbers, top } from "./prepare.js";
 
 const RUNTIMES = { onnx: openOnnx, tflite: openTflite };
 
+/** What `accelerator` may be here: "webgpu" only where the browser gives an adapter, which having the API is no sign of. */
+export async function accelerators() {
+  const adapter = await globalThis.navigator?.gpu?.requestAdapter();
+  return adapter ? ["wasm", "webgpu"] : ["wasm"];
+}
+
 /**
  * Opens an artifact.
  *
@@ -14,10 +20,15 @@ const RUNTIMES = { onnx: openOnnx, tflite: openTflite };
  *   trust it. `wasm`: folder with the runtime's .wasm files, as a URL. `threads`: more than one needs a page that is
  *   cross-origin isolated.
  * @returns {Promise<Client>}
+ * @throws {Error} Where the accelerator is not here; nothing else is taken in its place.
  */
 export async function open(contract, artifact, options = {}) {
   const runtime = RUNTIMES[contract.artifact.format];
   if (runtime === undefined) throw new Error(`no runtime in a browser takes .${contract.artifact.format}`);
+  const accelerator = options.accelerator ?? "wasm";
+  if (!(await accelerators()).includes(accelerator)) {
+    throw new Error(`${accelerator} is not here: this browser has ${(await accelerators()).join(" and ")}`);
+  }
   return new Client(contract, await runtime(contract, artifact, options));
 }
 

@@ -1,6 +1,6 @@
 /** The page: a picture from a file or the camera, answers and their time, and the vectors replayed. */
 
-import { fetchClient } from "./client.js";
+import { accelerators, fetchClient } from "./client.js";
 import { crop, goalSize, resize, top } from "./prepare.js";
 import { replay, words } from "./replay.js";
 
@@ -8,7 +8,9 @@ const part = (name) => document.getElementById(name);
 const TIMES = 30;
 const clients = {};
 const times = [];
-const { notInBrowser, answered } = document.body.dataset;
+const { notInBrowser } = document.body.dataset;
+const ways = JSON.parse(document.body.dataset.answered); // titles of what else answers: whoever serves the page
+const asked = new URLSearchParams(location.search); // ?picture=NAME of a vector, ?replay, ?accelerator=webgpu
 
 /** The picture of a file, as the decoder has it: no colour profile, no alpha, turned as its tags say. */
 async function decode(blob) {
@@ -66,13 +68,31 @@ function card(title, answers, note) {
   return article;
 }
 
-/** Answers a picture: in this browser, and by whoever serves the page, where they do. */
-async function answer(picture) {
+const HERE = "Artifact, in this browser";
+const cards = [];
+let latest = 0;
+
+function put(at, article) {
+  if (cards[at]) cards[at].replaceWith(article);
+  else part("answers").append(article);
+  cards[at] = article;
+}
+
+/**
+ * Answers a picture: in this browser, and by whoever serves the page, where they do. Each answer is shown when it comes;
+ * an answer to a picture that is no longer the latest is dropped.
+ */
+async function answer(picture, { live = false } = {}) {
+  const turn = (latest += 1);
   show(picture, await contract());
-  const place = part("answers");
-  if (!answered) return place.replaceChildren(await own(picture));
-  const cards = [notInBrowser ? card("Artifact, in this browser", [], `not run: ${notInBrowser}`) : await own(picture)];
-  place.replaceChildren(...cards, ...(await served(picture)));
+  const wait = async (title, at, asked) => {
+    if (!live || !cards[at]) put(at, card(title, [], "on its way …"));
+    const article = await asked().catch((error) => card(title, [], `not run: ${error.message ?? error}`));
+    if (turn === latest) put(at, article);
+  };
+  const refused = async () => card(HERE, [], `not run: ${notInBrowser}`);
+  const here = wait(HERE, 0, notInBrowser ? refused : () => own(picture));
+  await Promise.all([here, ...ways.map((title, way) => wait(title, way + 1, () => served(picture, way)))]);
 }
 
 async function own(picture) {
@@ -83,15 +103,15 @@ async function own(picture) {
   if (times.length > TIMES) times.shift();
   const median = [...times].sort((one, other) => one - other)[Math.floor(times.length / 2)];
   const note = `${times.at(-1).toFixed(1)} ms with its preparation, median of ${times.length}: ${median.toFixed(1)} ms`;
-  return card("Artifact, in this browser", top(numbers, client.contract), note);
+  return card(HERE, top(numbers, client.contract), note);
 }
 
-async function served({ width, height, data }) {
-  const response = await fetch(`answers?width=${width}&height=${height}`, { method: "POST", body: data });
+async function served({ width, height, data }, way) {
+  const response = await fetch(`answers?width=${width}&height=${height}&way=${way}`, { method: "POST", body: data });
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
-  const { answers, error } = await response.json();
+  const { answer: found, error } = await response.json();
   if (error) throw new Error(error);
-  return answers.map((each) => card(each.title, each.top, each.note));
+  return card(found.title, found.top, found.note);
 }
 
 let said;
@@ -148,7 +168,7 @@ async function camera() {
   video.srcObject = stream;
   await video.play();
   while (stream) {
-    await answer(pixels(video, video.videoWidth, video.videoHeight));
+    await answer(pixels(video, video.videoWidth, video.videoHeight), { live: true });
     await new Promise(requestAnimationFrame);
   }
 }
@@ -167,18 +187,26 @@ function wire() {
   part("camera").addEventListener("click", () => guarded(camera));
   part("replay").addEventListener("click", () => guarded(replayed));
   part("accelerator").addEventListener("change", () => times.splice(0));
-  if (navigator.gpu) part("accelerator").add(new Option("WebGPU (not audited)", "webgpu"));
+}
+
+/** Puts WebGPU into the list where there is an adapter. Returns what to say where one was asked for and is not here. */
+async function offer() {
+  const here = (await accelerators()).includes("webgpu");
+  const option = new Option(here ? "WebGPU (not audited)" : "WebGPU: no adapter here", "webgpu");
+  option.disabled = !here;
+  part("accelerator").add(option);
+  if (asked.get("accelerator") !== "webgpu") return "";
+  if (here) part("accelerator").value = "webgpu";
+  return here ? "" : ", on WebAssembly: this browser has no WebGPU adapter";
 }
 
 wire();
 await guarded(async () => {
   const { labels, output } = await contract();
+  const instead = await offer();
   if (notInBrowser) part("replay").disabled = true;
   else await chosen();
-  say(`ready: ${labels.length || output.shape.at(-1)} classes`);
-  if (new URLSearchParams(location.search).has("picture")) {
-    const name = new URLSearchParams(location.search).get("picture");
-    await answer(await decode(new Blob([await bytes(name)])));
-  }
-  if (!notInBrowser && new URLSearchParams(location.search).has("replay")) await replayed();
+  say(`ready: ${labels.length || output.shape.at(-1)} classes${instead}`);
+  if (asked.has("picture")) await answer(await decode(new Blob([await bytes(asked.get("picture"))])));
+  if (!notInBrowser && asked.has("replay")) await replayed();
 });

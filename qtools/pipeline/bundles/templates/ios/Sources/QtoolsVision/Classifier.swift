@@ -7,9 +7,12 @@ import CoreML
 import Foundation
 import QtoolsPreparation
 
-public final class Classifier {
+/// The artifact with its contract. One picture at a time: calls from several threads wait for each other, because Core
+/// ML's synchronous predictions of one model must not overlap. Of what it holds, only the model is not Sendable itself.
+public final class Classifier: @unchecked Sendable {
     public let contract: Contract
     private let model: MLModel
+    private let turn = NSLock()
 
     /// Opens what the package carries.
     public static func carried(units: MLComputeUnits = .all) async throws -> Classifier {
@@ -35,11 +38,13 @@ public final class Classifier {
             throw Mismatch(what: "the model has no input \(name)")
         }
         let given = try MLDictionaryFeatureProvider(dictionary: [name: value(tensor, wanted)])
-        let answers = try model.prediction(from: given)
-        guard let answer = answers.featureValue(for: contract.output.name) else {
-            throw Mismatch(what: "the model has no output \(contract.output.name)")
+        return try autoreleasepool {  // a task of async code drains no pool of its own, and frames would pile up
+            let answers = try turn.withLock { try model.prediction(from: given) }
+            guard let answer = answers.featureValue(for: contract.output.name) else {
+                throw Mismatch(what: "the model has no output \(contract.output.name)")
+            }
+            return try contract.output.byLabel ? ordered(answer) : flat(answer)
         }
-        return try contract.output.byLabel ? ordered(answer) : flat(answer)
     }
 
     /// The real numbers of a picture's answer, one per class.

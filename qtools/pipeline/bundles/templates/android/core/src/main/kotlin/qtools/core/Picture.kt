@@ -11,7 +11,7 @@ class Picture(val width: Int, val height: Int, val rgb: ByteArray) {
     /** The same, turned clockwise by a multiple of 90 degrees, as a camera says that its frames have to be. */
     fun turned(degrees: Int): Picture {
         require(degrees % 90 == 0) { "$degrees degrees are no quarter turns" }
-        val quarters = Math.floorMod(degrees / 90, 4)
+        val quarters = (degrees / 90).mod(4)
         if (quarters == 0) return this
         val (wide, high) = if (quarters == 2) width to height else height to width
         val found = ByteArray(rgb.size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,7 @@ from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.protocols import Session
 from qtools.pipeline import feeding
-from qtools.pipeline.bundles._bundle import Content, PictureVector, Tolerance, Top
-from qtools.pipeline.contract import Whole
+from qtools.pipeline.contract import Contract, Whole
 from qtools.pipeline.contract_of_run import Run
 from qtools.pipeline.feeding import Raw
 from qtools.pipeline.inspect import run as inspect
@@ -42,6 +41,73 @@ ROUNDED = 1 + 1e-5
 SHAPES = (("wide", 2.13, 1.29), ("tall", 1.21, 1.77), ("smaller", 0.61, 0.73), ("as the input", 1.0, 1.0))
 """What a rendered picture is there for, its width and its height in sizes of the input."""
 LEAST = 16
+
+
+@dataclass(frozen=True)
+class Top:
+    """One of the largest answers: the index of the output, its label ("" where there is none), its real value."""
+
+    index: int
+    label: str
+    value: float
+
+
+@dataclass(frozen=True)
+class PictureVector:
+    """A picture, what has to go into the artifact for it, and what comes out.
+
+    Attributes:
+        name: Of its files.
+        what: What it is there for, in words.
+        picture: RGB, shape (height, width, 3).
+        tensor: As the runtime here takes it.
+        memory: The same as an app holds it: the bytes of the input, row after row, little-endian.
+        output: As the artifact gave it.
+        top: The largest answers, at most five.
+    """
+
+    name: str
+    what: str
+    picture: NDArray[np.uint8]
+    tensor: NDArray[Any]
+    memory: bytes
+    output: NDArray[Any]
+    top: tuple[Top, ...]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an answer may lie from the recorded one.
+
+    Attributes:
+        value: Largest difference of any number, in the output's real units.
+        measured: Other kernels on this machine -> the largest difference seen on the vectors.
+        why: Where the value comes from.
+    """
+
+    value: float
+    measured: Mapping[str, float]
+    why: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """What every bundle is made of.
+
+    Attributes:
+        whole: What the app has to do.
+        vectors: Pictures with their answers.
+        tolerance: How exact an answer has to be.
+    """
+
+    whole: Whole
+    vectors: Sequence[PictureVector]
+    tolerance: Tolerance
+
+    @property
+    def contract(self) -> Contract:
+        """All of the contract."""
+        return self.whole.contract
 
 
 @dataclass(frozen=True)

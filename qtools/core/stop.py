@@ -1,0 +1,50 @@
+"""Ctrl-C, SIGTERM and a closed terminal end a run the long way, so that what is unfinished goes with it.
+
+Even where an SDK swallows them: converters catch everything that comes out of their callbacks.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from qtools.core.errors import ExitStatus
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""All end in `ExitStatus.INTERRUPTED`: whoever waits for a run wants to know that it was stopped, not by which."""
+
+_received: list[int] = []
+_deferred: list[bool] = []
+
+
+def listen() -> None:
+    """From here on each of them raises SystemExit in the main thread. For a process of our own only."""
+    for number in SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup means to go on
+            signal.signal(number, _end)
+
+
+def check() -> None:
+    """Raises again what was swallowed."""
+    if _received:
+        raise SystemExit(int(ExitStatus.INTERRUPTED))
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """A block that a signal does not tear apart: it ends the run behind it."""
+    _deferred.append(True)
+    try:
+        yield
+    finally:
+        _deferred.pop()
+    if not _deferred:
+        check()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    if len(_received) == 1 and not _deferred:  # the second Ctrl-C of someone impatient must not end the clearing away
+        check()
