@@ -70,8 +70,10 @@ def trained_like(module: nn.Module, images: torch.Tensor, labels: torch.Tensor, 
     for hook in hooks:
         hook.remove()
     for head, features in seen.items():
-        _fit(head, features.flatten(0, -2), labels)
-        head.weight.mul_(draw(head.weight.shape, UNLIKE_HEADS))
+        rows = features.flatten(0, -2)
+        if len(rows) == len(labels):  # a layer inside may be as wide as there are classes
+            _fit(head, rows, labels)
+            head.weight.mul_(draw(head.weight.shape, UNLIKE_HEADS))
     return module
 
 
