@@ -13,6 +13,7 @@ DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "everything around it runs in float"
 ISLAND = "precision island"
+PERIODIC = ("aten.sin.", "aten.cos.")
 
 
 def find(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) -> dict[str, str]:
@@ -66,22 +67,38 @@ def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
     """Where a grid would cost precision and save nothing: sums and products read in float, moves from float to float.
 
     So the residual stream between LayerNorms stays in float, outlier channels and all; what the linear layers around it
-    read and write are codes as before.
+    read and write are codes as before. To moves an input or an output is nobody who needs codes: a label that is moved
+    and then compared would not even equal itself on a grid.
     """
     integer_ops = [op for op in view.ops if op.id not in float_ops]
-    ends = {*view.outputs, *taken_in(view, kernels.spec, integer_ops)}
+    swallowed = taken_in(view, kernels.spec, integer_ops)
     able = {
         op.id: op
         for op in integer_ops
-        if op.outputs[0] not in ends and view.consumers[op.outputs[0]]
-        if op.kind in PAIRWISE or (kernels.rule(op).tied and view.producer.keys() >= set(_data(op, view)))
+        if op.outputs[0] not in swallowed
+        if kernels.rule(op).tied or (op.kind in PAIRWISE and _is_inside(op, view))
     }
     while True:
         others = {op.id for op in integer_ops if op.id not in able}
         lost = {name for name, op in able.items() if _touches(op, view, others, made=op.kind not in PAIRWISE)}
+        lost |= {name for name in able.keys() - _read_in_float(view, able, float_ops) if able[name].kind in PAIRWISE}
         if not lost:
             return dict.fromkeys(able, BETWEEN_FLOATS)
         able = {name: op for name, op in able.items() if name not in lost}
+
+
+def _read_in_float(view: GraphView, able: Mapping[str, Op], float_ops: Mapping[str, str]) -> set[str]:
+    """The able whose results an operation in float reads in the end; an output alone needs no floats."""
+    found: set[str] = set()
+    for op in reversed(view.ops):
+        readers = {reader.id for name in op.outputs for reader in view.consumers[name]}
+        if op.id in able and not (float_ops.keys() | found).isdisjoint(readers):
+            found.add(op.id)
+    return found
+
+
+def _is_inside(op: Op, view: GraphView) -> bool:
+    return op.outputs[0] not in view.outputs and bool(view.consumers[op.outputs[0]])
 
 
 def _data(op: Op, view: GraphView) -> list[str]:
@@ -91,7 +108,7 @@ def _data(op: Op, view: GraphView) -> list[str]:
 def _touches(op: Op, view: GraphView, others: Set[str], *, made: bool) -> bool:
     """Whether one of the others reads what an operation makes or, if `made`, makes what it reads."""
     readers = [reader.id for name in op.outputs for reader in view.consumers[name]]
-    makers = [view.producer[name].id for name in _data(op, view)] if made else []
+    makers = [view.producer[name].id for name in _data(op, view) if name in view.producer] if made else []
     return not others.isdisjoint((*readers, *makers))
 
 
@@ -115,14 +132,27 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return f"the {target} kernel takes no {how} sampling"
     if op.kind in PAIRWISE and len(op.inputs) != 2:
         return "one operand is a number, not a tensor"
+    if op.kind in WEIGHTED:
+        return _reason_of_layer(op, view)
+    return "" if view.fixed.isdisjoint(op.inputs) else "one operand is a constant tensor"
+
+
+def _reason_of_layer(op: Op, view: GraphView) -> str:
+    """The same for an operation with weights that has a kernel."""
     constants = [n for n in op.inputs if view.values[n].const]
-    if op.kind in WEIGHTED and op.inputs[1] not in constants:
+    if op.inputs[1] not in constants:
         return "its weight is computed, not constant"
-    if op.kind in WEIGHTED and any(len(view.consumers[n]) > 1 for n in constants):
+    if any(len(view.consumers[n]) > 1 for n in constants):
         return "its weight or bias is shared with another operation"
-    if op.kind not in WEIGHTED and not view.fixed.isdisjoint(op.inputs):
-        return "one operand is a constant tensor"
+    if _is_phase(op, view):
+        return "sines and cosines read it: a phase has many turns, and eight bits of it are none"
     return ""
+
+
+def _is_phase(op: Op, view: GraphView) -> bool:
+    """Whether nothing but sines and cosines read a result, as in features of positions."""
+    readers = view.consumers[op.outputs[0]]
+    return bool(readers) and all(str(reader.attrs.get("aten", "")).startswith(PERIODIC) for reader in readers)
 
 
 def _reduced(op: Op, view: GraphView) -> tuple[int, ...]:

@@ -39,7 +39,7 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
 
     Args:
         program: The captured graph.
-        examples: Two or more unlike inputs, (1, 3, height, width), for the proof of the binding.
+        examples: Two or more unlike inputs, (1, 3, height, width) or rows, for the proof of the binding.
         folder: Where model_float.mlpackage is written.
     """
     from exporters._coreml.bind import bind
@@ -70,11 +70,12 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
 
     source = package.Package(lowered.path)
     floats = {name: tensor.numpy() for name, tensor in program.constants.items()}
-    writer = PlanWriter(source, program.view, plan, lowered.binding, floats)
-    answer = program.view.values[program.view.outputs[0]].shape
-    labels = tuple(options.get("labels", ())) if len(answer) == CLASSIFIER_RANK else ()
-    ends = Ends(end_types(options.get("io", "float32")).bytes, labels)
-    operations = writer.write(ends)
+    takes, gives = program.takes, program.gives
+    named = gives.single and len(gives.shapes[0]) == CLASSIFIER_RANK
+    labels = tuple(options.get("labels", ())) if named else ()
+    ends = Ends(takes, gives, end_types(options.get("io", "float32")).bytes, labels)
+    writer = PlanWriter(source, program.view, plan, lowered.binding, floats, ends)
+    operations = writer.write()
     blobs = compact(operations, writer.writer)  # first: it moves what the operations name
     package.write(path, assemble(source.spec, operations, writer.newest, ends, options), blobs)
     toolchain = {name: version(name) for name in TOOLCHAIN}
@@ -96,14 +97,14 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
     from exporters._coreml.run import EvaluatedPackage, NativePackage
 
     if kernels == "coreml":
-        return NativePackage(path)
+        return NativePackage(path, (program.takes, program.gives))
     values = program.view.values
     binding = {
         name: (tensor, values[name].shape)
         for name, tensor in (lowered.binding if lowered else {}).items()
         if not values[name].const
     }
-    return EvaluatedPackage(path, kernels, binding)
+    return EvaluatedPackage(path, kernels, binding, (program.takes, program.gives))
 
 
 def bound(kept: Mapping[str, Any]) -> Any:

@@ -15,7 +15,6 @@ from pydantic import TypeAdapter
 from exporters._ends import check_bytes, end_types
 from exporters._onnx import rules
 from qtools.core import files, numerics
-from qtools.core.answers import NAMES
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 TOOLCHAIN = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 METADATA = "qtools"
-INPUT = "image"
 FLOAT_CONSTANT_BYTES = 1024
 """A float constant above this is a weight that was not quantized; below it, a bias or a scalar of a float island."""
 OPTION = "activations"
@@ -49,7 +47,7 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
     Args:
         spec: The target.
         program: The captured graph.
-        examples: Two or more unlike inputs, (1, 3, height, width), for the proof of the binding.
+        examples: Two or more unlike inputs, (1, 3, height, width) or rows, for the proof of the binding.
         folder: Where model_float.onnx is written.
     """
     from exporters._onnx.bind import TensorBinding, bind
@@ -58,10 +56,13 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
 
     model = convert(program)
     found, unbound = bind(program, model, examples)
-    outputs = zip(program.view.outputs, model.graph.outputs, NAMES, strict=False)
-    for value, end, name in ((program.view.inputs[0], model.graph.inputs[0], INPUT), *outputs):
-        end.name = name
-        found[value] = TensorBinding(name, found[value].error)
+    for values, ends, names in (
+        (program.view.inputs, model.graph.inputs, program.takes.names),
+        (program.view.outputs, model.graph.outputs, program.gives.names),
+    ):
+        for value, end, name in zip(values, ends, names, strict=True):
+            end.name = name
+            found[value] = TensorBinding(name, found[value].error)
     path = files.write_bytes(folder / f"model_float{spec.suffix}", to_bytes(model))
     worst = max(tensor.error for tensor in found.values())
     return Lowered(spec.name, path, found, unbound, worst, files.digest_file(path))
@@ -130,7 +131,8 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
 
     values = program.view.values
     bound = lowered.binding if lowered else {}
-    return OrtRunner(path, kernels, threads, {v: b.tensor for v, b in bound.items() if not values[v].const})
+    tensors = {v: b.tensor for v, b in bound.items() if not values[v].const}
+    return OrtRunner(path, kernels, threads, tensors, (program.takes, program.gives))
 
 
 def open_session(path: Path, kernels: str, threads: int) -> Session:

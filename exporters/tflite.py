@@ -15,7 +15,6 @@ from exporters._ends import check_bytes, end_types
 from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
-from qtools.core.answers import NAMES
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Session, Target, TimedFile, Timer
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
-INPUT = "image"
 OLDEST = "min_runtime_version"
 """Entry of the metadata: the first runtime that has every version of every operation."""
 LAST_BEFORE = (2, 17)
@@ -47,7 +45,7 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
 
     Args:
         program: The captured graph.
-        examples: Two or more unlike inputs, (1, 3, height, width), for the proof of the binding.
+        examples: Two or more unlike inputs, (1, 3, height, width) or rows, for the proof of the binding.
         folder: Where model_float.tflite is written.
     """
     from exporters._tflite import flatbuffer
@@ -55,6 +53,7 @@ def lower(program: Program, examples: Sequence[NDArray[np.float32]], folder: Pat
     from exporters._tflite.convert import convert
 
     model = flatbuffer.read(convert(program))
+    flatbuffer.in_order(model)
     flatbuffer.give_every_use_its_own_constant(model)
     found, unbound = bind(program, flatbuffer.write(model), examples)
     flatbuffer.rename_tensors(model, {index: name for index, (name, _) in found.items()})
@@ -94,13 +93,16 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
             flatbuffer.as_linear(model, lowered.binding[value].tensor)
     if ends.bytes or not ends.integer_input:
         flatbuffer.take(model, schema.TensorType.UINT8 if ends.bytes else schema.TensorType.FLOAT32)
-    outputs = NAMES[: len(program.view.outputs)]
-    flatbuffer.name_signature(model, INPUT, outputs)
+    takes, gives = program.takes, program.gives
+    flatbuffer.name_signature(model, takes.names, gives.names)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
-    answers = [plan.params(name) for name in program.view.outputs]
-    facts = metadata.describe(options, answers, pixels=ends.bytes)
-    flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (INPUT, *outputs)))
-    files.write_bytes(path, metadata.with_labels(flatbuffer.write(model), facts.labels))
+    labels: Sequence[str] = ()
+    if takes.single:  # the standard metadata are about a picture
+        answers = [plan.params(name) for name in program.view.outputs]
+        facts = metadata.describe(options, answers, pixels=ends.bytes)
+        flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (*takes.names, *gives.names)))
+        labels = facts.labels
+    files.write_bytes(path, metadata.with_labels(flatbuffer.write(model), labels))
     toolchain = {name: version(name) for name in TOOLCHAIN}
     size = path.stat().st_size
     left = tuple(flatbuffer.float_constants(model, FLOAT_CONSTANT_BYTES))
@@ -125,10 +127,7 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
         for name, tensor in (lowered.binding if lowered else {}).items()
         if not values[name].const
     }
-    outputs = program.view.outputs
-    answers = {name: values[value].shape for name, value in zip(NAMES, outputs, strict=False)}
-    ends = {program.view.inputs[0]: INPUT, **dict(zip(outputs, NAMES, strict=False))}
-    return TfliteRunner(path, kernels, threads, binding, ends, answers)
+    return TfliteRunner(path, kernels, threads, binding, program)
 
 
 def bound(kept: Mapping[str, Any]) -> Any:

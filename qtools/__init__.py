@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qtools.pipeline.prompted import quantize_prompted as quantize_prompted
     from qtools.pipeline.quantize import quantize as quantize
     from qtools.pipeline.quantize import quantize_all as quantize_all
 
-_PUBLIC = dict.fromkeys(("quantize", "quantize_all"), "qtools.pipeline.quantize")
+_PUBLIC = dict.fromkeys(("quantize", "quantize_all"), "qtools.pipeline.quantize") | {
+    "quantize_prompted": "qtools.pipeline.prompted"
+}
 
 
 def __getattr__(name: str) -> Any:

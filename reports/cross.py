@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,6 +13,7 @@ from qtools.core import metrics
 from qtools.core.types import QuantPlan, ValuePlan
 
 CROSS_SCHEMA = 1
+Alike = Callable[[NDArray[np.float32], NDArray[np.float32]], float]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Pair:
         first: A target.
         second: Another one.
         images: Number of images.
-        agreement: Share on which both name the same class, 0 to 1.
+        agreement: Share on which both answer the same, 0 to 1: name the same class, mostly.
         largest_gap: Largest difference of any logit.
     """
 
@@ -64,15 +65,18 @@ class CrossCheck:
     schema_version: int = CROSS_SCHEMA
 
 
-def cross_check(logits: Mapping[str, NDArray[np.float32]], plans: Mapping[str, QuantPlan]) -> CrossCheck:
+def cross_check(
+    logits: Mapping[str, NDArray[np.float32]], plans: Mapping[str, QuantPlan], alike: Alike = metrics.agreement
+) -> CrossCheck:
     """Compares artifacts with each other.
 
     Args:
         logits: Target -> logits of its artifact on the same images, shape (images, classes).
         plans: Target -> its plan.
+        alike: (answers, others) -> share that is the same, 0 to 1, as the task has it.
     """
     pairs = tuple(
-        Pair(a, b, len(logits[a]), metrics.agreement(logits[a], logits[b]), _gap(logits[a], logits[b]))
+        Pair(a, b, len(logits[a]), alike(logits[a], logits[b]), _gap(logits[a], logits[b]))
         for a, b in combinations(logits, 2)
     )
     return CrossCheck(pairs, _forced(plans))

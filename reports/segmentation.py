@@ -101,12 +101,12 @@ def ious(counts: NDArray[np.number[Any]]) -> NDArray[np.float64]:
 
 def largest(logits: Answers, size: tuple[int, int]) -> NDArray[np.int64]:
     """Class of every pixel: the largest of the logits, shape (classes, h, w), once these are enlarged to `size`."""
-    down, across = (_enlarging(have, want) for have, want in zip(logits.shape[1:], size, strict=True))
+    down, across = (enlarging(have, want) for have, want in zip(logits.shape[1:], size, strict=True))
     wide: NDArray[np.int64] = np.argmax(down @ logits.astype(np.float32) @ across.T, 0)
     return wide
 
 
-def _enlarging(have: int, want: int) -> NDArray[np.float32]:
+def enlarging(have: int, want: int) -> NDArray[np.float32]:
     """Linear interpolation along one side as a matrix, shape (want, have); pixels are areas, edges are repeated."""
     at = np.clip((np.arange(want) + 0.5) * (have / want) - 0.5, 0, have - 1)
     first = np.minimum(at.astype(np.int64), max(have - 2, 0))

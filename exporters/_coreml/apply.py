@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from exporters._coreml import edit, values, weights
 from exporters._coreml.bind import MOVES, WEIGHTED, TensorBinding
 from exporters._coreml.blob import BlobWriter
-from exporters._coreml.convert import INPUT
 from exporters._coreml.describe import Ends, exit_of
 from exporters._coreml.half import shapes, to_float16
 from exporters._coreml.package import Package, main_block
 from exporters._float_layers import float_biases
-from qtools.core.answers import NAMES
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
 
@@ -38,25 +36,30 @@ class PlanWriter:
         plan: QuantPlan,
         binding: Mapping[str, TensorBinding],
         floats: Mapping[str, NDArray[np.float32]],
+        ends: Ends,
     ) -> None:
+        self._ends = ends
         self.view, self.plan, self.binding, self.floats = view, plan, binding, floats
         self.package, self.writer = package, BlobWriter()
         _, block = main_block(package.spec)
         self._results = [str(name) for name in block.outputs]
         self.operations = to_float16(package, list(block.operations), self.writer)
-        self._shapes = dict(shapes(self.operations)) | {INPUT: tuple(view.values[view.inputs[0]].shape)}
+        self._inputs = dict(zip(ends.takes.names, ends.takes.shapes, strict=True))
+        self._shapes = dict(shapes(self.operations)) | self._inputs
         self._value_of = {b.tensor: value for value, b in binding.items()}
         self._maker = {r.name: o for o in self.operations for r in o.outputs}
         self.integer: dict[int, Op] = {}
         self.newest = 7
         self._find_integer_operations()
 
-    def write(self, ends: Ends) -> list[Any]:
+    def write(self) -> list[Any]:
         """The new operations: casts at both ends, compressed weights, pairs of quantize and dequantize."""
         pairs = self._place_pairs()
         renamed = self._compress()
-        made = edit.cast(INPUT, f"{INPUT}_half", self._shapes[INPUT], "float16", self.writer)
-        made += pairs.pop(INPUT, [])
+        made = []
+        for name, shape in self._inputs.items():
+            made += edit.cast(name, f"{name}_half", shape, "float16", self.writer)
+            made += pairs.pop(name, [])
         for operation in self.operations:
             if operation.outputs[0].name in renamed:
                 made += renamed.pop(operation.outputs[0].name)
@@ -64,7 +67,7 @@ class PlanWriter:
             for output in operation.outputs:
                 made += pairs.pop(output.name, [])
         assert not pairs and not renamed  # every name was taken from an operation
-        return self._with_ends(made, ends)
+        return self._with_ends(made)
 
     def float_constants(self, operations: list[Any], at_least: int) -> Iterator[str]:
         """Value ids (names, where there is none) of the float constants left that are longer than `at_least` bytes."""
@@ -109,15 +112,15 @@ class PlanWriter:
         pairs = {}
         for name, (params, stored) in wanted.items():
             codes = name + (STORED if stored else READ)
-            source = f"{INPUT}_half" if name == INPUT else name
+            source = f"{name}_half" if name in self._inputs else name
             numbers = (params.scale[0], params.zero_point[0])
             pairs[name] = edit.quantize_pair(source, (codes, f"{codes}_real"), self._shapes[name], numbers, self.writer)
         for position, operation in enumerate(self.operations):
             for parameter, slot, name in _reads(operation):
                 if name in wanted and (wanted[name][1] or position in self.integer):
                     edit.rewire(operation, parameter, slot, name + (STORED if wanted[name][1] else READ) + "_real")
-                elif name == INPUT:
-                    edit.rewire(operation, parameter, slot, f"{INPUT}_half")
+                elif name in self._inputs:
+                    edit.rewire(operation, parameter, slot, f"{name}_half")
         self._stored = {name for name, (_, stored) in wanted.items() if stored}
         return pairs
 
@@ -193,25 +196,20 @@ class PlanWriter:
         self._value_of[new] = value
         return tensor, edit.constant(new, self.floats[value].astype(np.float16).reshape(-1), "float16", self.writer)
 
-    def _with_ends(self, made: list[Any], ends: Ends) -> list[Any]:
+    def _with_ends(self, made: list[Any]) -> list[Any]:
         """The results in float32 under their own names."""
-        for source, name in zip(self._results, NAMES, strict=False):
-            self._with_end(made, source, name)
-        made += exit_of(ends, self._shapes[self._results[0]], self.writer)
-        return edit.without_dead_constants(made, NAMES[: len(self._results)])
-
-    def _with_end(self, made: list[Any], source: str, name: str) -> None:
-        """`source`: what the float package calls the result."""
-        inner = f"{name}_half"
+        inner = {source: f"{name}_half" for source, name in zip(self._results, self._ends.gives.names, strict=True)}
         for operation in made:
             for output in operation.outputs:
-                if output.name == source:
-                    output.name = inner
-            for parameter, slot, read in _reads(operation):
-                if read == source:
-                    edit.rewire(operation, parameter, slot, inner)
-        last = f"{source}{STORED}_real" if source in self._stored else inner
-        made += edit.cast(last, name, self._shapes[source], "float32", self.writer)
+                output.name = inner.get(output.name, output.name)
+            for parameter, slot, name in _reads(operation):
+                if name in inner:
+                    edit.rewire(operation, parameter, slot, inner[name])
+        for (source, half), name in zip(inner.items(), self._ends.gives.names, strict=True):
+            last = f"{source}{STORED}_real" if source in self._stored else half
+            made += edit.cast(last, name, self._shapes[source], "float32", self.writer)
+        made += exit_of(self._ends, self._shapes[self._results[0]], self.writer)
+        return edit.without_dead_constants(made, list(self._ends.gives.names))
 
 
 def _reads(operation: Any) -> Iterator[tuple[str, int, str]]:

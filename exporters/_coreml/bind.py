@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters._coreml.convert import INPUT
 from exporters._coreml.evaluator import Evaluator
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, OpKind
@@ -46,7 +45,7 @@ def bind(
     Args:
         program: The captured graph.
         evaluator: The float32 package.
-        examples: Inputs of shape (1, 3, height, width); two or more unlike ones make a chance match impossible.
+        examples: Inputs of shape (1, 3, height, width), or rows; with two unlike ones no match is by chance.
 
     Returns:
         ({value id: binding}, {value id without a tensor: why}).
@@ -57,7 +56,8 @@ def bind(
     producer = {o.name: operation for operation in evaluator.operations for o in operation.outputs}
     moved = {name for name, operation in producer.items() if operation.type in MOVES}
     ours = _stacked([dict(_floats(observe(program, torch.from_numpy(x)))) for x in examples])
-    theirs = _stacked([dict(_floats(evaluator.observe({INPUT: x}))) for x in examples])
+    feeds = [dict(zip(program.takes.names, program.takes.split(x), strict=True)) for x in examples]
+    theirs = _stacked([dict(_floats(evaluator.observe(feed))) for feed in feeds])
     found: dict[str, TensorBinding] = {}
     unbound: dict[str, str] = {}
     taken: set[str] = set()
@@ -70,7 +70,7 @@ def bind(
         else:
             found[name] = match
             taken.add(match.tensor)
-    for end in (program.view.inputs[0], *program.view.outputs):
+    for end in (*program.view.inputs, *program.view.outputs):
         if end in unbound:
             raise CheckFailed(f"the ML Program computes something else than the program: '{end}' is nowhere in it")
     _bind_constants(program, evaluator, producer, found, unbound)

@@ -15,10 +15,7 @@ from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from exporters._refused import refused
 from exporters._room import check_room
-from qtools.core.answers import NAMES
 from qtools.graph.capture import Program
-
-INPUT = "image"
 
 
 def convert(program: Program, path: Path) -> Path:
@@ -34,14 +31,14 @@ def convert(program: Program, path: Path) -> Path:
     """
     check_room(program)
     ct = coremltools()
-    shape = program.view.values[program.view.inputs[0]].shape
+    takes, gives = program.takes, program.gives
     with tempfile.TemporaryDirectory() as folder, quiet():
         raw = Path(folder) / "float.mlpackage"
         try:
             model = ct.convert(
                 _convertible(program.exported),
-                inputs=[ct.TensorType(INPUT, shape)],
-                outputs=[ct.TensorType(name) for name in NAMES[: len(program.view.outputs)]],
+                inputs=[ct.TensorType(*end) for end in zip(takes.names, takes.shapes, strict=True)],
+                outputs=[ct.TensorType(name) for name in gives.names],
                 minimum_deployment_target=ct.target.iOS17,
                 compute_precision=ct.precision.FLOAT32,
                 skip_model_load=True,

@@ -10,10 +10,9 @@ import numpy as np
 
 from exporters._coreml import edit, values
 from exporters._coreml.blob import BlobWriter
-from exporters._coreml.convert import INPUT
 from qtools.core import files
-from qtools.core.answers import LOGITS, NAMES
 from qtools.core.errors import InputError
+from qtools.core.ports import Ports
 
 METADATA = "qtools"
 ANSWER = "one number per class, before softmax"
@@ -33,10 +32,14 @@ class Ends:
     """How a package is fed and what it answers.
 
     Attributes:
+        takes: Names and shapes of its inputs.
+        gives: The same of its outputs.
         pixels: True for an image input, 0 to 255, RGB, of a program that takes pixels.
         labels: One per class, or empty for logits.
     """
 
+    takes: Ports
+    gives: Ports
     pixels: bool = False
     labels: Sequence[str] = ()
 
@@ -45,12 +48,13 @@ def exit_of(ends: Ends, shape: tuple[int, ...], writer: BlobWriter) -> list[Any]
     """From the float32 logits to what the package answers."""
     if not ends.labels:
         return []
+    logits = ends.gives.names[0]
     if len(ends.labels) != shape[-1]:
         raise InputError(f"{len(ends.labels)} labels for {shape[-1]} classes", "give one label per class, in order")
     if len(set(ends.labels)) != len(ends.labels):
         raise InputError("two classes have the same label, and Core ML answers by label", "make the labels differ")
     made = [edit.constant("softmax_axis", np.full((), -1, np.int32), "int32", writer)]
-    made.append(edit.operation("softmax", "probabilities", (shape, "float32"), {"x": LOGITS, "axis": "softmax_axis"}))
+    made.append(edit.operation("softmax", "probabilities", (shape, "float32"), {"x": logits, "axis": "softmax_axis"}))
     names = edit.operation("const", CLASSES, ((), "string"), {})
     _list_of_strings(names, ends.labels)
     answer = edit.operation("classify", LABEL, ((), "string"), {"probabilities": "probabilities", "classes": CLASSES})
@@ -75,7 +79,7 @@ def assemble(source: Any, operations: list[Any], newest: int, ends: Ends, facts:
     """The Model message.
 
     Args:
-        source: The float model's message; only its input shapes are read.
+        source: The float model's message; only its version is read.
         operations: The whole program.
         newest: Number of the operation set it needs.
         ends: Input and output.
@@ -89,30 +93,29 @@ def assemble(source: Any, operations: list[Any], newest: int, ends: Ends, facts:
     function.opset = f"CoreML{newest}"
     block = function.block_specializations[function.opset]
     block.operations.extend(operations)
-    results = source.mlProgram.functions["main"].block_specializations
-    count = len(next(iter(results.values())).outputs)
-    block.outputs.extend([LABEL, PROBABILITIES] if ends.labels else NAMES[:count])
-    given = source.mlProgram.functions["main"].inputs[0]
-    shape = values.shape_of(given.type.tensorType)
-    function.inputs.add().name = INPUT
-    values.tensor_type(function.inputs[0].type, shape, "float32")
-    _describe_ends(model.description, shape, ends, (operations, str(facts.get("answer", ANSWER))))
+    block.outputs.extend([LABEL, PROBABILITIES] if ends.labels else ends.gives.names)
+    for name, shape in zip(ends.takes.names, ends.takes.shapes, strict=True):
+        given = function.inputs.add()
+        given.name = name
+        values.tensor_type(given.type, shape, "float32")
+    _describe_ends(model.description, ends, (operations, str(facts.get("answer", ANSWER))))
     _describe_origin(model.description.metadata, facts)
     return model
 
 
-def _describe_ends(description: Any, shape: tuple[int, ...], ends: Ends, made: tuple[list[Any], str]) -> None:
+def _describe_ends(description: Any, ends: Ends, made: tuple[list[Any], str]) -> None:
     """`made`: the program's operations, and what their result holds."""
     operations, answer = made
-    entry = description.input.add()
-    entry.name = INPUT
-    if ends.pixels:
-        image = entry.type.imageType
-        image.height, image.width, image.colorSpace = shape[2], shape[3], RGB
-        entry.shortDescription = "RGB image, normalised inside the model"
-    else:
-        _array(entry.type.multiArrayType, shape)
-        entry.shortDescription = "RGB image, channels first, normalised"
+    for name, shape in zip(ends.takes.names, ends.takes.shapes, strict=True):
+        entry = description.input.add()
+        entry.name = name
+        if ends.pixels:
+            image = entry.type.imageType
+            image.height, image.width, image.colorSpace = shape[2], shape[3], RGB
+            entry.shortDescription = "RGB image, normalised inside the model"
+        else:
+            _array(entry.type.multiArrayType, shape)
+            entry.shortDescription = "RGB image, channels first, normalised" if ends.takes.single else ""
     if ends.labels:
         label, probabilities = description.output.add(), description.output.add()
         label.name, probabilities.name = LABEL, PROBABILITIES
@@ -121,11 +124,11 @@ def _describe_ends(description: Any, shape: tuple[int, ...], ends: Ends, made: t
         description.predictedFeatureName = LABEL
         description.predictedProbabilitiesName = PROBABILITIES
         return
-    made_here = {o.name: o for operation in operations for o in operation.outputs}
-    for name in filter(made_here.__contains__, NAMES):
+    results = {o.name: o for operation in operations for o in operation.outputs}
+    for name in ends.gives.names:
         entry = description.output.add()
         entry.name, entry.shortDescription = name, answer
-        _array(entry.type.multiArrayType, values.shape_of(made_here[name].type.tensorType))
+        _array(entry.type.multiArrayType, values.shape_of(results[name].type.tensorType))
 
 
 def _array(target: Any, shape: tuple[int, ...]) -> None:

@@ -14,13 +14,12 @@ from PIL import Image
 
 from exporters._coreml.apply import STORED
 from exporters._coreml.bind import TensorBinding
-from exporters._coreml.convert import INPUT
 from exporters._coreml.describe import CLASSES, PROBABILITIES
 from exporters._coreml.evaluator import Evaluator
 from exporters._coreml.package import main_block
 from exporters._coreml.sdk import coremltools
-from qtools.core.answers import NAMES, joined
 from qtools.core.errors import MissingPlatform
+from qtools.core.ports import Ports
 
 PRECISIONS = {"evaluator": "float32", "evaluator_fp16": "float16"}
 """Kernel sets that run anywhere, and what each rounds its results to."""
@@ -29,8 +28,15 @@ PRECISIONS = {"evaluator": "float32", "evaluator_fp16": "float16"}
 class EvaluatedPackage:
     """Runs an .mlpackage image by image with qtools' reading of the ML Program."""
 
-    def __init__(self, path: Path, kernels: str, binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kernels: str,
+        binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]],
+        ends: tuple[Ports, Ports],
+    ) -> None:
         self.kernels = kernels
+        self._takes, self._gives = ends
         self._binding = dict(binding)
         self._evaluator = Evaluator(path, PRECISIONS[kernels])
         self._last: NDArray[np.float32] | None = None
@@ -48,8 +54,8 @@ class EvaluatedPackage:
         return codes.astype(np.float32)
 
     def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The input for one image of shape (3, height, width), by name."""
-        return {INPUT: image[None]}
+        """The inputs for one image of shape (3, height, width), or one row, by name."""
+        return dict(zip(self._takes.names, self._takes.split(image[None]), strict=True))
 
     def invoke(self) -> None:
         """One evaluation of the last image; says nothing about a phone's speed."""
@@ -58,7 +64,7 @@ class EvaluatedPackage:
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where only they exist, else float32."""
-        seen = dict(self._evaluator.observe({INPUT: image[None]}))
+        seen = dict(self._evaluator.observe(self.feed(image)))
         found = {}
         for value, (binding, shape) in self._binding.items():
             tensor = seen.get(binding.tensor + STORED, seen.get(binding.tensor))
@@ -69,19 +75,20 @@ class EvaluatedPackage:
     def _run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         self._last = image
         # a classifier answers with labels: its logits are an inner value
-        seen = {n: v for n, v in self._evaluator.observe({INPUT: image}) if n in NAMES}
-        return joined([seen[name].numpy() for name in NAMES if name in seen])
+        found = {n: v for n, v in self._evaluator.observe(self.feed(image[0])) if n in self._gives.names}
+        return self._gives.join([found[name].numpy() for name in self._gives.names])
 
 
 class NativePackage:
     """Runs an .mlpackage with Core ML, on macOS only."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ends: tuple[Ports, Ports]) -> None:
         if platform.system() != "Darwin":
             raise MissingPlatform(
                 "Core ML runs on macOS only", "this machine evaluates the package with qtools instead"
             )
         self.kernels = "coreml"
+        self._takes, self._gives = ends
         self._model: Any = coremltools().models.MLModel(str(path))
         described = self._model.get_spec().description
         self._takes_image = described.input[0].type.WhichOneof("Type") == "imageType"
@@ -104,8 +111,8 @@ class NativePackage:
         return codes.astype(np.float32)
 
     def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The input for one image of shape (3, height, width), by name."""
-        return {INPUT: image[None]}
+        """The inputs for one image of shape (3, height, width), or one row, by name."""
+        return dict(zip(self._takes.names, self._takes.split(image[None]), strict=True))
 
     def invoke(self) -> None:
         """One inference on the last image."""
@@ -118,12 +125,12 @@ class NativePackage:
 
     def _run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         self._last = image
-        given: Any = image
+        given: dict[str, Any] = self.feed(image[0])
         if self._takes_image:
-            given = Image.fromarray(np.rint(image[0].transpose(1, 2, 0)).astype(np.uint8))
-        answer = self._model.predict({INPUT: given})
+            given = dict.fromkeys(given, Image.fromarray(np.rint(image[0].transpose(1, 2, 0)).astype(np.uint8)))
+        answer = self._model.predict(given)
         if not self._labels:
-            return joined([np.asarray(answer[name], np.float32) for name in NAMES if name in answer])[0]
+            return self._gives.join([np.asarray(answer[name], np.float32) for name in self._gives.names])[0]
         found = np.array([answer[PROBABILITIES][label] for label in self._labels], np.float32)
         return np.log(np.maximum(found, np.finfo(np.float32).tiny))
 

@@ -41,8 +41,8 @@ def bind(
 
     Args:
         program: The captured graph.
-        model: The float ONNX graph, its input and output still under the program's names.
-        examples: Inputs of shape (1, 3, height, width); two or more unlike ones make a chance match impossible.
+        model: The float ONNX graph, its inputs and outputs still under the program's names.
+        examples: Inputs of shape (1, 3, height, width), or rows; with two unlike ones no match is by chance.
 
     Returns:
         (value id -> binding, value id without a tensor -> why).
@@ -50,7 +50,7 @@ def bind(
     Raises:
         CheckFailed: If the graph's input or output is not what the program computes.
     """
-    theirs = _artifact_values(model, examples)
+    theirs = _artifact_values(model, [program.takes.split(each) for each in examples])
     ours = _program_values(program, examples)
     # names first, and all of them: what computes the same is told apart by its name alone
     named = {name: _same(array, name, theirs) for name, array in ours.items() if name in theirs}
@@ -66,7 +66,7 @@ def bind(
             unbound[name] = _why(program.view, name)
         else:
             found[name] = match
-    for end in (program.view.inputs[0], *program.view.outputs):
+    for end in (*program.view.inputs, *program.view.outputs):
         if end in unbound:
             raise CheckFailed(f"the float artifact computes something else than the program: '{end}' is nowhere in it")
     makers = {str(out.name): node for node in model.graph for out in node.outputs}
@@ -83,13 +83,14 @@ def _program_values(program: Program, examples: Sequence[NDArray[np.float32]]) -
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _artifact_values(model: ir.Model, examples: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+def _artifact_values(model: ir.Model, examples: Sequence[Sequence[NDArray[np.float32]]]) -> dict[str, NDArray[Any]]:
     """Every float tensor of the graph, computed with all of onnxruntime's own rewriting switched off."""
     proto = ir.to_proto(model)
-    source = proto.graph.input[0].name
+    sources = [source.name for source in proto.graph.input]
+    feeds = [dict(zip(sources, given, strict=True)) for given in examples]
     floats = [out.name for node in model.graph for out in node.outputs if out.dtype == ir.DataType.FLOAT and out.name]
     opened = session.start(session.expose(proto, floats), threads=1, optimize=False)
-    runs = [dict(zip(floats, opened.run(floats, {source: x}), strict=True)) | {source: x} for x in examples]
+    runs = [dict(zip(floats, opened.run(floats, feed), strict=True)) | feed for feed in feeds]
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 

@@ -24,12 +24,12 @@ def convert(program: Program) -> ir.Model:
         InputError: If there is no room for temporary files.
     """
     check_room(program)
-    shape = program.view.values[program.view.inputs[0]].shape
+    examples = tuple(torch.zeros(shape) for shape in program.takes.shapes)
     module = program.exported.module()
     with quiet():
         try:
             exported = torch.onnx.export(
-                module, (torch.zeros(shape),), dynamo=True, opset_version=OPSET, verbose=False, optimize=False
+                module, examples, dynamo=True, opset_version=OPSET, verbose=False, optimize=False
             )
             assert exported is not None  # only the older exporter returns nothing
             model = _simplified(exported.model)

@@ -14,8 +14,8 @@ from exporters._onnx import model as files
 from exporters._onnx import session
 from exporters._onnx.edit import CODES
 from qtools.core import numerics
-from qtools.core.answers import joined, parted
 from qtools.core.errors import CheckFailed, InputError
+from qtools.core.ports import Ports
 from qtools.core.types import QuantParams, QuantScheme
 
 KERNELS = ("ort", "ort_float")
@@ -25,7 +25,14 @@ KERNELS = ("ort", "ort_float")
 class OrtRunner:
     """Runs an .onnx image by image, NCHW."""
 
-    def __init__(self, path: Path, kernels: str, threads: int, tensors: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kernels: str,
+        threads: int,
+        tensors: Mapping[str, str],
+        ends: tuple[Ports, Ports],
+    ) -> None:
         """Opens the file.
 
         Args:
@@ -33,36 +40,34 @@ class OrtRunner:
             kernels: One of KERNELS.
             threads: Threads inside one operator.
             tensors: Value id -> name of its tensor in the float graph, for `values`.
+            ends: What the program takes and gives.
         """
         self.kernels = kernels
+        self._takes, self._gives = ends
         self._model = files.parse(path)
         self._threads, self._tensors = threads, dict(tensors)
         self._session = self._start(self._model)
-        self._input, self._outputs = self._session.get_inputs()[0].name, [e.name for e in self._session.get_outputs()]
-        self._answers = [tuple(end.shape) for end in self._session.get_outputs()]
         self._ends = _ends(self._model)
         self._feed: dict[str, NDArray[Any]] = {}
         self._tapped: Any = None
         self._present: dict[str, str] = {}
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Output codes (float32 logits where the output is float), shape (batch, classes, ...)."""
+        """Output codes (float32 where the output is float), shape (batch, classes, ...); rows of several outputs."""
         rows = []
         for image in images:
             self._feed = self.feed(image)
-            rows.append(joined(self._session.run(self._outputs, self._feed))[0])
-        return np.stack(rows)
+            rows.append(self._session.run(list(self._gives.names), self._feed))
+        return self._gives.join([np.concatenate(column) for column in zip(*rows, strict=True)])
 
     def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Output tensors, one row per image, in the program's layout, which is the file's own."""
-        ends = np.cumsum([int(np.prod(shape)) for shape in self._answers])[:-1]
-        parts = zip(np.split(rows, ends, 1), self._answers, strict=True)
-        return joined([part.reshape(-1, *shape[1:]) for part, shape in parts])
+        return self._gives.join(self._gives.cut(rows))
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""
-        parts = zip(parted(codes, self._answers), self._outputs, strict=True)
-        return np.concatenate([_real(part, self._ends.get(name)) for part, name in parts], 1)
+        parts = zip(self._gives.names, self._gives.split(codes), strict=True)
+        return self._gives.join([_real(part, self._ends.get(name)) for name, part in parts])
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where quantized, else float32.
@@ -73,18 +78,20 @@ class OrtRunner:
         if self._tapped is None:
             self._tapped = self._open_tapped()
         feed = self.feed(image)
-        names = [n for n in dict.fromkeys(self._present.values()) if n != self._input]
+        names = [n for n in dict.fromkeys(self._present.values()) if n not in feed]
         found = feed | dict(zip(names, self._tapped.run(names, feed), strict=True))
         return {value: found[name] for value, name in self._present.items()}
 
     def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The input tensor for one image of shape (3, height, width), by name."""
-        params = self._ends.get(self._input)
-        data: NDArray[Any] = np.ascontiguousarray(image[None])
-        if params is not None:
-            codes = numerics.quantize_by_division(data, params)
-            data = codes.astype(np.int8 if params.scheme.signed else np.uint8)
-        return {self._input: data}
+        """The input tensors for one image of shape (3, height, width), or one row, by name."""
+        found = {}
+        for name, part in zip(self._takes.names, self._takes.split(image[None]), strict=True):
+            data: NDArray[Any] = np.ascontiguousarray(part)
+            if (params := self._ends.get(name)) is not None:
+                codes = numerics.quantize_by_division(data, params)
+                data = codes.astype(np.int8 if params.scheme.signed else np.uint8)
+            found[name] = data
+        return found
 
     def invoke(self) -> None:
         """One inference on whatever the input holds; for timing."""
@@ -92,14 +99,15 @@ class OrtRunner:
 
     def _open_tapped(self) -> Any:
         there = {out for node in self._model.graph.node for out in node.output}
-        ends = {self._input, *self._outputs}
+        ends = {*self._takes.names, *self._gives.names}
         there |= ends
         for value, tensor in self._tensors.items():
             name = tensor if tensor in ends and tensor + CODES not in there else tensor + CODES
             name = name if name in there else tensor
             if name in there:
                 self._present[value] = name
-        tapped = session.expose(self._model, [n for n in dict.fromkeys(self._present.values()) if n != self._input])
+        shown = [n for n in dict.fromkeys(self._present.values()) if n not in self._takes.names]
+        tapped = session.expose(self._model, shown)
         if self.kernels == KERNELS[0]:
             plain, watched = (_integer_kernels(m) for m in (self._model, tapped))
             if plain != watched:
@@ -108,6 +116,10 @@ class OrtRunner:
 
     def _start(self, model: onnx.ModelProto) -> Any:
         return session.start(model, threads=self._threads, optimize=self.kernels == KERNELS[0])
+
+
+def _real(codes: NDArray[Any], params: QuantParams | None) -> NDArray[np.float32]:
+    return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
 
 
 class OrtSession:
@@ -138,10 +150,6 @@ class OrtSession:
         except Exception as error:  # broad: onnxruntime raises classes of its own that share no public base
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"onnxruntime cannot run {self._name} on the recorded inputs: {reason}") from error
-
-
-def _real(codes: NDArray[Any], params: QuantParams | None) -> NDArray[np.float32]:
-    return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
 
 
 def _integer_kernels(model: onnx.ModelProto) -> dict[str, int]:

@@ -69,9 +69,9 @@ class PlanWriter:
             for name, entry in self.plan.values.items()
             if entry.params is not None and name not in self.binding and not self._needs_no_tensor(name)
         ]
-        for output, index in zip(self.view.outputs, self.graph.outputs, strict=True):
-            if self.plan.params(output) and int(index) not in self.entries:
-                lost.append(output)  # something that is no part of the plan lies behind it
+        for value, index in zip(self.view.outputs, self.graph.outputs, strict=True):
+            if self.plan.params(value) and int(index) not in self.entries:
+                lost.append(value)  # something that is no part of the plan lies behind it
         if lost:
             raise CheckFailed(f"the plan quantizes {len(lost)} value(s) the artifact has no tensor for: {lost[:5]}")
 

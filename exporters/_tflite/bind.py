@@ -12,6 +12,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 from exporters._tflite import flatbuffer
+from exporters._tflite.convert import MAP
 from exporters._tflite.rules import SPEC
 from qtools.core.errors import CheckFailed
 from qtools.core.types import TRACELESS, GraphView, Op
@@ -20,6 +21,9 @@ from qtools.graph.execute import observe
 
 TOLERANCE = 1e-4
 """Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
+
+Given = Sequence[NDArray[np.float32]]
+"""A value for each input of the graph."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def bind(
     Args:
         program: The captured graph.
         data: The float .tflite.
-        examples: Inputs of shape (1, 3, height, width); two or more unlike ones make a chance match impossible.
+        examples: Inputs of shape (1, 3, height, width), or rows; with two unlike ones no match is by chance.
 
     Returns:
         ({tensor index: (value id, binding)}, {value id without a tensor: why}).
@@ -66,7 +70,7 @@ def bind(
     """
     model = flatbuffer.read(data)
     ours = _program_values(program, examples)
-    theirs = _artifact_values(model, data, examples)
+    theirs = _artifact_values(model, data, [program.takes.split(each) for each in examples])
     found: dict[int, tuple[str, TensorBinding]] = {}
     unbound: dict[str, str] = {}
     moved = _made_by_moves(model)
@@ -80,11 +84,36 @@ def bind(
         else:
             index, permutation, error = match
             found[index] = (name, TensorBinding(name, permutation, theirs[index].shape[1:], error))
-    for end in (program.view.inputs[0], *program.view.outputs):
+    for end in (*program.view.inputs, *program.view.outputs):
+        if end in unbound:
+            _give_over(program.view, end, (ours, theirs), found, unbound)
         if end in unbound:
             raise CheckFailed(f"the float artifact computes something else than the program: '{end}' is nowhere in it")
     _bind_constants(program, model, found, unbound)
     return found, unbound
+
+
+def _give_over(
+    view: GraphView,
+    end: str,
+    values: tuple[Mapping[str, NDArray[Any]], Mapping[int, NDArray[Any]]],
+    found: dict[int, tuple[str, TensorBinding]],
+    unbound: dict[str, str],
+) -> None:
+    """Gives an end the tensor of what it moves, where the artifact's layout makes both the same."""
+    source, (ours, theirs) = end, values
+    index_of = {name: index for index, (name, _) in found.items()}
+    while source not in index_of:
+        op = view.producer.get(source)
+        if op is None or op.kind not in TRACELESS:
+            return
+        source = op.inputs[0]
+    index = index_of[source]
+    match = _find(ours[end], {index: theirs[index]}, set())
+    if match is not None:
+        found[index] = (end, TensorBinding(end, match[1], theirs[index].shape[1:], match[2]))
+        unbound[source] = f"lies in the artifact as '{end}', which moves it"
+        del unbound[end]
 
 
 def _program_values(program: Program, examples: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
@@ -95,21 +124,22 @@ def _program_values(program: Program, examples: Sequence[NDArray[np.float32]]) -
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _artifact_values(model: Any, data: bytes, examples: Sequence[NDArray[np.float32]]) -> dict[int, NDArray[Any]]:
-    runs = [dict(_run_float(model, data, x)) for x in examples]
+def _artifact_values(model: Any, data: bytes, examples: Sequence[Given]) -> dict[int, NDArray[Any]]:
+    runs = [dict(_run_float(model, data, each)) for each in examples]
     return {index: np.stack([run[index] for run in runs]) for index in runs[0]}
 
 
-def _run_float(model: Any, data: bytes, example: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[Any]]]:
+def _run_float(model: Any, data: bytes, given: Given) -> Iterator[tuple[int, NDArray[Any]]]:
     interpreter = Interpreter(
         model_content=data,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], example.transpose(0, 2, 3, 1))
-    interpreter.invoke()
     graph = model.subgraphs[0]
+    for index, array in zip(graph.inputs, given, strict=True):
+        interpreter.set_tensor(int(index), array.transpose(0, 2, 3, 1) if array.ndim == MAP else array)
+    interpreter.invoke()
     for index in [*graph.inputs, *(o for operator in graph.operators for o in operator.outputs)]:
         array = interpreter.get_tensor(int(index))
         if array.dtype == np.float32:

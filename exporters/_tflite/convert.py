@@ -12,11 +12,15 @@ from exporters._quiet import quiet
 from exporters._refused import refused
 from exporters._room import check_room
 from exporters._tflite.shorten import shorten
-from qtools.graph.capture import Program, outputs_of
+from qtools.graph.capture import Program
+from qtools.graph.rows import outputs_of
+
+MAP = 4
+"""Dimensions of an image or a feature map."""
 
 
 class _ChannelsLast(nn.Module):
-    """Takes NHWC, and gives maps in it.
+    """Takes images and maps as NHWC, and gives them so.
 
     The copy keeps strides as captured (a view must stay a view) and vanishes in the conversion.
     """
@@ -26,10 +30,14 @@ class _ChannelsLast(nn.Module):
         self.captured = captured
         self.training = False
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        outputs = outputs_of(self.captured(image.permute(0, 3, 1, 2).contiguous()))
-        last = [each.permute(0, 2, 3, 1).contiguous() if each.ndim == image.ndim else each for each in outputs]
+    def forward(self, *given: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        answer = self.captured(*(x.permute(0, 3, 1, 2).contiguous() if x.ndim == MAP else x for x in given))
+        last = [_last(each) for each in outputs_of(answer)]
         return last[0] if len(last) == 1 else tuple(last)
+
+
+def _last(answer: torch.Tensor) -> torch.Tensor:
+    return answer.permute(0, 2, 3, 1).contiguous() if answer.ndim == MAP else answer
 
 
 def convert(program: Program) -> bytes:
@@ -43,12 +51,12 @@ def convert(program: Program) -> bytes:
     with quiet():
         import litert_torch  # 10 s of imports: only when a conversion really happens
 
-    shape = program.view.values[program.view.inputs[0]].shape
-    example = torch.zeros(1, *shape[2:], shape[1])
+    shapes = [(1, *s[2:], s[1]) if len(s) == MAP else s for s in program.takes.shapes]
+    examples = tuple(torch.zeros(shape) for shape in shapes)
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "float.tflite"
         try:
-            litert_torch.convert(_ChannelsLast(shorten(program.exported.module())), (example,)).export(str(path))
+            litert_torch.convert(_ChannelsLast(shorten(program.exported.module())), examples).export(str(path))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
             raise refused("litert-torch", program.view, error) from error
         return path.read_bytes()

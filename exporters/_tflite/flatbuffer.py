@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -169,16 +170,29 @@ def allow_any_scale(model: Model) -> None:
             operator.builtinOptions.potScaleInt16 = False
 
 
-def name_signature(model: Model, input_name: str, output_names: Sequence[str]) -> None:
-    """Names the single input and the outputs, in the graph and in its signature."""
+def in_order(model: Model) -> None:
+    """Lists inputs and outputs in the order of their names in the signature, which is that of the program.
+
+    The converter numbers them in these names, and lists them as it likes.
+    """
     graph = model.subgraphs[0]
-    named = dict(zip(map(int, graph.outputs), output_names, strict=True))
-    for index, name in {int(graph.inputs[0]): input_name, **named}.items():
-        graph.tensors[index].name = name.encode()
     for signature in model.signatureDefs or []:
-        signature.inputs[0].name = input_name.encode()
-        for output in signature.outputs:
-            output.name = named[int(output.tensorIndex)].encode()
+        for ends in (signature.inputs, signature.outputs):
+            ends.sort(key=lambda end: int(re.sub(rb"\D", b"", bytes(end.name)) or 0))
+        graph.inputs = [end.tensorIndex for end in signature.inputs]
+        graph.outputs = [end.tensorIndex for end in signature.outputs]
+
+
+def name_signature(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Names inputs and outputs, in the graph and in its signature."""
+    graph = model.subgraphs[0]
+    for indices, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
+        for index, name in zip(indices, names, strict=True):
+            graph.tensors[index].name = name.encode()
+    for signature in model.signatureDefs or []:
+        for ends, names in ((signature.inputs, inputs), (signature.outputs, outputs)):
+            for end, name in zip(ends, names, strict=True):
+                end.name = name.encode()
 
 
 def cut(model: Model, name: str, made: QuantParams) -> None:
@@ -204,7 +218,7 @@ def cut(model: Model, name: str, made: QuantParams) -> None:
         graph.operators[position].outputs = [at if out == index else int(out) for out in outputs]
     graph.operators.insert(makers[0] + 1 if makers else 0, _quantize(model, at, index))
     if index in graph.inputs:
-        _enter(model, at)
+        _enter(model, index, at)
 
 
 def as_linear(model: Model, name: str) -> None:
@@ -231,28 +245,28 @@ def as_linear(model: Model, name: str) -> None:
 
 
 def take(model: Model, kind: int) -> None:
-    """Puts an input of another type, and a QUANTIZE, in front of an integer input; a float input stays.
+    """Puts an input of another type, and a QUANTIZE, in front of every integer input; a float input stays.
 
     Args:
         model: Changed in place.
         kind: FLOAT32; or UINT8, the same grid with its codes 128 higher.
     """
     graph = model.subgraphs[0]
-    inner = graph.tensors[graph.inputs[0]]
-    if inner.type == schema.TensorType.FLOAT32:
-        return
-    outer = schema.TensorT()
-    outer.__dict__.update(inner.__dict__)
-    outer.type = kind
-    outer.quantization = None
-    if kind == schema.TensorType.UINT8:
-        outer.quantization = schema.QuantizationParametersT()
-        outer.quantization.scale = list(inner.quantization.scale)
-        outer.quantization.zeroPoint = [int(inner.quantization.zeroPoint[0]) + 128]
-    graph.tensors.append(outer)
-    step = _quantize(model, len(graph.tensors) - 1, int(graph.inputs[0]))
-    graph.operators.insert(0, step)
-    _enter(model, len(graph.tensors) - 1)
+    for index in list(map(int, graph.inputs)):
+        inner = graph.tensors[index]
+        if inner.type == schema.TensorType.FLOAT32:
+            continue
+        outer = schema.TensorT()
+        outer.__dict__.update(inner.__dict__)
+        outer.type = kind
+        outer.quantization = None
+        if kind == schema.TensorType.UINT8:
+            outer.quantization = schema.QuantizationParametersT()
+            outer.quantization.scale = list(inner.quantization.scale)
+            outer.quantization.zeroPoint = [int(inner.quantization.zeroPoint[0]) + 128]
+        graph.tensors.append(outer)
+        graph.operators.insert(0, _quantize(model, len(graph.tensors) - 1, index))
+        _enter(model, index, len(graph.tensors) - 1)
 
 
 def _quantize(model: Model, source: int, result: int) -> Any:
@@ -262,11 +276,13 @@ def _quantize(model: Model, source: int, result: int) -> Any:
     return step
 
 
-def _enter(model: Model, index: int) -> None:
-    """Makes a tensor the input."""
-    model.subgraphs[0].inputs = [index]
+def _enter(model: Model, before: int, now: int) -> None:
+    """Makes a tensor the input in another's place."""
+    graph = model.subgraphs[0]
+    graph.inputs = [now if index == before else int(index) for index in graph.inputs]
     for signature in model.signatureDefs or []:
-        signature.inputs[0].tensorIndex = index
+        for end in signature.inputs:
+            end.tensorIndex = now if end.tensorIndex == before else end.tensorIndex
 
 
 def _opcode(model: Model, builtin: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from exporters._quiet import quiet
 from exporters._tflite import flatbuffer
 from exporters._tflite.bind import TensorBinding
+from exporters._tflite.convert import MAP
 from exporters._tflite.inspect import checked
 from qtools.core import numerics
-from qtools.core.answers import joined, parted
 from qtools.core.errors import InputError
 from qtools.core.types import QuantParams, QuantScheme
+
+if TYPE_CHECKING:
+    from qtools.graph.capture import Program
 
 KERNELS = {
     "xnnpack": OpResolverType.AUTO,
@@ -25,12 +28,10 @@ KERNELS = {
     "reference": OpResolverType.BUILTIN_REF,
 }
 """Kernel sets, the one that phones run first."""
-MAP_RANK = 3
-"""Dimensions of an image or a feature map without the batch."""
 
 
 class TfliteRunner:
-    """Runs a .tflite image by image; takes and gives arrays in the program's layout (NCHW)."""
+    """Runs a .tflite image by image; takes and gives arrays in the program's layout (NCHW, rows where it has them)."""
 
     def __init__(
         self,
@@ -38,8 +39,7 @@ class TfliteRunner:
         kernels: str,
         threads: int,
         binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]],
-        ends: Mapping[str, str],
-        answers: Mapping[str, tuple[int, ...]],
+        program: Program,
     ) -> None:
         """Opens the file.
 
@@ -48,45 +48,39 @@ class TfliteRunner:
             kernels: One of KERNELS.
             threads: Threads of the interpreter.
             binding: Value id -> where it lives and its shape in the program.
-            ends: Value id -> name of the artifact's input and outputs.
-            answers: Name of each output, in the program's order -> its shape in the program, batch included.
+            program: Whose inputs and outputs the artifact has, in their order.
         """
-        self._answers = dict(answers)
+        self._takes, self._gives = program.takes, program.gives
         self.kernels = kernels
         self._data = path.read_bytes()
         self._threads = threads
-        self._binding, self._ends = dict(binding), dict(ends)
+        self._binding = dict(binding)
+        self._ends = dict(zip(program.view.inputs, self._takes.names, strict=True))
+        self._ends |= dict(zip(program.view.outputs, self._gives.names, strict=True))
         self._tensors: dict[str, str] = {}
         self._interpreter = self._open(self._data)
+        self._inputs = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
         self._tapped: Interpreter | None = None
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Output codes (float32 logits where the output is float), shape (batch, classes, ...)."""
-        outputs = [each["index"] for each in self._outputs()]
+        """Output codes (float32 where the output is float), shape (batch, classes, ...); rows of several outputs."""
+        ends = [details["index"] for details in self._outputs]
         rows = []
         for image in images:
             self._invoke(self._interpreter, image)
-            rows.append(np.concatenate([self._interpreter.get_tensor(each).reshape(-1) for each in outputs]))
+            rows.append(np.concatenate([self._interpreter.get_tensor(index).reshape(-1) for index in ends]))
         return self.as_program(np.stack(rows))
 
     def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Output tensors, one row per image, in the program's layout: maps have their channels last in the file."""
-        shapes = [shape[1:] for shape in self._answers.values()]
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
-        return joined([_in_program(part, shape) for part, shape in zip(np.split(rows, ends, 1), shapes, strict=True)])
+        parts = zip(self._gives.cut(rows), self._gives.shapes, strict=True)
+        return self._gives.join([_as_program(part, shape) for part, shape in parts])
 
     def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Output codes as an app dequantizes them."""
-        parts = parted(codes, list(self._answers.values()))
-        return np.concatenate([_real(p, _params(d)) for p, d in zip(parts, self._outputs(), strict=True)], 1)
-
-    def _outputs(self) -> list[Mapping[str, Any]]:
-        """Details of the outputs, in the program's order; a float artifact calls them by their values' ids."""
-        found = {each["name"]: each for each in self._interpreter.get_output_details()}
-        if len(found) == 1:
-            return list(found.values())
-        names = {name: value for value, name in self._ends.items()}
-        return [found[name] if name in found else found[names[name]] for name in self._answers]
+        parts = zip(self._outputs, self._gives.split(codes), strict=True)
+        return self._gives.join([_real(part, _params(details)) for details, part in parts])
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where quantized, else float32."""
@@ -109,13 +103,14 @@ class TfliteRunner:
         }
 
     def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The input tensor for one image of shape (3, height, width), by name."""
-        details = self._interpreter.get_input_details()[0]
-        params = _params(details)
-        data: NDArray[Any] = np.ascontiguousarray(image.transpose(1, 2, 0)[None])
-        if params is not None:
-            data = numerics.quantize_float32(data, params).astype(details["dtype"])
-        return {details["name"]: data}
+        """The input tensors for one image of shape (3, height, width), or one row, by name."""
+        found = {}
+        for details, part in zip(self._inputs, self._takes.split(image[None]), strict=True):
+            data: NDArray[Any] = np.ascontiguousarray(part.transpose(0, 2, 3, 1) if part.ndim == MAP else part)
+            if (params := _params(details)) is not None:
+                data = numerics.quantize_float32(data, params).astype(details["dtype"])
+            found[details["name"]] = data
+        return found
 
     def invoke(self) -> None:
         """One inference on whatever the input holds; for timing."""
@@ -125,9 +120,21 @@ class TfliteRunner:
         return _interpreter(data, self.kernels, self._threads)
 
     def _invoke(self, interpreter: Interpreter, image: NDArray[np.float32]) -> None:
-        (data,) = self.feed(image).values()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], data)
+        for details, data in zip(interpreter.get_input_details(), self.feed(image).values(), strict=True):
+            interpreter.set_tensor(details["index"], data)
         interpreter.invoke()
+
+
+def _as_program(numbers: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """An output's numbers in the order of the file, as the program lays a shape at batch 1."""
+    if len(shape) != MAP:
+        return numbers
+    _, channels, height, width = shape
+    return np.ascontiguousarray(numbers.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
+
+
+def _real(codes: NDArray[Any], params: QuantParams | None) -> NDArray[np.float32]:
+    return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
 
 
 class TfliteSession:
@@ -164,17 +171,6 @@ class TfliteSession:
             self._interpreter.set_tensor(self._inputs[name][0], array)
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(index).copy() for name, index in self._outputs.items()}
-
-
-def _in_program(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if len(shape) != MAP_RANK:
-        return rows.reshape(-1, *shape)
-    channels, height, width = shape
-    return np.ascontiguousarray(rows.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
-
-
-def _real(codes: NDArray[Any], params: QuantParams | None) -> NDArray[np.float32]:
-    return codes.astype(np.float32) if params is None else numerics.dequantize(codes.astype(np.int32), params)
 
 
 def _interpreter(data: bytes, kernels: str, threads: int) -> Interpreter:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import _apart
-from qtools.core.answers import NAMES
 from qtools.core.errors import MissingPlatform
 
 NAME = "TensorFlow's interpreter"
@@ -28,7 +27,7 @@ def run(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
     """Output codes of several images, shape (images, numbers of all outputs).
 
     Args:
-        path: A .tflite with one input, and one output or those of a detector.
+        path: A .tflite with one input, its outputs in the order of the program's.
         inputs: The images as the artifact takes them, shape (images, height, width, 3).
 
     Raises:
@@ -53,13 +52,12 @@ def main(folder: Path) -> None:
         inputs = call["inputs"]
     interpreter.allocate_tensors()
     (entry,) = interpreter.get_input_details()
-    ends = {end["name"]: end["index"] for end in interpreter.get_output_details()}
-    order = [name for name in NAMES if name in ends] or list(ends)
+    ends = [end["index"] for end in interpreter.get_output_details()]
     rows = []
     for image in inputs:
         interpreter.set_tensor(entry["index"], image[None])
         interpreter.invoke()
-        rows.append(np.concatenate([interpreter.get_tensor(ends[name]).reshape(-1) for name in order]))
+        rows.append(np.concatenate([interpreter.get_tensor(end).reshape(-1) for end in ends]))
     np.save(folder / ANSWER, np.stack(rows))
     _apart.answer(True)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from qtools.cli._progress import Bars
     from qtools.pipeline.leg import RunResult
     from reports.cross import CrossCheck
+    from reports.joined import Joined
+
+    Last = CrossCheck | list[Joined] | None
 
 Option = typer.Option
 
@@ -190,11 +193,16 @@ def _export(config: RunConfig, *, as_json: bool) -> None:
     from qtools.cli._progress import Bars
 
     with Bars() as bars:
-        results, cross = _run(config, bars)
-    _show(results, cross, as_json=as_json)
+        bars.stage("start")
+        from qtools.pipeline.quantize import has_halves
+
+        halves = has_halves(config)
+        results, last = (_run_halves if halves else _run)(config, bars)
+    _show(results, last, as_json=as_json)
     from reports.verdict import verdict
 
-    if any(verdict(result.report).word == "failed" for result in results):
+    failed = any(verdict(result.report).word == "failed" for result in results)
+    if failed or (isinstance(last, list) and any(c.status == "failed" for each in last for c in each.checks)):
         raise typer.Exit(ExitStatus.CHECK_FAILED)
 
 
@@ -216,11 +224,10 @@ def _foresee(config: RunConfig, *, as_json: bool) -> None:
     places.show(found, Console())
 
 
-def _run(config: RunConfig, bars: Bars) -> tuple[list[RunResult], CrossCheck | None]:
-    bars.stage("start")
+def _run(config: RunConfig, bars: Bars) -> tuple[list[RunResult], Last]:
     from qtools.pipeline import quantize as pipeline
 
-    found: tuple[list[RunResult], CrossCheck | None]
+    found: tuple[list[RunResult], Last]
     if config.target == ALL:
         everything = pipeline.run_all(config, bars)
         found = list(everything.results.values()), everything.cross
@@ -230,15 +237,26 @@ def _run(config: RunConfig, bars: Bars) -> tuple[list[RunResult], CrossCheck | N
     return found
 
 
-def _show(results: Sequence[RunResult], cross: CrossCheck | None, *, as_json: bool) -> None:
-    """The report on stdout; for several targets all of them, and how they agree."""
+def _run_halves(config: RunConfig, bars: Bars) -> tuple[list[RunResult], Last]:
+    """Both programs of a promptable network, for each target."""
+    from qtools.pipeline import prompted
+
+    made = prompted.run(config, bars)
+    bars.stage("done")
+    return [*made.encoder.values(), *made.decoder.values()], list(made.joined.values())
+
+
+def _show(results: Sequence[RunResult], last: Last, *, as_json: bool) -> None:
+    """The report on stdout; for several targets or programs all of them, and how they agree or work together."""
     from reports.build import report_text
-    from reports.render import cross as table
-    from reports.render import terminal
+    from reports.render import cross, joined, terminal
 
     if as_json:
         texts = [report_text(result.report) for result in results]
-        sys.stdout.write(texts[0] if cross is None else table.to_json(texts, cross))
+        if isinstance(last, list):
+            sys.stdout.write(joined.to_json(texts, last))
+        else:
+            sys.stdout.write(texts[0] if last is None else cross.to_json(texts, last))
         return
     from rich.console import Console
 
@@ -246,8 +264,10 @@ def _show(results: Sequence[RunResult], cross: CrossCheck | None, *, as_json: bo
     for result in results:
         terminal.show(result.report, console)
         typer.echo(f"artifact  {result.path}\nreport    {result.folder / 'report.html'}")
-    if cross is not None:
-        table.show(cross, console)
+    for both in last if isinstance(last, list) else ():
+        joined.show(both, console)
+    if last is not None and not isinstance(last, list):
+        cross.show(last, console)
 
 
 def _command(context: typer.Context) -> str:

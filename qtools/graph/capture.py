@@ -12,15 +12,20 @@ import torch
 from torch import fx, nn
 
 from qtools.core.errors import CheckFailed, InputError
+from qtools.core.ports import Ports
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, Value
 from qtools.graph.classify import classify
 from qtools.graph.constants import fold_constants, serves_alone
 from qtools.graph.rank import lower_rank
 from qtools.graph.rewrite import expansions, simplify
+from qtools.graph.rows import Rows, gives_of, outputs_of
 from qtools.graph.scales import fold_scales
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
+
+IMAGE = "image"
+"""Name of the input of a network that has one."""
 
 _EXPORTING = Lock()
 """torch.export patches torch while it runs; batches of a size not seen before may come from several threads."""
@@ -35,12 +40,16 @@ class Program:
         view: The same graph as plain data.
         constants: Value id -> tensor, for weights, biases and folded constants.
         max_error: Largest relative difference to the module it was captured from, on the example.
+        takes: Its inputs, in the order of `view.inputs`.
+        gives: Its outputs, in the order of `view.outputs`.
     """
 
     exported: torch.export.ExportedProgram
     view: GraphView
     constants: Mapping[str, torch.Tensor]
     max_error: float
+    takes: Ports
+    gives: Ports
     _source: nn.Module
     _expand: frozenset[OpKind]
     _graphs: dict[int, fx.Graph] = field(default_factory=dict)
@@ -56,8 +65,8 @@ class Program:
 
     def _graph(self, batch: int) -> fx.Graph:
         if batch not in self._graphs:
-            channels_height_width = self.view.values[self.view.inputs[0]].shape[1:]
-            exported = _export(self._source, torch.zeros(batch, *channels_height_width), self._expand)
+            examples = tuple(torch.zeros(batch, *shape[1:]) for shape in self.takes.shapes)
+            exported = _export(self._source, examples, self._expand)
             graph, constants = exported.graph, _constants(exported)
             if [(n.op, n.target) for n in graph.nodes] != [(n.op, n.target) for n in self.exported.graph.nodes]:
                 raise CheckFailed(f"the graph at batch {batch} differs from the graph at batch 1")
@@ -107,8 +116,8 @@ def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] 
     """Captures an inference graph and proves that it computes what the module computes.
 
     Args:
-        module: A fused model in eval mode.
-        example: float32 input of shape (1, 3, height, width).
+        module: A fused model in eval mode; one of several inputs as `Rows`.
+        example: float32 input of shape (1, 3, height, width), or a row.
         expand: Composite kinds to write out (see `qtools.graph.rewrite`).
 
     Raises:
@@ -119,28 +128,32 @@ def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] 
         expected = module(
             example
         )  # first: what a module keeps of its first run is then in the graph of every batch size
-    exported = _export(module, example, expand)
+    network = module.network if isinstance(module, Rows) else module
+    examples = module.takes.split(example) if isinstance(module, Rows) else (example,)
+    exported = _export(network, examples, expand)
     constants = _constants(exported)
     view = _view(exported, constants)
     with torch.inference_mode():
-        actual = exported.module()(example)
+        actual = exported.module()(*examples)
+    if isinstance(module, Rows):
+        takes, gives = module.takes, module.gives
+        expected = gives.split(expected)
+    else:
+        takes, gives = Ports((IMAGE,), (tuple(example.shape),)), gives_of(outputs_of(actual))
     pairs = zip(outputs_of(actual), outputs_of(expected), strict=True)
     error = max(float(((a - b).abs().max() / b.abs().max().clamp_min(1)).item()) for a, b in pairs)
     if not error <= CAPTURE_TOLERANCE:
         raise CheckFailed(f"the captured graph differs from the model by {error:.2e} (limit {CAPTURE_TOLERANCE:.0e})")
-    return Program(exported, view, constants, error, module, expand, {1: exported.graph})
+    return Program(exported, view, constants, error, takes, gives, network, expand, {1: exported.graph})
 
 
-def outputs_of(result: Any) -> tuple[torch.Tensor, ...]:
-    """What a module returned, one tensor or several."""
-    return tuple(result) if isinstance(result, (tuple, list)) else (result,)
-
-
-def _export(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind]) -> torch.export.ExportedProgram:
+def _export(
+    module: nn.Module, examples: tuple[torch.Tensor, ...], expand: frozenset[OpKind]
+) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns about its own internals
         try:
-            exported = torch.export.export(module, (example,))
+            exported = torch.export.export(module, examples)
         except Exception as error:  # broad: torch.export raises anything, and the user can only change the model
             reason = str(error).strip().split("\n")[0]
             raise InputError(

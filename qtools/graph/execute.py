@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from qtools.graph.capture import Program, is_getitem
+from qtools.graph.rows import joined
 
 
 def observe(program: Program, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -37,25 +38,20 @@ def observer(program: Program, wanted: Set[str]) -> Callable[[NDArray[np.float32
 
 
 def run(program: Program, images: torch.Tensor) -> torch.Tensor:
-    """The program's answers (`qtools.core.answers`), e.g. logits of shape (batch, classes)."""
+    """What the program gives, as it travels (`qtools.core.ports`), e.g. logits of shape (batch, classes)."""
     return answers(program, observe(program, images))
 
 
 def answers(program: Program, seen: Iterable[tuple[str, torch.Tensor]]) -> torch.Tensor:
     """The program's answers among values as they come; what the last of its outputs leaves is not asked for."""
-    wanted = dict.fromkeys(program.view.outputs)
+    wanted = set(program.view.outputs)
     found: dict[str, torch.Tensor] = {}
     for name, value in seen:
         if name in wanted:
             found[name] = value
             if len(found) == len(wanted):
                 break
-    return joined([found[name] for name in wanted])
-
-
-def joined(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Outputs as answers, as `qtools.core.answers.joined` lays them."""
-    return outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), -1).transpose(1, 2)
+    return joined(program.gives, [found[name] for name in program.view.outputs])
 
 
 @torch.inference_mode()
@@ -79,18 +75,19 @@ def steps(
 
     Args:
         program: The captured model.
-        images: Value of the program's input.
+        images: Value of the program's input; rows where it has several.
         compute: Replaces the float evaluation of a node; gets the node and the values alive.
-        enter: Turns the images into what the program's input holds; gets its value id and the images.
+        enter: Turns the images into what the program's input holds; gets its value id and its part of the images.
     """
     graph = program.graph(len(images))
     last_reader = {source: node for node in graph.nodes for source in node.all_input_nodes}
     alive: dict[str, Any] = {}
+    given = entering(program, images)
     for node in graph.nodes:
         if node.op == "output":
             return
         if node.op == "placeholder":
-            alive[node.name] = _placeholder(program, node.name, images, enter)
+            alive[node.name] = _placeholder(program, node.name, given, enter)
         elif compute is None or is_getitem(node):
             alive[node.name] = evaluate(node, alive)
         else:
@@ -101,12 +98,20 @@ def steps(
                 alive.pop(source.name, None)
 
 
+def entering(program: Program, images: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """Value id of each input -> its part of the images."""
+    return dict(zip(program.view.inputs, program.takes.split(images), strict=True))
+
+
 def _placeholder(
-    program: Program, name: str, images: torch.Tensor, enter: Callable[[str, torch.Tensor], Any] | None
+    program: Program,
+    name: str,
+    given: Mapping[str, torch.Tensor],
+    enter: Callable[[str, torch.Tensor], Any] | None,
 ) -> Any:
     if name in program.constants:
         return program.constants[name]
-    return enter(name, images) if enter else images
+    return enter(name, given[name]) if enter else given[name]
 
 
 def evaluate(node: fx.Node, alive: Mapping[str, Any]) -> Any:

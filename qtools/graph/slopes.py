@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from qtools.graph.capture import Program, is_getitem
-from qtools.graph.execute import evaluate, joined
+from qtools.graph.execute import entering, evaluate
+from qtools.graph.rows import joined
 
 Edge = tuple[str, str]
 """(value id, id of an operation that reads it)."""
@@ -20,7 +21,7 @@ class Tape:
 
     Attributes:
         values: Value id -> float32 tensor, of all that has readers and is traced.
-        result: The program's answers, shape (1, classes, ...).
+        result: What the program gives, shape (1, classes, ...).
     """
 
     def __init__(self, program: Program, image: torch.Tensor, constants: Set[str] | None = None) -> None:
@@ -35,15 +36,17 @@ class Tape:
         self.values: dict[str, torch.Tensor] = {}
         self._read: dict[Edge, torch.Tensor] = {}
         alive: dict[str, Any] = {}
+        given = entering(program, image)
         # a Program's tensors may stem from inference mode, where nothing is traced: clones do not
         for node in program.graph(len(image)).nodes:
             if node.op == "output":
                 break
             if node.op == "placeholder":
-                alive[node.name] = program.constants[node.name].clone() if node.name in program.constants else image
+                known = program.constants
+                alive[node.name] = known[node.name].clone() if node.name in known else given[node.name]
             else:
                 alive[node.name] = evaluate(node, self._operands(node, alive, program.constants))
-        self.result: torch.Tensor = joined([alive[name] for name in program.view.outputs])
+        self.result: torch.Tensor = joined(program.gives, [alive[name] for name in program.view.outputs])
 
     def _operands(self, node: fx.Node, alive: Mapping[str, Any], constants: Mapping[str, Any]) -> dict[str, Any]:
         """What a node reads, each float tensor through a view of its own."""

@@ -161,7 +161,8 @@ class Output:
         name: As the file has it.
         shape: Whole, batch included.
         dtype: Type of an element; bytes in memory are little-endian.
-        meaning: "logits" (softmax makes probabilities of them), "probabilities", or "boxes".
+        meaning: "logits" (softmax makes probabilities of them), "probabilities", "boxes", or "features" for another
+            program.
         scale: A code is worth (code - zero_point) x scale, in float32; None for floats.
         zero_point: Code of the number 0.
         by_label: Whether the runtime gives a dictionary from label to number instead of a tensor (Core ML's
@@ -173,7 +174,7 @@ class Output:
     name: str
     shape: tuple[int, ...]
     dtype: Literal["int8", "uint8", "int16", "float32"]
-    meaning: Literal["logits", "probabilities", "boxes"]
+    meaning: Literal["logits", "probabilities", "boxes", "features"]
     scale: float | None = None
     zero_point: int | None = None
     by_label: bool = False

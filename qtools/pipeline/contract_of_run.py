@@ -21,6 +21,7 @@ from qtools.core.types import InputSpec
 from qtools.pipeline import contract, feeding, inspect, run_facts, vectors
 from qtools.pipeline.config import PIXELS
 from qtools.pipeline.contract import Contract, Whole
+from qtools.pipeline.task import FEATURES, HALVES
 from qtools.pipeline.verify import REPORT, artifact_of, target_of
 from reports.build import Report, read_report
 
@@ -62,6 +63,11 @@ def open_run(folder: Path) -> Run:
     if not (folder / REPORT).is_file():
         raise InputError(f"{folder} is no run folder: it has no {REPORT}", MADE)
     report = read_report(folder / REPORT)
+    if report.subject.task in HALVES:
+        raise InputError(
+            f"{folder} holds one half of a network, and nothing is made of halves yet",
+            "contract.json above it says how an app runs both",
+        )
     artifact, target, facts = artifact_of(folder), target_of(report), run_facts.read(folder)
     if facts.decoding is not None:
         raise InputError(
@@ -99,7 +105,7 @@ def of_artifact(
         preparation=_preparation(facts, last=last),
         labels=facts.classes,
         input=_input(end, facts, target, image=image),
-        output=_output(inspection.outputs, seen),
+        output=_output(inspection.outputs, seen, report.subject.task),
         boxes=_boxes(inspection.outputs, seen),
         decoding=facts.decoding,
         anchors_sha256=facts.decoding.anchors.digest if facts.decoding and facts.decoding.anchors else "",
@@ -154,14 +160,14 @@ def table_of(end: End, spec: InputSpec, target: Target, *, pixels: bool) -> NDAr
     return (numbers if params is None else np.asarray(target.codes(numbers, params)).astype(np.int32))[:, 0]
 
 
-def _output(ends: tuple[End, ...], seen: vectors.Vector) -> contract.Output:
+def _output(ends: tuple[End, ...], seen: vectors.Vector, task: str) -> contract.Output:
     named = ((n, seen.outputs[n]) for n in (LOGITS, *seen.outputs) if n in seen.outputs)
     name, array = next((n, x) for n, x in named if x.dtype.kind in "fiu")
     end = next(each for each in ends if each.name == name)
     by_label = any(each.name == PROBABILITIES for each in ends)
     return TypeAdapter(contract.Output).validate_python(
         {"name": name, "shape": array.shape, "dtype": str(array.dtype), **_grid(end.grid), "by_label": by_label}
-        | {"meaning": "probabilities" if by_label else "logits"}
+        | {"meaning": "probabilities" if by_label else FEATURES if task == FEATURES else "logits"}
     )
 
 

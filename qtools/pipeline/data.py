@@ -127,9 +127,10 @@ def _rendered(loaded: Loaded, images: Images) -> RunImages:
     from qtools.reference import ReferenceImages
 
     size = loaded.spec.input.size[0]
+    scenes = task_of(loaded.spec).scenes or ReferenceImages
     sets = (
-        ReferenceImages("calibration", images.calibration or CALIBRATION_IMAGES, size),
-        ReferenceImages("test", images.evaluation or EVALUATION_IMAGES, size),
+        scenes("calibration", images.calibration or CALIBRATION_IMAGES, size),
+        scenes("test", images.evaluation or EVALUATION_IMAGES, size),
     )
     if loaded.weights.kind == "reference":
         return _described(loaded, sets, "reference", "labels of the rendered scenes")

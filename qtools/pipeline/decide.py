@@ -21,6 +21,7 @@ from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Stopwatch
+from qtools.pipeline.task import task_of
 from qtools.pipeline.trial import Decision, Trial, Trials
 from qtools.simulate.run import open_simulator
 from reports.steps import Step
@@ -136,6 +137,9 @@ class _Corrections:
         """Chooses the ends of all grids together by what they cost the result, where that is more than a little."""
         name, best = "ends of the grids", self.best
         if self._near(name):
+            return
+        if not task_of(self._trials.prepared.loaded.spec).by_class:
+            self.told.append(Step(name, False, None, None, "no classes to say what an error costs: not tried"))
             return
         recipe, view, spec = best.recipe, self._program.view, self._trials.target.spec
         plan = self._trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))

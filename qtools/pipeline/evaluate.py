@@ -15,7 +15,8 @@ from calibration.baseline import Simulated
 from qtools.core.protocols import Progress, Runner
 from qtools.core.types import GraphView, QuantPlan
 from qtools.graph import execute
-from qtools.graph.capture import Program, outputs_of
+from qtools.graph.capture import Program
+from qtools.graph.rows import gives_of, joined, outputs_of
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.data import RunImages
 from qtools.simulate.run import Executor
@@ -71,7 +72,7 @@ def of_module(module: Callable[[torch.Tensor], Any], normalised: Stage = lambda 
     def run(pixels: NDArray[np.float32]) -> Logits:
         with torch.inference_mode():
             outputs = outputs_of(module(torch.from_numpy(normalised(pixels))))
-        return np.asarray(execute.joined(outputs).numpy())
+        return np.asarray(joined(gives_of(outputs), outputs).numpy())
 
     return run
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from qtools.graph import execute
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.task import task_of
 from qtools.simulate.run import Executor
-from reports.accuracy import mean_root_kl
 
 CORRECT_IMAGES = 32
 """Images that correct weights and biases. With 128, MobileOne-S0's KL is a tenth less, in twice the time."""
@@ -31,6 +31,7 @@ class HeldOut:
         own: Batches that corrections are made on.
         count: Number of images that judge.
         exact: Logits of the float network on these, shape (count, classes).
+        apart: The task's distance between two sets of answers.
     """
 
     def __init__(self, prepared: Prepared, most: int = JUDGE_IMAGES) -> None:
@@ -41,6 +42,7 @@ class HeldOut:
             most: Images that judge, where there are so many.
         """
         images = prepared.images
+        self.apart = task_of(prepared.loaded.spec).apart
         available = len(images.calibration)
         batch = prepared.batch if available >= 2 * prepared.batch else 1
         number = max(1, min(CORRECT_IMAGES, available // 2) // batch)
@@ -52,8 +54,8 @@ class HeldOut:
         self.exact = self._logits(lambda x: execute.run(prepared.program, x))
 
     def off(self, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
-        """How far logits are from float, as the mean root of KL over the judging images."""
-        return mean_root_kl(self.exact, self._logits(run))
+        """How far answers are from float over the judging images, as the task has it: the mean root of KL, mostly."""
+        return self.apart(self.exact, self._logits(run))
 
     def answers(self, simulator: Executor) -> NDArray[np.float32]:
         """Logits of a plan's simulation on the judging images, shape (images, classes)."""

@@ -13,7 +13,7 @@ from calibration.float_ops import ISLAND
 from calibration.method import method
 from calibration.placement import predict
 from calibration.weights import outliers
-from qtools.core import files, metrics
+from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.checks import Check, Status
 from qtools.core.protocols import Target
@@ -129,17 +129,19 @@ def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tu
 def apply_options(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tuple[str, ...]) -> dict[str, Any]:
     """Options of `Target.apply`: the ends, and the artifact's facts for the fields that formats have for them."""
     spec, images = prepared.loaded.spec, prepared.images
+    task = task_of(spec)
+    counted = f"{spec.classes} classes" if task.by_class else task.answer
     return {
         "io": config.io,
         "metadata": metadata(prepared, plan, config, notices),
         "name": spec.name,
-        "description": f"{spec.name}: {spec.classes} classes, {plan.scheme}, {prepared.loaded.weights.kind} weights",
+        "description": f"{spec.name}: {counted}, {plan.scheme}, {prepared.loaded.weights.kind} weights",
         "author": f"qtools {qtools.__version__}",
         "licence": prepared.loaded.weights.licence,
         "version": plan.digests["weights"][:12],
         "picture": images.input,
         "labels": images.classes,
-        "answer": task_of(spec).answer,
+        "answer": task.answer,
     }
 
 
@@ -277,7 +279,7 @@ def _checks(
             ("relative", proofs),
         ),
         _at_most("float artifact equals program", *_float_error(prepared, outputs)),
-        _simulation_check(plan, outputs, target.kernels[0]),
+        _simulation_check(plan, outputs, target.kernels[0], task_of(prepared.loaded.spec)),
         *left,
     )
 
@@ -293,16 +295,18 @@ def _float_error(prepared: Prepared, outputs: Outputs) -> tuple[float, float, tu
     return float(error.max()), BINDING_LIMIT, ("relative", f"logits of {len(exact)} images")
 
 
-def _simulation_check(plan: QuantPlan, outputs: Outputs, kernels: str) -> Check:
+def _simulation_check(plan: QuantPlan, outputs: Outputs, kernels: str, task: Task) -> Check:
     equal = equal_images(outputs["simulated"], outputs[kernels])  # dequantizing keeps unequal codes apart
     if not plan.float_ops:
         note = f"images with every output code equal under {kernels}"
         return _at_least("simulation equals artifact", equal, EQUAL_IMAGES_PERCENT, note)
-    agreement, images = metrics.agreement(outputs["simulated"], outputs[kernels]), len(outputs["simulated"])
-    lo, hi = wilson_interval(round(agreement * images), images)
+    agreement, images = task.agreement(outputs["simulated"], outputs[kernels]), len(outputs["simulated"])
+    named = task.by_class and task.decoding is None
+    lo, hi = wilson_interval(round(agreement * images) if named else agreement * images, images)
     status: Status = "passed" if hi >= ISLAND_AGREEMENT_PERCENT else "failed"  # few images with a tie prove nothing
+    what = "agreement on the class named" if named else f"likeness of the {task.agreed}"
     note = (
-        f"agreement on the class named under {kernels} (float islands), 95 % interval [{lo:.1f}, {hi:.1f}], which must "
+        f"{what} under {kernels} (float islands), 95 % interval [{lo:.1f}, {hi:.1f}], which must "
         f"reach the limit; every code equal on {equal:.1f} % of images"
     )
     return Check("simulation agrees with artifact", status, 100 * agreement, "%", ISLAND_AGREEMENT_PERCENT, note)

@@ -170,9 +170,10 @@ def conclude(
             kept.FOLDER: files.digest(folder / kept.FOLDER),
         },
     )
-    promise = contract_of_run.of_artifact((leg.path, target, leg.artifact.sha256), report, facts, recorded[0])
-    said = files.write_text(folder / contract.FILE, files.to_json(promise))
-    report = dataclasses.replace(report, digests={**report.digests, "contract": files.digest(said)})
+    if prepared.program.takes.single:  # what else goes in is the business of a contract for several programs
+        promise = contract_of_run.of_artifact((leg.path, target, leg.artifact.sha256), report, facts, recorded[0])
+        said = files.write_text(folder / contract.FILE, files.to_json(promise))
+        report = dataclasses.replace(report, digests={**report.digests, "contract": files.digest(said)})
     files.write_text(folder / "plan.json", files.to_json(decision.plan))
     files.write_text(folder / "fusion.json", files.to_json(prepared.certificate))
     files.write_text(folder / "report.json", report_text(report))

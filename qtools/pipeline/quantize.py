@@ -15,6 +15,7 @@ from calibration.widths import choose as choose_widths
 from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.claim import claim
+from qtools.core.errors import InputError
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
 from qtools.graph.side_by_side import one_thread
@@ -26,10 +27,30 @@ from qtools.pipeline.labels import class_names
 from qtools.pipeline.leg import Leg, RunResult, conclude, export
 from qtools.pipeline.prepare import Captured, Fused, capture_model, fuse_model, lower
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
+from qtools.pipeline.task import task_of
 from reports.cross import CrossCheck, cross_check
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class Produced:
+    """A network's artifacts for some targets, and what they answered.
+
+    Attributes:
+        of: The network's task.
+        legs: Each target's artifact.
+        outputs: Target -> stage -> answers to the evaluation images.
+        results: Each target's result, its folder still the one in work.
+        cross: The artifacts held against each other.
+    """
+
+    of: str
+    legs: Sequence[Leg]
+    outputs: Mapping[str, Mapping[str, Logits]]
+    results: list[RunResult]
+    cross: CrossCheck
 
 
 @dataclass(frozen=True)
@@ -76,7 +97,7 @@ def quantize(
     """
     label = model if isinstance(model, str) else type(model).__name__
     call = f"qtools.quantize({label!r}, bits={bits}, target={target!r})"
-    return run(_config(model, {"bits": bits, "target": target, "command": call}, data, out, options), Silent())
+    return run(config_of(model, {"bits": bits, "target": target, "command": call}, data, out, options), Silent())
 
 
 def quantize_all(
@@ -97,16 +118,17 @@ def quantize_all(
     """
     label = model if isinstance(model, str) else type(model).__name__
     call = f"qtools.quantize_all({label!r}, bits={bits})"
-    return run_all(_config(model, {"bits": bits, "target": ALL, "command": call}, data, out, options), Silent())
+    return run_all(config_of(model, {"bits": bits, "target": ALL, "command": call}, data, out, options), Silent())
 
 
-def _config(
+def config_of(
     model: str | nn.Module,
     given: Mapping[str, Any],
     data: str | Path | None,
     out: str | Path | None,
     options: Options,
 ) -> RunConfig:
+    """What a call from Python asks for; `given` goes into the configuration as it is."""
     images = Images(
         data=Path(data) if data is not None else None,
         eval_data=Path(options["eval_data"]) if options.get("eval_data") is not None else None,
@@ -144,37 +166,78 @@ def wanted(config: RunConfig) -> list[tuple[Target, Widths]]:
     return list(zip(targets, widths, strict=True))
 
 
+def has_halves(config: RunConfig) -> bool:
+    """Whether the model is two programs, which go the way of `qtools.pipeline.prompted`; users' modules are one."""
+    if config.builder or not isinstance(config.model, str):
+        return False
+    return task_of(models.resolve(config.model)).halves
+
+
 def load(config: RunConfig) -> tuple[models.Loaded, data.RunImages]:
     """The model and the run's images."""
-    loaded = _load(config)
+    loaded = load_model(config)
+    if task_of(loaded.spec).halves:
+        raise InputError(
+            f"{loaded.spec.name} is two programs, one for pictures and one for prompts",
+            "call qtools.quantize_prompted; the command line does so by itself, except for --dry-run",
+        )
     images = data.choose(loaded, config.images)
     classes = class_names(config.labels, images, loaded.spec.classes)
     return loaded, dataclasses.replace(images, classes=classes, pixels=config.io == PIXELS)
 
 
+def hold(held: ExitStack, config: RunConfig) -> None:
+    """What a run holds from its first moment on: the user's folder, and torch on one thread."""
+    held.enter_context(one_thread())  # sums that every number of cores makes alike; batches run side by side anyway
+    if config.out is not None:
+        held.enter_context(claim(config.out, replace=_replaces(config)))
+
+
+def place(held: ExitStack, config: RunConfig, loaded: models.Loaded, widths: Widths) -> tuple[Path, Path]:
+    """The run folder, held, and the one in work that becomes it."""
+    named = Path("runs") / _run_name(config, loaded, widths)
+    folder = config.out or held.enter_context(claim(named))
+    return folder, held.enter_context(files.whole_folder(folder, replace=_replaces(config)))
+
+
+def _replaces(config: RunConfig) -> bool:
+    return config.force or config.out is None
+
+
 def _run(config: RunConfig, watch: Stopwatch) -> tuple[Path, list[RunResult], CrossCheck]:
-    targets, replace = wanted(config), config.force or config.out is None
+    targets = wanted(config)
     with ExitStack() as held:
-        held.enter_context(one_thread())  # sums that every number of cores makes alike; batches run side by side anyway
-        if config.out is not None:
-            held.enter_context(claim(config.out, replace=replace))
+        hold(held, config)
         with watch.stage("load"):
             loaded, images = load(config)
-        named = Path("runs") / _run_name(config, loaded, targets[0][1])
-        folder = config.out or held.enter_context(claim(named))
-        work = held.enter_context(files.whole_folder(folder, replace=replace))
-        fused = fuse_model(loaded, images, watch)
-        legs = _legs(fused, targets, config, work, watch)
-        outputs = _evaluate(fused, legs, watch)
-        with watch.stage("ask other runtimes"):
-            opinions = [second.ask(leg, seen["float"]) for leg, seen in zip(legs, outputs, strict=True)]
-        results = [conclude(*part, config, watch) for part in zip(legs, outputs, opinions, strict=True)]
-        shipped = {leg.name: seen[leg.target.kernels[0]] for leg, seen in zip(legs, outputs, strict=True)}
-        cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs})
-        if len(legs) > 1:
-            files.write_text(work / "cross.json", files.to_json(cross))
-            seal.sums(work)
-    return folder, results, cross
+        folder, work = place(held, config, loaded, targets[0][1])
+        made = produce((loaded, images), targets, config, work, watch)
+    return folder, made.results, made.cross
+
+
+def produce(
+    what: tuple[models.Loaded, data.RunImages],
+    targets: Sequence[tuple[Target, Widths]],
+    config: RunConfig,
+    work: Path,
+    watch: Stopwatch,
+) -> Produced:
+    """All stages behind loading: a network and its images become artifacts and reports in a folder in work."""
+    loaded, images = what
+    fused = fuse_model(loaded, images, watch)
+    work.mkdir(exist_ok=True)
+    legs = _legs(fused, targets, config, work, watch)
+    outputs = _evaluate(fused, legs, watch)
+    with watch.stage("ask other runtimes"):
+        opinions = [second.ask(leg, seen["float"]) for leg, seen in zip(legs, outputs, strict=True)]
+    results = [conclude(*part, config, watch) for part in zip(legs, outputs, opinions, strict=True)]
+    shipped = {leg.name: seen[leg.target.kernels[0]] for leg, seen in zip(legs, outputs, strict=True)}
+    cross = cross_check(shipped, {leg.name: leg.decision.plan for leg in legs}, task_of(loaded.spec).agreement)
+    if len(legs) > 1:
+        files.write_text(work / "cross.json", files.to_json(cross))
+        seal.sums(work)
+    seen = {leg.name: each for leg, each in zip(legs, outputs, strict=True)}
+    return Produced(loaded.spec.task, legs, seen, results, cross)
 
 
 def _legs(
@@ -218,7 +281,8 @@ def _all_specs() -> list[TargetSpec]:
     return [plugins.find("exporters", name, "TARGET").spec for name in plugins.names("exporters")]
 
 
-def _load(config: RunConfig) -> models.Loaded:
+def load_model(config: RunConfig) -> models.Loaded:
+    """The model alone."""
     if config.builder:
         return models.load_builder(config.builder, config.input_size)
     if isinstance(config.model, str):

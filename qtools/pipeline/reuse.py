@@ -105,8 +105,8 @@ def lowered(
 
 
 def digest(program: Program) -> str:
-    """sha256 of a program: its operations as captured, what is known of its values, and every constant's bytes."""
-    total = hashlib.sha256(files.to_json(program.view).encode())
+    """sha256 of a program: its operations as captured, what is known of its values and ends, and every constant."""
+    total = hashlib.sha256(files.to_json([program.view, program.takes, program.gives]).encode())
     for node in program.exported.graph.nodes:
         total.update(f"{node.op} {node.name} {node.target} {node.args} {node.kwargs}\n".encode())
     for name, tensor in sorted(program.constants.items()):

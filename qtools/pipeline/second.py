@@ -27,6 +27,8 @@ def ask(leg: Leg, exact: Logits) -> tuple[SecondOpinion, ...]:
     second = leg.target.second
     if second is None:
         return ()
+    if not leg.prepared.program.takes.single:
+        return (SecondOpinion(LedgerRow(f"artifact, {second.name}", "side", None, "asked about pictures only")),)
     images, runner = leg.prepared.images, leg.runners[leg.target.kernels[0]]
     pixels = list(islice(images.batches(images.evaluation, 1), SLOW_KERNEL_IMAGES))
     feeds = np.concatenate([array for each in pixels for array in runner.feed(each[0]).values()])

@@ -15,11 +15,15 @@ from qtools.core.boxes import Decoding
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
+from reports.accuracy import mean_root_kl
 from reports.scores import Scores
 
 Labels = NDArray[Any]
 """What is right for each image, images first."""
 Answers = NDArray[Any]
+FEATURES, MASKS = "features", "masks"
+HALVES = (FEATURES, MASKS)
+"""Tasks of what is no network by itself: nothing that builds a whole one or an app for a picture can take it."""
 
 
 class Judge(Protocol):
@@ -46,7 +50,13 @@ class Task:
         rendered: (images of the reference set) -> what is right for each.
         judge: Compares answers.
         by_image: Whether each image is right or wrong, which flips, stopping early and other preprocessing are told by.
-        agreement: Share, 0 to 1, of what is `agreed`, without the rest of what `judge` counts.
+        apart: (answers, others) -> how far apart they are: 0 for the same, growing as small errors do. Steps of a run
+            are judged by it.
+        agreement: (answers, others) -> share, 0 to 1, of what is `agreed`, without the rest of what `judge` counts.
+        by_class: Whether answers are logits of classes, whose probabilities say what an error costs; what is chosen
+            by slopes of these (precision islands, widths of layers, ends of grids) needs them.
+        scenes: (split, number, side in pixels) -> images of the reference set; None takes those with one object.
+        halves: Whether its models are two programs, one for the picture and one for prompts.
         decoding: How an app makes boxes of the answers; None where there are none.
         of: (this task, model) -> the task of the model, where answers mean nothing without it.
     """
@@ -60,7 +70,11 @@ class Task:
     rendered: Callable[[Any], Labels]
     judge: Judge
     by_image: bool
+    apart: Callable[[Answers, Answers], float] = mean_root_kl
     agreement: Callable[[Answers, Answers], float] = metrics.agreement
+    by_class: bool = True
+    scenes: Callable[[str, int, int], ImageSource] | None = None
+    halves: bool = False
     decoding: Decoding | None = None
     of: Callable[[Task, ModelSpec], Task] | None = None
 

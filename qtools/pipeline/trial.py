@@ -20,7 +20,6 @@ from qtools.graph.capture import Program
 from qtools.pipeline.held_out import JUDGE_IMAGES, HeldOut
 from qtools.pipeline.prepare import Prepared
 from qtools.simulate.run import Executor, open_simulator
-from reports.accuracy import mean_root_kl
 from reports.steps import Step
 
 
@@ -73,7 +72,7 @@ class Trial:
         recipe: What the plan was made by.
         decision: The plan and the weights.
         answers: Logits on the held-out images, shape (images, classes).
-        off: How far from float these are, as the mean root of KL.
+        off: How far from float these are, by the task's distance: the mean root of KL, mostly.
         changed: Number of corrected constants.
         rounded: Whether weights were rounded under the plan.
     """
@@ -140,7 +139,7 @@ class Trials:
     def judged(self, trial: Trial) -> Trial:
         """A trial with its answers on these images."""
         answers = self.held.answers(trial.decision.simulator)
-        return dataclasses.replace(trial, answers=answers, off=mean_root_kl(self.held.exact, answers))
+        return dataclasses.replace(trial, answers=answers, off=self.held.apart(self.held.exact, answers))
 
 
 _NONE = np.empty((0, 0), np.float32)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from qtools.core import numerics, plugins
-from qtools.core.answers import parted
 from qtools.core.errors import InputError
 from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.execute import answers, evaluate, walk
+from qtools.graph.rows import joined
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output
 
 MOVES = (
@@ -102,14 +102,14 @@ class Simulator:
             self._kernels[name] = self._prepare(op)
 
     def codes(self, images: torch.Tensor) -> torch.Tensor:
-        """Codes of the output (floats where the output is float), laid out as answers, shape (batch, classes, ...)."""
+        """Codes of the output (floats where the output is float), as they travel, shape (batch, classes, ...)."""
         return answers(self._program, self.observe(images))
 
     def logits(self, codes: torch.Tensor) -> torch.Tensor:
         """Output codes as the artifact's user dequantizes them."""
-        names = self._program.view.outputs
-        parts = parted(codes, [self._program.view.values[name].shape for name in names])
-        return torch.cat([self.real(name, part) for name, part in zip(names, parts, strict=True)], 1)
+        program = self._program
+        parts = zip(program.view.outputs, program.gives.split(codes), strict=True)
+        return joined(program.gives, [self.real(name, part) for name, part in parts])
 
     def observe(self, images: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yields (value id, codes or floats) for every value that has a tensor in the artifact."""

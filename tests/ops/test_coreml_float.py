@@ -10,10 +10,10 @@ import timm
 import torch
 from torch import nn
 
-from exporters._coreml.convert import INPUT
 from exporters._coreml.evaluator import Evaluator
 from exporters.coreml import TARGET
 from qtools.fuse.apply import fuse
+from qtools.graph.capture import IMAGE as INPUT
 from qtools.graph.capture import capture
 
 SIDE = 64

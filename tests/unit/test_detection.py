@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from qtools.core.answers import joined, of_boxes, of_classes, parted
+from qtools.core.answers import NAMES, of_boxes, of_classes
 from qtools.core.boxes import Anchors, Decoding, Detections, ious
 from qtools.core.errors import CheckFailed, InputError
+from qtools.core.ports import Ports
 from qtools.pipeline.sensitivity import direction
 from reports import detection
 from reports.accuracy import divergence
@@ -25,10 +26,14 @@ DECODING = Decoding(GRID, least=0.2)
 KINDS = 3
 
 
+def _laid(outputs: list[np.ndarray]) -> np.ndarray:
+    return Ports(NAMES, tuple((1, *each.shape[1:]) for each in outputs)).join(outputs)
+
+
 def _answers(n: int, seed: int = 0, noise: float = 0.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     logits, boxes = rng.normal(0, 2, (n, GRID.count, 1 + KINDS)), rng.normal(0, 0.6, (n, GRID.count, 4))
-    answers = joined([logits.astype(np.float32), boxes.astype(np.float32)])
+    answers = _laid([logits.astype(np.float32), boxes.astype(np.float32)])
     return answers + noise * np.random.default_rng(seed + 99).normal(0, 1, answers.shape).astype(np.float32)
 
 
@@ -170,18 +175,13 @@ def test_agreement_pairs_what_both_show() -> None:
     assert shared(show((LEFT, 0, 0.9)), show((LEFT, 0, 0.9), (LEFT, 0, 0.8))) == pytest.approx(2 / 3)
 
 
-def test_answers_are_joined_and_parted() -> None:
-    outputs = [np.arange(2 * 5 * k).reshape(2, 5, k) for k in (3, 4)]
-    answers = joined(outputs)
+def test_answers_have_classes_before_boxes() -> None:
+    logits, boxes = (np.arange(2 * 5 * k).reshape(2, 5, k) for k in (3, 4))
+    answers = _laid([logits, boxes])
     assert answers.shape == (2, 7, 5)
-    assert all(
-        (a == b.swapaxes(1, 2)).all() for a, b in zip(parted(answers, [(1, 5, 3), (1, 5, 4)]), outputs, strict=True)
-    )
-    assert (of_classes(answers) == outputs[0].swapaxes(1, 2)).all() and (
-        of_boxes(answers) == outputs[1].swapaxes(1, 2)
-    ).all()
+    assert (of_classes(answers) == logits.swapaxes(1, 2)).all() and (of_boxes(answers) == boxes.swapaxes(1, 2)).all()
     plain = np.zeros((2, 7))
-    assert joined([plain]) is plain and of_classes(plain) is plain and of_boxes(plain).size == 0
+    assert of_classes(plain) is plain and of_boxes(plain).size == 0
 
 
 def test_divergence_adds_normal_distributions_of_variance_one() -> None:

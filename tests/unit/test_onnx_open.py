@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from exporters._onnx.model import parse
 from exporters._onnx.run import OrtRunner
 from qtools.core.errors import InputError
+from qtools.core.ports import Ports
+
+ENDS = Ports(("image",), ((1, 3, 2, 2),)), Ports(("logits",), ((1, 4, 2, 2),))
 
 
 def network(shape: list[Any], weight: onnx.TensorProto | None = None) -> onnx.ModelProto:
@@ -34,7 +37,7 @@ def saved(folder: Path, model: onnx.ModelProto) -> Path:
 
 
 def test_a_foreign_float_model_runs(tmp_path: Path) -> None:
-    runner = OrtRunner(saved(tmp_path, network([1, 3, 2, 2])), "ort", 1, {})
+    runner = OrtRunner(saved(tmp_path, network([1, 3, 2, 2])), "ort", 1, {}, ENDS)
     codes = runner.codes(np.ones((2, 3, 2, 2), np.float32))
     assert codes.shape == (2, 4, 2, 2)  # a map stays one
     assert (codes == 3).all()
@@ -70,7 +73,7 @@ def test_data_outside_the_file_is_refused(tmp_path: Path, location: str) -> None
     weight.data_location = TensorProto.EXTERNAL
     weight.external_data.add(key="location", value=location)
     with pytest.raises(InputError, match=r"keeps 1 tensor\(s\) in other files") as caught:
-        OrtRunner(saved(tmp_path, network([1, 3, 2, 2], weight)), "ort", 1, {})
+        OrtRunner(saved(tmp_path, network([1, 3, 2, 2], weight)), "ort", 1, {}, ENDS)
     assert location in str(caught.value)
 
 
@@ -95,4 +98,4 @@ def test_an_operator_the_runtime_lacks_is_named(tmp_path: Path) -> None:
     model = network([1, 3, 2, 2])
     model.graph.node[0].op_type = "Convoluted"
     with pytest.raises(InputError, match="Convoluted"):
-        OrtRunner(saved(tmp_path, model), "ort", 1, {})
+        OrtRunner(saved(tmp_path, model), "ort", 1, {}, ENDS)

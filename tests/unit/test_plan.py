@@ -123,11 +123,10 @@ def test_any_graph_gets_a_whole_and_legal_plan(drawn: tuple[Graph, dict[str, tup
     assert all(entry.reason for entry in made.values.values())
     for op in view.ops:
         around = [reader.id for reader in view.consumers[op.outputs[0]]]
-        alone = bool(around) and op.outputs[0] not in view.outputs
-        if (rule := SPEC.rules.get(op.kind)) and rule.tied:
-            around += [view.producer[name].id if name in view.producer else name for name in op.inputs]
-        moot = alone and (op.kind in (OpKind.ADD, OpKind.MUL) or (rule and rule.tied))
-        assert (op.id in made.float_ops) == (not rule or bool(moot and made.float_ops.keys() >= set(around)))
+        able = op.kind in (OpKind.ADD, OpKind.MUL) and bool(around) and op.outputs[0] not in view.outputs
+        if (rule := SPEC.rules.get(op.kind)) and rule.tied:  # a move: what makes its data counts too
+            around, able = [*around, *(view.producer[n].id for n in op.inputs if n in view.producer)], True
+        assert (op.id in made.float_ops) == (not rule or (able and made.float_ops.keys() >= set(around)))
     integer = [op for op in view.ops if op.id not in made.float_ops]
     for name, entry in made.values.items():
         if entry.params is not None and entry.params.scheme.axis is None:

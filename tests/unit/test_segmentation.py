@@ -71,7 +71,7 @@ def test_the_score_is_that_of_the_definition() -> None:
 def test_maps_are_enlarged_as_torch_does_it(h: int, w: int, tall: int, wide: int, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(size=(3, h, w)).astype(np.float32)
     large = torch.nn.functional.interpolate(torch.from_numpy(logits)[None], (tall, wide), mode="bilinear")[0]
-    ours = segmentation._enlarging(h, tall)[None] @ logits.astype(np.float32) @ segmentation._enlarging(w, wide).T[None]
+    ours = segmentation.enlarging(h, tall)[None] @ logits.astype(np.float32) @ segmentation.enlarging(w, wide).T[None]
     np.testing.assert_allclose(ours, large.numpy(), atol=1e-5)
     top = large.numpy().max(0)
     picked = np.take_along_axis(large.numpy(), largest(logits, (tall, wide))[None], 0)[0]

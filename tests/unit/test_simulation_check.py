@@ -7,6 +7,7 @@ import pytest
 
 from qtools.core.types import QuantPlan
 from qtools.pipeline.judge import _simulation_check
+from qtools.pipeline.tasks.classification import TASK
 
 
 def checked(flips: int, images: int, float_ops: dict[str, str]) -> tuple[str, float]:
@@ -14,7 +15,7 @@ def checked(flips: int, images: int, float_ops: dict[str, str]) -> tuple[str, fl
     real = simulated.copy()
     real[:flips] = real[:flips, ::-1]
     plan = QuantPlan("toy", "tflite", "w8a8", {}, float_ops, {})
-    check = _simulation_check(plan, {"simulated": simulated, "xnnpack": real}, "xnnpack")
+    check = _simulation_check(plan, {"simulated": simulated, "xnnpack": real}, "xnnpack", TASK)
     return check.status, check.value or 0.0
 
 

@@ -30,6 +30,7 @@ from qtools.pipeline.data import RunImages
 from qtools.pipeline.leg import Leg
 from qtools.pipeline.prepare import BATCH, Prepared
 from qtools.pipeline.progress import Stopwatch
+from qtools.pipeline.task import HALVES
 from qtools.pipeline.trial import Decision
 from qtools.simulate.run import open_simulator
 from reports.build import Report, read_report
@@ -104,6 +105,11 @@ def read(config: AuditConfig) -> Run:
 
 def _loaded(config: AuditConfig, report: Report, facts: kept.RunFacts) -> models.Loaded:
     kind, name = report.weights.kind, report.subject.model
+    if report.subject.task in HALVES:
+        raise InputError(
+            f"{name} is one half of a network, and an audit builds whole ones",
+            "read its report, and joined.json above it",
+        )
     if config.module is not None:
         return models.wrap_module(config.module, input_size=facts.input)
     if kind == "builder":

@@ -1,0 +1,193 @@
+"""A promptable network as the two programs that ship: one runs once for a picture, one for each set of prompts.
+
+Each half is a model of its own, with a task of its own, and goes the way of every other model. The second reads rows:
+the embedding of a picture by the float network, and a prompt. Rows lie in a file, because embeddings are as large as
+pictures and every stage walks over them again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from calibration.batches import ImageBatches
+from qtools.core import files
+from qtools.core.errors import InputError
+from qtools.core.ports import Ports
+from qtools.core.protocols import ImageSource
+from qtools.core.types import InputSpec
+from qtools.graph.rows import Rows
+from qtools.models import Loaded
+from qtools.pipeline.data import RunImages
+from qtools.pipeline.prepare import BATCH
+from qtools.pipeline.task import task_of
+from qtools.reference import prompts
+
+ENCODER, DECODER = "encoder", "decoder"
+EMBEDDING, POINTS, LABELS = "embedding", "points", "labels"
+MASKS, SCORES = "masks", "scores"
+GOLDEN = (0.7549, 0.5698)
+"""Steps that spread clicks evenly over a square (M. Roberts' R2 sequence)."""
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The two programs of a promptable network.
+
+    Attributes:
+        encoder: Pictures to embeddings.
+        decoder: Rows of embedding, points and labels to rows of masks and scores.
+        takes: Inputs of the decoder.
+        gives: Its outputs.
+        frame: Side of a picture in the units of points.
+    """
+
+    encoder: Loaded
+    decoder: Loaded
+    takes: Ports
+    gives: Ports
+    frame: int
+
+
+def halves_of(loaded: Loaded) -> Halves:
+    """Takes a network apart, and runs it once for the shapes of what passes between the two.
+
+    Raises:
+        InputError: If it is one program.
+    """
+    module, spec = loaded.module, loaded.spec
+    if not task_of(spec).halves:
+        raise InputError(f"{spec.name} is one program, and has no prompts", "call qtools.quantize")
+    encoder, decoder = module.image_encoder, module.decoder.eval()
+    assert isinstance(encoder, nn.Module) and isinstance(decoder, nn.Module)  # networks of the task have both
+    count = prompts.POINTS
+    asked = torch.zeros(1, count, 2), torch.zeros(1, count)
+    with torch.inference_mode():
+        embedding = encoder(torch.zeros(1, 3, *spec.input.size))
+        masks, scores = decoder(embedding, *asked)
+    takes = Ports((EMBEDDING, POINTS, LABELS), tuple(tuple(x.shape) for x in (embedding, *asked)))
+    gives = Ports((MASKS, SCORES), (tuple(masks.shape), tuple(scores.shape)))
+    channels = int(embedding.shape[1])
+
+    def half(name: str, task: str, network: nn.Module, classes: int) -> Loaded:
+        own = dataclasses.replace(spec, name=f"{spec.name}_{name}", aliases=(), task=task, classes=classes)
+        return dataclasses.replace(loaded, module=network, spec=own)
+
+    return Halves(
+        half(ENCODER, "features", encoder, channels),
+        half(DECODER, "masks", Rows(decoder, takes, gives), spec.classes),
+        takes,
+        gives,
+        int(module.frame),  # type: ignore[arg-type]
+    )
+
+
+class RowSource:
+    """Rows in a file, as a source of images that need no preparation.
+
+    Args:
+        rows: Shape (count, numbers), float32.
+        digest: sha256 of what they were made from.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, rows: NDArray[np.float32], digest: str) -> None:
+        self.rows, self.digest = rows, digest
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], None]:
+        """A row, and no label."""
+        if not 0 <= index < len(self.rows):
+            raise IndexError(f"index {index} is outside 0..{len(self.rows) - 1}")
+        return np.asarray(self.rows[index]), None
+
+
+class RowBatches(ImageBatches):
+    """Batches of rows, shape (batch, numbers)."""
+
+    def _load(self, start: int) -> NDArray[np.float32]:
+        stop = min(start + self.batch_size, len(self.source))
+        rows = [self.source[index][0] for index in range(start, stop)]
+        return np.stack(rows).astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class RowImages(RunImages):
+    """`RunImages` whose two sets are rows."""
+
+    def batches(self, source: ImageSource, size: int) -> ImageBatches:
+        """Batches of one of the two sets."""
+        return RowBatches(source, self.input, size)
+
+
+def rows_of(halves: Halves, images: RunImages, folder: Path) -> RowImages:
+    """The decoder's images: the network's own embeddings of the pictures, and a prompt for each.
+
+    Args:
+        halves: The network.
+        images: The pictures, and the right masks where they are known.
+        folder: Where the rows go; it has to last as long as they are read.
+    """
+    sets = []
+    for name, source in (("calibration", images.calibration), ("evaluation", images.evaluation)):
+        made = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            folder / f"{name}.npy", "w+", np.float32, (len(source), sum(map(_size, halves.takes.shapes)))
+        )
+        asked = prompted(source, images.input, halves.frame)
+        at = 0
+        with torch.inference_mode():
+            for pixels in images.batches(source, BATCH):
+                embedding = halves.encoder.module(torch.from_numpy(pixels)).numpy()
+                some = slice(at, at + len(pixels))
+                made[some] = halves.takes.join([embedding, asked[0][some], asked[1][some]])
+                at += len(pixels)
+        told = [source.digest, halves.encoder.weights.sha256, images.input, *(each.tolist() for each in asked)]
+        sets.append(RowSource(made, files.digest_json(told)))
+    calibration, evaluation = sets
+    described = images.described
+    return RowImages(calibration, evaluation, images.labels, described, images.input, ())  # type: ignore[arg-type]
+
+
+def prompted(source: ImageSource, spec: InputSpec, frame: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Points (n, count, 2) in the frame, and labels (n, count): the source's own where it has some."""
+    own = getattr(source, "asked", None)
+    found = [own(index)[0] if own else spread(index, spec.size) for index in range(len(source))]
+    scale = np.float32(frame / spec.size[1]), np.float32(frame / spec.size[0])
+    points = np.stack([each.points for each in found]) * np.array(scale, np.float32)
+    return points, np.stack([each.labels for each in found])
+
+
+def spread(index: int, size: tuple[int, int]) -> prompts.Prompt:
+    """A prompt for a picture of which nobody says what is to be asked: two clicks of three, then a box.
+
+    Clicks cover all pictures evenly, boxes the middle half of theirs.
+    """
+    points = np.zeros((prompts.POINTS, 2), np.float32)
+    labels = np.full(prompts.POINTS, prompts.NOTHING, np.float32)
+    width, height = size[1], size[0]
+    if index % 3 == 2:
+        points[:2] = (width / 4, height / 4), (3 * width / 4, 3 * height / 4)
+        labels[:2] = prompts.TOP_LEFT, prompts.BOTTOM_RIGHT
+    else:
+        points[0] = (0.5 + index * GOLDEN[0]) % 1 * width, (0.5 + index * GOLDEN[1]) % 1 * height
+        labels[0] = prompts.FOREGROUND
+    return prompts.Prompt(points, labels)
+
+
+def with_embeddings(halves: Halves, rows: NDArray[np.float32], embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows with other embeddings, for the same prompts."""
+    return halves.takes.join([embeddings, *halves.takes.split(rows)[1:]])
+
+
+def _size(shape: Sequence[int]) -> int:
+    return int(np.prod(shape))

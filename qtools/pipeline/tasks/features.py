@@ -1,0 +1,53 @@
+"""An embedding that another network reads: cosine with float's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.data import FolderSource, open_folder
+from qtools.core.protocols import ImageSource
+from qtools.core.types import InputSpec
+from qtools.pipeline.task import Answers, Labels, Task
+from reports.features import AGREED, METRIC, alike, apart, paired_cosine
+from reports.scores import PairedScore
+
+
+def _classes() -> tuple[str, ...]:
+    return ()
+
+
+def _folder(path: Path, classes: int) -> FolderSource:
+    return open_folder(path, classes)
+
+
+def _labels(source: ImageSource, spec: InputSpec) -> Labels | None:
+    return None
+
+
+def _rendered(images: Any) -> Labels:
+    return np.zeros(len(images), np.int64)
+
+
+def _judge(
+    labels: Labels | None, reference: Answers, other: Answers, size: tuple[int, int], classes: tuple[str, ...]
+) -> PairedScore:
+    return paired_cosine(reference, other)
+
+
+TASK = Task(
+    metric=METRIC,
+    agreed=AGREED,
+    answer="an embedding of the picture, for the network that reads it",
+    classes=_classes,
+    folder=_folder,
+    labels=_labels,
+    rendered=_rendered,
+    judge=_judge,
+    by_image=False,
+    apart=apart,
+    agreement=alike,
+    by_class=False,
+)

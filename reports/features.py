@@ -1,0 +1,75 @@
+"""Paired scores of features: how nearly two networks' embeddings point the same way, place by place.
+
+The cosine of two vectors of channels, its mean over the places of a map, one number for an image. It does not see how
+long vectors are; networks that read features mostly follow a norm that has brought them to one length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtools.core.errors import CheckFailed, InputError
+from reports.accuracy import divergence
+from reports.bootstrap import mean_interval
+from reports.masks import share_interval
+from reports.scores import PairedScore
+
+METRIC, AGREED = "cosine", "features, as their cosine with float's,"
+Features = NDArray[np.floating]
+
+
+def cosines(reference: Features, other: Features) -> NDArray[np.float64]:
+    """Mean cosine over the places of each image, shape (n,).
+
+    Args:
+        reference: Shape (n, channels, ...): further dimensions are places.
+        other: The same shape.
+    """
+    a, b = (x.reshape(*x.shape[:2], -1).astype(np.float64) for x in (reference, other))
+    lengths = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    alone = np.where((a == b).all(1), 1.0, 0.0)  # where a vector is zero
+    each = np.where(lengths > 0, (a * b).sum(1) / np.where(lengths > 0, lengths, 1), alone)
+    found: NDArray[np.float64] = each.mean(1)
+    return found
+
+
+def alike(reference: Features, other: Features) -> float:
+    """Mean cosine over all images."""
+    return float(cosines(reference, other).mean())
+
+
+def apart(reference: Features, other: Features) -> float:
+    """Mean over images of the square root of what is missing to 1, which grows as small errors do."""
+    return float(np.sqrt(np.maximum(1 - cosines(reference, other), 0.0)).mean())
+
+
+def paired_cosine(reference: Features, other: Features) -> PairedScore:
+    """Compares `other` with `reference` on the same images.
+
+    Args:
+        reference: Features of the float network, shape (n, channels, ...).
+        other: Features to judge, same shape, same order.
+
+    Raises:
+        ValueError: If the shapes do not belong together.
+        CheckFailed: If a feature is not finite.
+        InputError: If there is no image.
+    """
+    if reference.shape != other.shape or reference.ndim < 2:
+        raise ValueError(f"features of shape {reference.shape} and {other.shape} are no pair")
+    if not len(reference):
+        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
+    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
+        raise CheckFailed("features hold NaN or infinity", "look for NaN in the weights or the input")
+    same, nats = np.clip(cosines(reference, other), 0, 1), divergence(reference, other)
+    return PairedScore(
+        metric=METRIC,
+        agreed=AGREED,
+        n=len(reference),
+        agreement=100 * float(same.mean()),
+        agreement_interval=share_interval(same),
+        kl=max(0.0, float(nats.mean())),
+        interval_method="",
+        kl_interval=mean_interval(nats),
+    )
