@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from qtools.core.answers import PLACED, of_boxes, of_classes
 from qtools.core.boxes import NOTHING, ROW, Decoding, Detections, detect, ious
 from qtools.core.errors import CheckFailed, InputError
-from reports.accuracy import divergence, wilson_interval
-from reports.bootstrap import mean_interval
-from reports.scores import PairedScore, Part
+from reports.accuracy import divergence
+from reports.scores import PairedScore, Part, without_labels
 
 METRIC, AGREED, HALF = "AP", "detections", "AP50"
 OVERLAPS = np.linspace(0.5, 0.95, 10)
@@ -71,22 +70,7 @@ def paired_ap(
     _check(labels, reference, other)
     sides = [detections(answers, decoding) for answers in (reference, other)]
     same = np.asarray([shared(a, b) for a, b in zip(*sides, strict=True)])
-    per_image, n = divergence(reference, other), len(same)
-    differing = mean_interval(1 - same)
-    # a share between 0 and 1 varies at most as a yes or no does, so that Wilson's interval is never too short
-    lo, hi = wilson_interval(float(same.sum()), n)
-    if differing is not None:
-        lo, hi = 100 * max(0.0, 1 - differing[1]), 100 * min(1.0, 1 - differing[0])
-    found = PairedScore(
-        metric=METRIC,
-        agreed=AGREED,
-        n=n,
-        agreement=100 * float(same.mean()),
-        agreement_interval=(lo, hi),
-        kl=max(0.0, float(per_image.mean())),
-        interval_method=INTERVAL_METHOD,
-        kl_interval=mean_interval(per_image),
-    )
+    found = without_labels(METRIC, AGREED, same, divergence(reference, other), INTERVAL_METHOD)
     return found if labels is None else _scored(found, labels, sides, seed)
 
 

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from qtools.core.errors import CheckFailed, InputError
 from reports.accuracy import divergence
-from reports.bootstrap import mean_interval
-from reports.masks import share_interval
-from reports.scores import PairedScore
+from reports.scores import PairedScore, without_labels
 
 METRIC, AGREED = "cosine", "features, as their cosine with float's,"
 Features = NDArray[np.floating]
@@ -63,13 +61,4 @@ def paired_cosine(reference: Features, other: Features) -> PairedScore:
     if not (np.isfinite(reference).all() and np.isfinite(other).all()):
         raise CheckFailed("features hold NaN or infinity", "look for NaN in the weights or the input")
     same, nats = np.clip(cosines(reference, other), 0, 1), divergence(reference, other)
-    return PairedScore(
-        metric=METRIC,
-        agreed=AGREED,
-        n=len(reference),
-        agreement=100 * float(same.mean()),
-        agreement_interval=share_interval(same),
-        kl=max(0.0, float(nats.mean())),
-        interval_method="",
-        kl_interval=mean_interval(nats),
-    )
+    return without_labels(METRIC, AGREED, same, nats, "")

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtools.core.errors import CheckFailed, InputError
-from reports.accuracy import wilson_interval
-from reports.bootstrap import RESAMPLES, mean_interval
-from reports.scores import PairedScore, Part
+from reports.bootstrap import RESAMPLES
+from reports.scores import PairedScore, Part, without_labels
 from reports.segmentation import enlarging
 
 METRIC, AGREED = "mask IoU", "mask area, as its IoU with float's mask,"
@@ -111,26 +110,8 @@ def paired_overlap(
                 shown = truth[index].astype(bool)
                 right[side, index] = [float(overlap(best[side], shown)), *overlap(masks[side], shown[None])]
     nats = pixel_divergence(reference, other)
-    found = PairedScore(
-        metric=METRIC,
-        agreed=AGREED,
-        n=n,
-        agreement=100 * float(same.mean()),
-        agreement_interval=share_interval(same),
-        kl=float(nats.mean()),
-        interval_method=INTERVAL_METHOD,
-        kl_interval=mean_interval(nats),
-    )
+    found = without_labels(METRIC, AGREED, same, nats, INTERVAL_METHOD)
     return found if truth is None else _scored(found, 100 * right, seed)
-
-
-def share_interval(shares: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % interval of the mean of numbers between 0 and 1, in percent, for numbers that are mostly near 1."""
-    differing = mean_interval(1 - shares)
-    if differing is None:  # a share varies at most as a yes or no does, so that Wilson's interval is never too short
-        return wilson_interval(float(shares.sum()), len(shares))
-    low, high = differing
-    return 100 * max(0.0, 1 - high), 100 * min(1.0, 1 - low)
 
 
 def _scored(unlabelled: PairedScore, right: NDArray[np.float64], seed: int) -> PairedScore:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports.accuracy import PairedAccuracy
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.accuracy import PairedAccuracy, wilson_interval
+from reports.bootstrap import mean_interval
+
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,34 @@ class PairedScore:
 
 Scores = PairedAccuracy | PairedScore
 """What a row of the ledger holds: both have `metric`, `agreed`, `score`, `score_reference`, `drop` and `agreement`."""
+
+
+def without_labels(metric: str, agreed: str, shares: Array, nats: Array, interval_method: str) -> PairedScore:
+    """What can be said of two sets of answers without labels.
+
+    Args:
+        metric: Name of the score that labels would give.
+        agreed: What `shares` count.
+        shares: How far both agree on each image, 0 to 1, shape (n,).
+        nats: How far apart their probabilities are on each, shape (n,).
+        interval_method: How the interval of a drop would be made.
+    """
+    return PairedScore(
+        metric=metric,
+        agreed=agreed,
+        n=len(shares),
+        agreement=100 * float(shares.mean()),
+        agreement_interval=share_interval(shares),
+        kl=max(0.0, float(nats.mean())),
+        interval_method=interval_method,
+        kl_interval=mean_interval(nats),
+    )
+
+
+def share_interval(shares: Array) -> tuple[float, float]:
+    """95 % interval of the mean of numbers between 0 and 1, in percent, for numbers that are mostly near 1."""
+    differing = mean_interval(1 - shares)
+    if differing is None:  # a share varies at most as a yes or no does, so that Wilson's interval is never too short
+        return wilson_interval(float(shares.sum()), len(shares))
+    low, high = differing
+    return 100 * max(0.0, 1 - high), 100 * min(1.0, 1 - low)

@@ -8,7 +8,6 @@ either does, summed over the images; then the mean over the classes (PASCAL VOC'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtools.core.errors import CheckFailed, InputError
-from reports.accuracy import divergence, wilson_interval
-from reports.bootstrap import RESAMPLES, mean_interval
-from reports.scores import PairedScore, Part
+from reports.accuracy import divergence
+from reports.bootstrap import RESAMPLES
+from reports.scores import PairedScore, Part, without_labels
 
 METRIC, AGREED = "mIoU", "pixels"
 IGNORED = 255
@@ -57,20 +56,7 @@ def paired_miou(
         same[index] = (named[0] == named[1]).mean()
         if masks is not None:
             counts[:, index] = [overlaps(masks[index], each, classes) for each in named]
-    per_image = divergence(reference, other)
-    differing = mean_interval(1 - same)
-    # a share between 0 and 1 varies at most as a yes or no does, so that Wilson's interval is never too short
-    lo, hi = wilson_interval(float(same.sum()), n) if differing is None else _upside_down(differing)
-    found = PairedScore(
-        metric=METRIC,
-        agreed=AGREED,
-        n=n,
-        agreement=100 * float(same.mean()),
-        agreement_interval=(lo, hi),
-        kl=max(0.0, float(per_image.mean())),
-        interval_method=INTERVAL_METHOD,
-        kl_interval=mean_interval(per_image),
-    )
+    found = without_labels(METRIC, AGREED, same, divergence(reference, other), INTERVAL_METHOD)
     return found if masks is None else _scored(found, counts, seed)
 
 
@@ -137,11 +123,6 @@ def _scored(unlabelled: PairedScore, counts: Counts, seed: int) -> PairedScore:
         drop_interval=(float(lo), float(hi)),
         parts=tuple(Part(i, float(per_class[0, i]), float(per_class[1, i])) for i in shown),
     )
-
-
-def _upside_down(differing: Iterable[float]) -> tuple[float, float]:
-    low, high = differing
-    return 100 * max(0.0, 1 - high), 100 * min(1.0, 1 - low)
 
 
 def _check(masks: Masks | None, reference: Answers, other: Answers, size: tuple[int, int]) -> None:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qtools.architectures._prompted import MASKS, ChannelNorm, Prompted
-from qtools.architectures._settings import enter, settings
+from qtools.architectures._sam import shown
+from qtools.architectures._settings import enter
 
 FRAME = 1024
 MAPS = 3
@@ -190,17 +191,5 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 SIDES = {"b0": SMALL, "l0": 512, "l1": 512, "l2": 512, "xl0": 1024, "xl1": 1024}
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.sa1b": settings(
-            num_classes=MASKS,
-            input_size=(3, SIDES[name.rpartition("_")[2]], SIDES[name.rpartition("_")[2]]),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
-            classifier="",
-        )
-        for name in SIZES
-    }
-)
+default_cfgs = generate_default_cfgs({f"{name}.sa1b": shown(SIDES[name.rpartition("_")[2]]) for name in SIZES})
 enter(EfficientVitSam, SIZES)

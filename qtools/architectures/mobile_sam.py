@@ -10,20 +10,9 @@ import timm
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from qtools.architectures._prompted import MASKS, ChannelNorm, Prompted
-from qtools.architectures._settings import enter, settings
-
-SIDE, WIDTH = 1024, 256
-
-
-def neck(channels: int) -> nn.Sequential:
-    """SAM's neck: a map of so many channels as an embedding."""
-    return nn.Sequential(
-        nn.Conv2d(channels, WIDTH, 1, bias=False),
-        ChannelNorm(WIDTH),
-        nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
-        ChannelNorm(WIDTH),
-    )
+from qtools.architectures._prompted import MASKS, Prompted
+from qtools.architectures._sam import SIDE, neck, shown
+from qtools.architectures._settings import enter
 
 
 class Encoder(nn.Module):
@@ -48,16 +37,5 @@ class MobileSam(Prompted):
         super().__init__(Encoder(), SIDE, num_classes)
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "mobile_sam.sa1b": settings(
-            num_classes=MASKS,
-            input_size=(3, SIDE, SIDE),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
-            classifier="",
-        )
-    }
-)
+default_cfgs = generate_default_cfgs({"mobile_sam.sa1b": shown()})
 enter(MobileSam, {"mobile_sam": {}})

@@ -11,8 +11,8 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from qtools.architectures._prompted import MASKS, Prompted
-from qtools.architectures._settings import enter, settings
-from qtools.architectures.mobile_sam import SIDE, neck
+from qtools.architectures._sam import SIDE, neck, shown
+from qtools.architectures._settings import enter
 
 
 class Encoder(nn.Module):
@@ -37,16 +37,5 @@ class RepVitSam(Prompted):
         super().__init__(Encoder(), SIDE, num_classes)
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "repvit_sam.sa1b": settings(
-            num_classes=MASKS,
-            input_size=(3, SIDE, SIDE),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
-            classifier="",
-        )
-    }
-)
+default_cfgs = generate_default_cfgs({"repvit_sam.sa1b": shown()})
 enter(RepVitSam, {"repvit_sam": {}})

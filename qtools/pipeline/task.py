@@ -36,7 +36,11 @@ class Judge(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+def _unknown(chosen: ImageSource, spec: InputSpec) -> None:
+    """Nothing says what is right."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What a file in qtools/pipeline/tasks exposes as TASK; its name is the word in `ModelSpec.task`.
 
@@ -44,7 +48,7 @@ class Task:
         metric: Name of the score, which a report shows.
         agreed: What agreement with float counts: "images", "pixels".
         answer: What an output holds, for the files that describe themselves.
-        classes: () -> names of the answers to the reference set.
+        classes: () -> names of the answers to the reference set, where they have any.
         folder: (path, number of classes) -> the user's labelled images.
         labels: (chosen images, preprocessing) -> what is right for each; None where nothing says.
         rendered: (images of the reference set) -> what is right for each.
@@ -64,9 +68,9 @@ class Task:
     metric: str
     agreed: str
     answer: str
-    classes: Callable[[], tuple[str, ...]]
+    classes: Callable[[], tuple[str, ...]] = tuple
     folder: Callable[[Path, int], FolderSource]
-    labels: Callable[[ImageSource, InputSpec], Labels | None]
+    labels: Callable[[ImageSource, InputSpec], Labels | None] = _unknown
     rendered: Callable[[Any], Labels]
     judge: Judge
     by_image: bool

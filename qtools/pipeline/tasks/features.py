@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from calibration.data import FolderSource, open_folder
-from qtools.core.protocols import ImageSource
-from qtools.core.types import InputSpec
+from calibration.data import open_folder
 from qtools.pipeline.task import Answers, Labels, Task
 from reports.features import AGREED, METRIC, alike, apart, paired_cosine
 from reports.scores import PairedScore
-
-
-def _classes() -> tuple[str, ...]:
-    return ()
-
-
-def _folder(path: Path, classes: int) -> FolderSource:
-    return open_folder(path, classes)
-
-
-def _labels(source: ImageSource, spec: InputSpec) -> Labels | None:
-    return None
 
 
 def _rendered(images: Any) -> Labels:
@@ -41,9 +26,7 @@ TASK = Task(
     metric=METRIC,
     agreed=AGREED,
     answer="an embedding of the picture, for the network that reads it",
-    classes=_classes,
-    folder=_folder,
-    labels=_labels,
+    folder=open_folder,
     rendered=_rendered,
     judge=_judge,
     by_image=False,

@@ -9,22 +9,13 @@ import numpy as np
 
 from calibration.data import FolderSource, open_folder
 from qtools.core.protocols import ImageSource
-from qtools.core.types import InputSpec
 from qtools.pipeline.task import Answers, Labels, Task
 from reports.masks import AGREED, METRIC, alike, apart, paired_overlap
 from reports.scores import PairedScore
 
 
-def _classes() -> tuple[str, ...]:
-    return ()
-
-
 def _folder(path: Path, classes: int) -> FolderSource:
     return open_folder(path, 0)
-
-
-def _labels(source: ImageSource, spec: InputSpec) -> Labels | None:
-    return None
 
 
 def _rendered(images: Any) -> Labels:
@@ -47,9 +38,7 @@ TASK = Task(
     metric=METRIC,
     agreed=AGREED,
     answer="masks before the sigmoid, at a fraction of the picture's size, and the overlap that each states of itself",
-    classes=_classes,
     folder=_folder,
-    labels=_labels,
     rendered=_rendered,
     judge=_judge,
     by_image=False,
