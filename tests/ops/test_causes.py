@@ -344,7 +344,7 @@ def test_weights_of_a_transformer_that_one_tap_outweighs(vit: Good) -> None:
 @pytest.mark.parametrize(
     ("word", "spoil"),
     [
-        ("normalised twice", lambda x, mean, std: (x - mean) / std),
+        pytest.param("normalised twice", lambda x, mean, std: (x - mean) / std, marks=pytest.mark.bench),
         pytest.param("not normalised (0 to 1)", lambda x, mean, std: x * std + mean, marks=pytest.mark.bench),
         ("not normalised (0 to 255)", lambda x, mean, std: 255 * (x * std + mean)),
         pytest.param("not divided by 255", lambda x, m, s: (255 * (x * s + m) - m) / s, marks=pytest.mark.bench),
@@ -392,9 +392,9 @@ def test_patches_far_from_zero(vit: Good) -> None:
 
 
 def test_softmax_on_a_fixed_grid() -> None:
-    """Attention over 577 tokens, probabilities in steps of 1/256 as LiteRT's: most are less than half a step."""
+    """Attention over 401 tokens, probabilities in steps of 1/256 as LiteRT's: the mean is six tenths of a step."""
     rules = {**TARGET.spec.rules, OpKind.SOFTMAX: OpRule("planted", fixed_output=(1 / 256, -128))}
-    network = transformer(384, replace(TARGET.spec, rules=rules), fused=False, count=48)
+    network = transformer(320, replace(TARGET.spec, rules=rules), fused=False, count=48)
     target = replace(TARGET, spec=network.spec, simulator="coreml")  # XNNPACK has no such kernel to simulate
     found = examine(network.prepared, network.planned(), target, 8).findings
     assert [finding.cause for finding in found] == ["softmax on a fixed grid"]
