@@ -232,6 +232,7 @@ class _WithNoise:
         return image, label
 
 
+@pytest.mark.all_models  # the longest of all: it has to run at the size the network was trained at
 def test_one_image_of_noise_and_few_parameters() -> None:
     """Each of a small network's parameters counts, and one image blows up its ranges: at the size it was trained at."""
     hybrid = _trained("mobilevit_xxs", 224)
