@@ -60,6 +60,12 @@ class Cluster:
             raise InputError(f"--ray {self.address}: Ray's client protocol is not used", "give the head's HOST:PORT")
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """Its options on the command line, as they may be printed: no machine is named."""
+        shown = self.address if self.local is not None or self.address == AUTO else "HOST:PORT"
+        return ("--ray", shown, *(("--cpus", str(self.cpus)) if self.cpus > 1 else ()))
+
+    @property
     def local(self) -> int | None:
         """Workers to start here, 0 for one per core; None where there is a cluster already."""
         word, _, count = self.address.partition(":")
