@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
+from qtools.core import files
 from qtools.core.checks import Check
 from qtools.core.errors import InputError
-from qtools.core.files import to_json
 from reports import stored
 from reports.audit import Audit
 from reports.environment import Environment
@@ -209,7 +209,7 @@ def report_text(report: Report) -> str:
         measured=replace(report.measured, checks=tuple(map(_speakable, report.measured.checks))),
     )
     stored.refuse_not_finite(safe, "report")
-    return to_json(safe)
+    return files.to_json(safe)
 
 
 def read_report(path: Path) -> Report:
@@ -219,7 +219,7 @@ def read_report(path: Path) -> Report:
         InputError: If the file cannot be read, is no report, or was written by a newer qtools.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the report {path}: {error}", "give the report.json of a run") from error
     return parse_report(text, str(path))

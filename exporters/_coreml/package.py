@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporters._coreml.archive import is_archive
+from exporters._coreml.archive import MAX_BYTES, is_archive
 from exporters._coreml.blob import BlobReader
 from exporters._coreml.sdk import coremltools
 from qtools.core import files
@@ -46,7 +46,7 @@ class Package:
                 raise InputError(f"{self._root.name} keeps weights at '{name}', outside the package")
             base = self._model.parent.relative_to(self._root)
             file = self._inside(PurePosixPath(base.as_posix()) / relative)
-            self._blobs[name] = BlobReader(file.read_bytes(), f"{self._root.name}: {file.name}")
+            self._blobs[name] = BlobReader(files.read_bytes(file, MAX_BYTES), f"{self._root.name}: {file.name}")
         return self._blobs[name]
 
     def _manifest(self) -> str:

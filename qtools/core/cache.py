@@ -69,7 +69,7 @@ class Cache:
         if not entry.is_dir():
             return None
         try:
-            if _members(entry) != json.loads((entry / MEMBERS).read_text(encoding="utf-8")):
+            if _members(entry) != json.loads(files.read_text(entry / MEMBERS)):
                 raise ValueError("its files are not the ones that were written")
             found = read(entry)
             os.utime(entry / MEMBERS, (time.time(),) * 2)

@@ -92,9 +92,7 @@ def read(path: Path, command: str) -> Bench:
         InputError: If the file is neither, or damaged.
     """
     try:
-        if path.stat().st_size > LONGEST_LOG:
-            raise InputError(f"{path.name} is longer than any output of a bench", "give the output of the script")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = files.read_text(path, LONGEST_LOG, errors="replace")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
     if text.lstrip().startswith("{"):

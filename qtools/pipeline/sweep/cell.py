@@ -99,7 +99,7 @@ def _module(name: str) -> Path | None:
 def finished(folder: Path, key: str) -> bool:
     """Whether a folder holds this very cell, every byte as it was sealed."""
     try:
-        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        said = json.loads(files.read_text(folder / FILE))
         return isinstance(said, dict) and said.get("key") == key and seal.check(folder).status == "passed"
     except (OSError, ValueError, RecursionError, QtoolsError):
         return False

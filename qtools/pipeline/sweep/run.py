@@ -147,7 +147,7 @@ def _at_once(cluster: Cluster | None, pace: Pace) -> int:
 def _at_once_before(path: Path) -> int:
     """What the table of an earlier call says: its cells, and their latencies, are in this one too."""
     try:
-        return parse_sweep(path.read_text(encoding="utf-8"), path.name).side_by_side
+        return parse_sweep(files.read_text(path), path.name).side_by_side
     except (OSError, UnicodeDecodeError, InputError):  # the first call, or one that was not seen to its end
         return 1
 
