@@ -9,11 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import TypeAdapter
 
 from qtools.core import files
 from qtools.core.checks import Check
@@ -197,6 +194,9 @@ class Report:
         return tuple(sorted((*self.checks, *self.measured.checks), key=lambda check: rank[check.status]))
 
 
+REPORT_FILE = stored.Document(Report, "report", REPORT_SCHEMA, "give the report.json of a run")
+
+
 def report_text(report: Report) -> str:
     """The report as JSON with sorted keys. A check whose value is not finite keeps it in words, in its note.
 
@@ -208,8 +208,7 @@ def report_text(report: Report) -> str:
         checks=tuple(map(_speakable, report.checks)),
         measured=replace(report.measured, checks=tuple(map(_speakable, report.measured.checks))),
     )
-    stored.refuse_not_finite(safe, "report")
-    return files.to_json(safe)
+    return REPORT_FILE.text(safe)
 
 
 def read_report(path: Path) -> Report:
@@ -227,17 +226,12 @@ def read_report(path: Path) -> Report:
 
 def parse_report(text: str, name: str = "report") -> Report:
     """`read_report` of text; `name` is what messages call it."""
-    return stored.parse(text, _adapter(), REPORT_SCHEMA, (name, "report", "give the report.json of a run"))
+    return REPORT_FILE.parse(text, name)
 
 
 def report_schema() -> dict[str, Any]:
     """JSON Schema of report.json."""
-    return _adapter().json_schema()
-
-
-@cache
-def _adapter() -> TypeAdapter[Report]:
-    return TypeAdapter(Report)
+    return REPORT_FILE.schema()
 
 
 def _speakable(check: Check) -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -157,9 +157,6 @@ def quantize(
     Example: qtools quantize m0_9 --weights trained.safetensors --data images/ --bits 8 --target tflite
     """
     _check_source(model, builder)
-    apart: dict[str, Any] = {"int16": int16 or (), "dynamic": dynamic or (), "clamp": clamp}
-    apart |= {"strict_weights": strict_weights, "max_drop": max_drop}
-    apart |= {"max_islands": max_islands, "size_budget": size_budget}
     config = RunConfig(
         model,
         weights,
@@ -168,7 +165,13 @@ def quantize(
         bits=bits,
         weight_bits=weight_bits,
         act_bits=act_bits,
-        **apart,
+        int16=int16 or (),
+        dynamic=dynamic or (),
+        clamp=clamp,
+        strict_weights=strict_weights,
+        max_drop=max_drop,
+        max_islands=max_islands,
+        size_budget=size_budget,
         method=method,
         images=Images(data, eval_data, calibration, evaluation, seed),
         io=io,

@@ -68,12 +68,12 @@ def _run(config: SweepConfig, *, as_json: bool) -> None:
     with Bars() as bars:
         bars.stage("start")
         from qtools.pipeline.sweep.run import FORMS, run
-        from reports.sweep import sweep_text
+        from reports.sweep import SWEEP_FILE
 
         found = run(config, bars)
         bars.stage("done")
     if as_json:
-        sys.stdout.write(sweep_text(found))
+        sys.stdout.write(SWEEP_FILE.text(found))
     else:
         from rich.console import Console
 

@@ -17,7 +17,7 @@ from qtools.pipeline import inspect, verify
 from qtools.pipeline.devices._device import Asked, Device, Found, Item
 from qtools.pipeline.progress import Listener
 from reports import environment
-from reports.bench import Bench, Machine, Subject, Timing, parse_bench
+from reports.bench import BENCH_FILE, Bench, Machine, Subject, Timing
 
 DEVICES = "qtools.pipeline.devices"
 HOST = "host"
@@ -96,7 +96,7 @@ def read(path: Path, command: str) -> Bench:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
     if text.lstrip().startswith("{"):
-        return parse_bench(text, path.name)
+        return BENCH_FILE.parse(text, path.name)
     for name in plugins.names(DEVICES):
         found = find_device(name).read(text, path.name)
         if found is not None:

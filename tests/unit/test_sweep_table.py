@@ -24,7 +24,7 @@ from qtools.pipeline.sweep.run import Planned, SweepConfig
 from reports.accuracy import PairedAccuracy
 from reports.build import Size
 from reports.render import sweep as table
-from reports.sweep import Clock, Row, Sweep, fronts, parse_sweep, sweep_text
+from reports.sweep import SWEEP_FILE, Clock, Row, Sweep, fronts
 
 
 def row(name: str, score: float, size: int, ms: float | None = 1.0, **changes: Any) -> Row:
@@ -71,7 +71,7 @@ def test_a_cell_without_an_artifact_is_in_the_table_and_in_no_front() -> None:
         flat = " ".join(text.split())
         assert "no such width" in flat and "2 of 3 artifacts made, 1 failed" in flat and "a note." in flat
         assert "2 cells ran at once" in flat and re.search(r"80\.00 %", flat)
-    assert parse_sweep(sweep_text(made)) == made
+    assert SWEEP_FILE.parse(SWEEP_FILE.text(made)) == made
 
 
 def test_names_from_a_grid_break_no_page_no_table_and_no_terminal() -> None:

@@ -20,7 +20,7 @@ from qtools.pipeline.sweep.grid import Cell, read
 from qtools.pipeline.sweep.here import Ended
 from qtools.pipeline.sweep.pace import Pace
 from reports.environment import portable_command
-from reports.sweep import Row, Sweep, parse_sweep, sweep_text
+from reports.sweep import SWEEP_FILE, Row, Sweep
 
 FILE = "sweep.json"
 FORMS = {"markdown": "sweep.md", "html": "sweep.html"}
@@ -147,7 +147,7 @@ def _at_once(cluster: Cluster | None, pace: Pace) -> int:
 def _at_once_before(path: Path) -> int:
     """What the table of an earlier call says: its cells, and their latencies, are in this one too."""
     try:
-        return parse_sweep(files.read_text(path), path.name).side_by_side
+        return SWEEP_FILE.parse(files.read_text(path), path.name).side_by_side
     except (OSError, UnicodeDecodeError, InputError):  # the first call, or one that was not seen to its end
         return 1
 
@@ -160,6 +160,6 @@ def _notes(folder: Path, cells: Mapping[str, Cell]) -> Iterator[str]:
 
 
 def _write(sweep: Sweep, folder: Path) -> None:
-    files.write_text(folder / FILE, sweep_text(sweep))
+    files.write_text(folder / FILE, SWEEP_FILE.text(sweep))
     for form, name in FORMS.items():
         files.write_text(folder / name, plugins.find("reports.render", "sweep", "FORMS")[form](sweep))
