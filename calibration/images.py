@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qtools.core.errors import InputError
-from qtools.core.files import regular
+from qtools.core.files import read_bytes, regular
 from qtools.core.types import InputSpec
 
 MAX_PIXELS = 89_478_485
@@ -206,7 +206,7 @@ def _check_scans(path: Path, image: Image.Image) -> None:
     """Refuses a JPEG that says everything hundreds of times: 31 bytes more are another pass over all pixels."""
     if image.format not in ("JPEG", "MPO"):
         return
-    scans = path.read_bytes().count(_SCAN)
+    scans = read_bytes(path).count(_SCAN)
     if scans * image.width * image.height > MAX_SCANS * MAX_PIXELS:
         raise InputError(f"image {path} takes {scans} passes over its pixels", "save it again, or take it out")
 

@@ -274,4 +274,4 @@ def _copy(source: Path, place: Path) -> None:
     """An artifact, or every file of one that is a folder."""
     for path in sorted(source.rglob("*")) if source.is_dir() else (source,):
         if path.is_file():
-            files.write_bytes(place / path.relative_to(source), path.read_bytes())
+            files.write_bytes(place / path.relative_to(source), files.regular(path).read_bytes())

@@ -80,7 +80,7 @@ def write(folder: Path, lowered: Lowered, constants: Constants) -> None:
     left = zlib.compressobj(6)
     members, rest = [], bytearray()
     for path in _files(lowered.path):
-        data = path.read_bytes()
+        data = files.regular(path).read_bytes()
         holes = _holes(data, constants)
         members.append(Member(_inside(path, lowered.path), len(data), tuple(hole for hole, _ in holes)))
         first = 0

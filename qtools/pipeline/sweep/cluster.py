@@ -134,7 +134,11 @@ def _cell(work: Work, cwd: str) -> tuple[Ended, Members]:
         ended = attempt(work, folder, Silent())
     if ended.error:
         return ended, {}
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    found = {
+        p.relative_to(folder).as_posix(): files.regular(p).read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
     shutil.rmtree(folder, ignore_errors=True)
     return ended, found
 
