@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
+from calibration.divisors import DIVISOR
 from calibration.float_ops import BETWEEN_FLOATS, ISLAND
 from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
@@ -162,4 +163,6 @@ def _advice(op: Op, reason: str, path: FastPath) -> str:
         return path.advice
     if reason == BETWEEN_FLOATS:
         return "leave it: a grid there would cost precision and save nothing"
+    if reason == DIVISOR:
+        return "leave it: its conversions are saved too"
     return OPERAND if "operand is a" in reason else ADVICE.get(op.kind, REPLACE)
