@@ -1,4 +1,4 @@
-"""What a division divides by is no code: which operations that leaves in float, on which targets, and what it saves."""
+"""What is read for its relative precision is no code: what stays in float, on which targets, what it saves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from calibration import divisors
+from calibration import near_zero
 from calibration.check import check_plan
-from calibration.divisors import DIVISOR, SMALL
+from calibration.near_zero import NEAR_ZERO, SMALL
 from calibration.plan import plan
 from exporters._coreml.rules import SPEC as COREML
 from exporters._onnx.rules import QNN
@@ -55,7 +55,7 @@ def planned(graph: Graph, spec: TargetSpec) -> QuantPlan:
 def test_a_product_divided_by_a_part_of_itself_and_what_it_is_made_of_stay_in_float() -> None:
     graph, inner, outer = linear_attention(1e-15)
     made = planned(graph, ONNX)
-    assert {name for name, why in made.float_ops.items() if why == DIVISOR} == {inner, outer}
+    assert {name for name, why in made.float_ops.items() if why == NEAR_ZERO} == {inner, outer}
     layers = {op.id for op in graph.ops if op.kind is OpKind.CONV}
     assert not layers & made.float_ops.keys()
     assert made.params(inner) is made.params(outer) is None
@@ -65,7 +65,7 @@ def test_a_product_divided_by_a_part_of_itself_and_what_it_is_made_of_stay_in_fl
 def test_nothing_is_left_in_float_for_it_where_nothing_would_be_gained(spec: TargetSpec, number: float) -> None:
     """A divisor that cannot come near zero; one target divides in integers, two have no integer products."""
     graph, _, _ = linear_attention(number)
-    assert DIVISOR not in planned(graph, spec).float_ops.values()
+    assert NEAR_ZERO not in planned(graph, spec).float_ops.values()
 
 
 def test_a_divisor_on_a_grid_of_its_own_leaves_what_it_divides_alone() -> None:
@@ -74,7 +74,18 @@ def test_a_divisor_on_a_grid_of_its_own_leaves_what_it_divides_alone() -> None:
     bottom = graph.add(OpKind.MUL, graph.conv("x"), graph.conv("x"))
     graph.conv(graph.add(OpKind.DIV, top, graph.add(OpKind.RESHAPE, bottom)))
     made = planned(graph, ONNX)
-    assert made.float_ops[bottom] == DIVISOR and top not in made.float_ops
+    assert made.float_ops[bottom] == NEAR_ZERO and top not in made.float_ops
+
+
+@pytest.mark.parametrize(("function", "read"), [("log", True), ("rsqrt", True), ("exp", False)])
+def test_a_logarithm_is_as_precise_as_what_it_reads(function: str, read: bool) -> None:
+    graph = Graph()
+    product = graph.add(OpKind.MUL, graph.conv("x"), graph.conv("x"))
+    graph.add(OpKind.OTHER, numbered(graph, product, 1e-6))
+    graph.ops[-1] = dataclasses.replace(graph.ops[-1], attrs={"aten": f"aten.{function}.default"})
+    graph.conv(graph.ops[-1].id)
+    graph.conv(product)  # codes are read as well, so that only the rule decides
+    assert (planned(graph, ONNX).float_ops.get(product) == NEAR_ZERO) is read
 
 
 class LinearAttention(nn.Module):
@@ -111,6 +122,6 @@ def test_the_quotient_keeps_its_precision(monkeypatch: pytest.MonkeyPatch) -> No
     images = torch.randn(1, TOKENS, WIDTH)
     program = capture(net, images, ONNX.expand)
     kept = noise(program, images)
-    monkeypatch.setattr(divisors, "find", lambda *_: {})
+    monkeypatch.setattr(near_zero, "find", lambda *_: {})
     lost = noise(program, images)
     assert kept < 0.02 and lost > 5 * kept
