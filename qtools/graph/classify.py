@@ -60,7 +60,8 @@ def _pool(args: Mapping[str, Any]) -> Attrs:
 
 def _average(args: Mapping[str, Any]) -> Attrs:
     """`counts_padding`: whether each window is divided by its full size; `even`: whether all are cut from the padded
-    map in full, without a divisor of their own."""
+    map in full, without a divisor of their own.
+    """
     return {
         "padding": tuple(args["padding"]),
         "window": tuple(args["kernel_size"]),

@@ -1,0 +1,60 @@
+"""The kept cells as a table for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtools.models import families
+from tests.bench.cell import network_of
+
+TARGETS = ("tflite", "onnx", "coreml")
+
+
+def table(known: dict[str, Any]) -> str:
+    """Markdown: a line per row and width, a column per target."""
+    level = {card.name: family.level for family in families() for card in family.cards}
+    heads = ("model", "level", "px", "weights", "widths", *TARGETS)
+    lines = [_line(heads), "|" + "---|" * len(heads)]
+    for row, scheme in dict.fromkeys(tuple(key.split()[:2]) for key in known):
+        cells = [known.get(f"{row} {scheme} {target}") for target in TARGETS]
+        side, weights = (_common(cells, what) for what in ("input", "weights"))
+        lines.append(_line((row, level[network_of(row)[0]], side, weights, scheme.upper(), *map(_told, cells))))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _common(cells: Sequence[dict[str, Any] | None], what: str) -> str:
+    """What the cells of a row have in common; each kind once where they differ."""
+    return " / ".join(dict.fromkeys(str(cell[what]) for cell in cells if cell and what in cell))
+
+
+def _told(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "not run"
+    if cell["status"] == "failed":
+        return f"fails at {cell['stage']}: {cell['reason'][:160]}"
+    told = f"{cell['snr_db']:g} dB (simulated {cell['snr_simulated_db']:g}), size {cell['size_ratio']:g}"
+    if cell["status"] == "ok":
+        return told
+    return f"{told}; same class on {cell['simulated_real_agreement']:g} %: {_why(cell)}"
+
+
+def _why(cell: dict[str, Any]) -> str:
+    """What differs from equal operands, and what is between the classes where another one comes first."""
+    sources = [s for s in cell.get("sources", ()) if cell["status"] == "explained" or s["arithmetic"] == "integer"]
+    sources = sources or cell.get("sources", ())
+    moved = ", ".join(f"{s['arithmetic']} {s['kind']} ({s['moved']} by {s['most']})" for s in sources)
+    told = f"of {cell.get('compared_codes', 0):,} codes other from equal operands: {moved}"
+    if cell["status"] == "explained":
+        missed = max((s["missed_steps"] for s in sources), default=0.0)
+        told += f", all within {missed:g} steps of where rounding turns"
+    if flips := cell.get("flips"):
+        told += (
+            f"; float's first two classes {flips['largest_margin']:g} apart, simulation and artifact "
+            f"{flips['simulation_apart']:g}, artifact and float {flips['quantization_apart']:g}"
+        )
+    return told
