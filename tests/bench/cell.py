@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,28 @@ BORDER = 0.01
 HALVES = ("encoder", "decoder")
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a user measures with instead of made-up weights and rendered images.
+
+    Attributes:
+        weights: Folder of safetensors, each of which says in its header which model it is of.
+        data: Images for the models that have weights there; None takes rendered ones.
+        images: How many of them are evaluated.
+    """
+
+    weights: Path
+    data: Path | None = None
+    images: int = EVALUATION
+
+
 def rows_of(card: ModelCard) -> tuple[str, ...]:
     """A model's rows: itself, or both halves where it is two programs."""
     task = next(family.task for family in families() if card in family.cards)
     return tuple(f"{card.name}_{half}" for half in HALVES) if task == "prompted" else (card.name,)
 
 
-def work(row: str, scheme: str, targets: Sequence[str], weights: Path | None) -> int:
+def work(row: str, scheme: str, targets: Sequence[str], given: Given | None) -> int:
     """Measures a row's cells and prints one line of JSON for each."""
     from qtools.pipeline.prepare import Captured, fuse_model
     from qtools.pipeline.progress import Stopwatch
@@ -51,7 +66,7 @@ def work(row: str, scheme: str, targets: Sequence[str], weights: Path | None) ->
     clock, known = Clock(), list[Captured]()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            config, kind = _config(row, scheme, weights, Path(folder))
+            config, kind = _config(row, scheme, given, Path(folder))
             loaded, images = _loaded(row, config, Path(folder))
             fused = fuse_model(loaded, images, Stopwatch(clock))
         except QtoolsError as error:
@@ -108,14 +123,15 @@ def network_of(row: str) -> tuple[str, str]:
     return row.removesuffix(f"_{half}"), half
 
 
-def _config(row: str, scheme: str, weights: Path | None, folder: Path) -> tuple[Any, str]:
+def _config(row: str, scheme: str, given: Given | None, folder: Path) -> tuple[Any, str]:
     from qtools.models import resolve
     from qtools.pipeline.config import Images, RunConfig
 
     name, _ = network_of(row)
     images = Images(calibration=CALIBRATION, evaluation=EVALUATION)
-    if path := given(name, weights) if weights else None:
+    if given and (path := weights_of(name, given.weights)):
         told, kind = str(path), GIVEN
+        images = replace(images, data=given.data, evaluation=given.images)
     elif reference.checkpoint(resolve(name).architecture):
         told, kind = "reference", SHIPPED
     else:
@@ -123,7 +139,7 @@ def _config(row: str, scheme: str, weights: Path | None, folder: Path) -> tuple[
     return RunConfig(name, weights=told, bits=SCHEMES[scheme], method=METHOD, images=images), kind
 
 
-def given(name: str, folder: Path) -> Path | None:
+def weights_of(name: str, folder: Path) -> Path | None:
     """The first file of the folder whose header says that it is of this model."""
     from safetensors import safe_open
 

@@ -23,12 +23,11 @@ import yaml
 
 from qtools.core import files
 from qtools.models import ModelCard, families
-from tests.bench.cell import SCHEMES, failed, network_of, rows_of, work
+from tests.bench.cell import EVALUATION, SCHEMES, Given, failed, network_of, rows_of, work
 from tests.bench.matrix import TARGETS, table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = ROOT / "tests/e2e/reference.yaml"
-
 
 Cell = tuple[str, str, str]
 
@@ -45,13 +44,16 @@ def main() -> int:
     parser.add_argument("--schemes", default="w8a8", help=f"with commas, of {', '.join(SCHEMES)}")
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--weights-dir", type=Path, help="folder of real weights, named like the rows")
+    parser.add_argument("--data", type=Path, help="images for the rows that have weights there, else rendered ones")
+    parser.add_argument("--images", type=int, default=EVALUATION, help="how many of these are evaluated")
     parser.add_argument("--kept", type=Path, default=KEPT, help="file of the results")
     parser.add_argument("--again", action="store_true", help="measure cells that are there already")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.worker:
-        return work(asked.worker, asked.schemes, asked.targets.split(","), asked.weights_dir)
+        given = Given(asked.weights_dir, asked.data, asked.images) if asked.weights_dir else None
+        return work(asked.worker, asked.schemes, asked.targets.split(","), given)
     if not asked.table:
         for cells in _missing(asked):
             _measure(cells, asked)
@@ -79,7 +81,8 @@ def _measure(cells: list[Cell], asked: argparse.Namespace) -> None:
         row, scheme, _ = cells[0]
         words = ["--worker", row, "--schemes", scheme, "--targets", ",".join(target for *_, target in cells)]
         if asked.weights_dir:
-            words += ["--weights-dir", str(asked.weights_dir)]
+            words += ["--weights-dir", str(asked.weights_dir), "--images", str(asked.images)]
+            words += ["--data", str(asked.data)] if asked.data else []
         with subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True) as worker:
             assert worker.stdout is not None
             for line in worker.stdout:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qtools.models import families
-from tests.bench.cell import network_of
+from tests.bench.cell import BORDER, network_of
 
 TARGETS = ("tflite", "onnx", "coreml")
 
@@ -40,21 +40,30 @@ def _told(cell: dict[str, Any] | None) -> str:
     told = f"{cell['snr_db']:g} dB (simulated {cell['snr_simulated_db']:g}), size {cell['size_ratio']:g}"
     if cell["status"] == "ok":
         return told
-    return f"{told}; same class on {cell['simulated_real_agreement']:g} %: {_why(cell)}"
+    agreed = f"{cell['simulated_real_agreement']:g} % of the {cell['agreed']}"
+    return f"{told}; as simulated on {agreed}: {_why(cell)}"
 
 
 def _why(cell: dict[str, Any]) -> str:
     """What differs from equal operands, and what is between the classes where another one comes first."""
-    sources = [s for s in cell.get("sources", ()) if cell["status"] == "explained" or s["arithmetic"] == "integer"]
-    sources = sources or cell.get("sources", ())
-    moved = ", ".join(f"{s['arithmetic']} {s['kind']} ({s['moved']} by {s['most']})" for s in sources)
-    told = f"of {cell.get('compared_codes', 0):,} codes other from equal operands: {moved}"
+    named = [source for source in cell["sources"] if cell["status"] == "explained" or _is_at_fault(source)]
+    moved, kinds = sum(source["moved"] for source in named), " and ".join(_kind(source) for source in named)
+    told = f"{moved} of {cell['compared_codes']:,} codes move from equal operands, behind {kinds}"
     if cell["status"] == "explained":
-        missed = max((s["missed_steps"] for s in sources), default=0.0)
-        told += f", all within {missed:g} steps of where rounding turns"
+        missed = max(source["missed_steps"] for source in named)
+        told += f", {missed:g} steps and less from where rounding turns"
     if flips := cell.get("flips"):
         told += (
-            f"; float's first two classes {flips['largest_margin']:g} apart, simulation and artifact "
-            f"{flips['simulation_apart']:g}, artifact and float {flips['quantization_apart']:g}"
+            f"; there the two best classes are {flips['largest_margin']:g} and less apart, and quantization moves "
+            f"logits by {flips['quantization_apart']:g}"
         )
     return told
+
+
+def _is_at_fault(source: dict[str, Any]) -> bool:
+    """Whether float's last bits do not explain what differs."""
+    return source["arithmetic"] == "integer" or bool(source["missed_steps"] > BORDER)
+
+
+def _kind(source: dict[str, Any]) -> str:
+    return f"{source['arithmetic']} {source['kind'].replace('_', ' ')}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from qtools.models import families
-from tests.bench import cell, conformance
+from tests.bench import cell, conformance, matrix
 from tests.bench.trained_like import trained_like
 
 SLICE = (("onnx", 0), ("coreml", 1))  # TFLite has end-to-end tests of its own
@@ -101,5 +102,26 @@ def test_made_up_weights_keep_what_tells_images_apart() -> None:
 def test_given_weights_are_found_by_their_header(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "one.safetensors", {"model": "mobilenetv3_small_050"})
     save_file({"a": torch.zeros(1)}, tmp_path / "two.safetensors", {"model": "repvit_m0_9"})
-    assert cell.given("repvit_m0_9", tmp_path) == tmp_path / "two.safetensors"
-    assert cell.given("repvit_m1_0", tmp_path) is None
+    assert cell.weights_of("repvit_m0_9", tmp_path) == tmp_path / "two.safetensors"
+    assert cell.weights_of("repvit_m1_0", tmp_path) is None
+
+
+def _cell_of(**changes: Any) -> dict[str, Any]:
+    facts = {"status": "ok", "snr_db": 14.4, "snr_simulated_db": 14.5, "size_ratio": 0.41, "agreed": "images"}
+    return facts | {"simulated_real_agreement": 87.5, "compared_codes": 10000} | changes
+
+
+def test_the_table_says_why_simulation_and_artifact_differ() -> None:
+    softmax = {"kind": "softmax", "arithmetic": "float", "moved": 41, "most": 1, "missed_steps": 2e-4}
+    add = {"kind": "add", "arithmetic": "integer", "moved": 7, "most": 1}
+    flips = {"images": 2, "largest_margin": 0.2, "simulation_apart": 0.1, "quantization_apart": 3.0}
+    known = {
+        "repvit_m0_9 w8a8 tflite": _cell_of(status="explained", sources=[softmax], flips=flips),
+        "repvit_m0_9 w8a8 onnx": _cell_of(status="differs", sources=[softmax, add]),
+        "efficientvit_sam_b0_decoder w8a8 onnx": cell.failed("export", "it broke"),
+    }
+    *_, first, second = matrix.table(known).splitlines()
+    assert "41 of 10,000 codes move from equal operands, behind float softmax, 0.0002 steps and less" in first
+    assert "the two best classes are 0.2 and less apart, and quantization moves logits by 3" in first
+    assert "7 of 10,000 codes move from equal operands, behind integer add |" in first
+    assert second.count("not run") == 2 and "fails at export: it broke" in second
