@@ -18,10 +18,10 @@ from torch import fx
 
 from qtools.core import numerics
 from qtools.core.protocols import Runner
-from qtools.core.types import QuantParams, QuantPlan
+from qtools.core.types import Op, QuantParams, QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.execute import walk
-from qtools.simulate.run import Executor, Simulator
+from qtools.simulate.run import MOVES, Executor, Simulator
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Source:
     Attributes:
         value: Its id.
         module: Dotted path of its module.
-        kind: What makes it.
+        kind: What computes it, seen through what only moves numbers.
         in_float: Whether a float operation does, so that rounding comes last.
         moved: Codes that differ.
         most: Largest difference, in codes.
@@ -110,8 +110,8 @@ class Comparison:
         return np.asarray(numerics.quantize(exact, params), np.float32)
 
     def _count(self, name: str, moved: NDArray[np.bool_], numbers: tuple[NDArray[Any], ...], params: Any) -> None:
-        op = self._program.view.producer[name]
         in_float = self._in_float(name)
+        op = self._computes(name) if in_float else self._program.view.producer[name]
         found = self.sources.setdefault(name, Source(name, op.module, op.kind.value, in_float))
         exact, ours, wanted = (each[moved].astype(np.float64) for each in numbers)
         found.moved += int(moved.sum())
@@ -119,6 +119,13 @@ class Comparison:
         if in_float:
             at = exact / float(params.scale_array[0]) + params.zero_point[0]
             found.missed = max(found.missed, float((np.abs(at - wanted) - 0.5).max()))
+
+    def _computes(self, name: str) -> Op:
+        """The operation behind a value in float that was only moved since."""
+        op = self._program.view.producer[name]
+        while op.kind in MOVES and op.inputs[0] in self._program.view.producer:
+            op = self._program.view.producer[op.inputs[0]]
+        return op
 
     def _in_float(self, name: str) -> bool:
         return self._program.view.producer[name].id in self._plan.float_ops

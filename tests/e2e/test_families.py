@@ -122,6 +122,6 @@ def test_the_table_says_why_simulation_and_artifact_differ() -> None:
     }
     *_, first, second = matrix.table(known).splitlines()
     assert "41 of 10,000 codes move from equal operands, behind float softmax, 0.0002 steps and less" in first
-    assert "the two best classes are 0.2 and less apart, and quantization moves logits by 3" in first
+    assert "two best classes are at most 0.2 apart, quantization moves logits by 3, the simulation is 0.1 off" in first
     assert "7 of 10,000 codes move from equal operands, behind integer add |" in first
     assert second.count("not run") == 2 and "fails at export: it broke" in second
