@@ -54,8 +54,8 @@ def _why(cell: dict[str, Any]) -> str:
         told += f", {missed:g} steps and less from where rounding turns"
     if flips := cell.get("flips"):
         told += (
-            f"; there float's two best classes are at most {flips['largest_margin']:g} apart, quantization moves logits "
-            f"by {flips['quantization_apart']:g}, the simulation is {flips['simulation_apart']:g} off"
+            f"; there float's two best classes are at most {flips['largest_margin']:g} apart, quantization moves "
+            f"logits by {flips['quantization_apart']:g}, the simulation is {flips['simulation_apart']:g} off"
         )
     return told
 
