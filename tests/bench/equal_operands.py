@@ -24,6 +24,11 @@ from qtools.graph.execute import walk
 from qtools.simulate.run import MOVES, Executor, Simulator
 
 
+INSIDE = 0.4999
+"""Steps from a code's number, up to which all numbers round to it: operations in float that read it too get no more
+than was missed."""
+
+
 @dataclass
 class Source:
     """A value whose codes differ although those it is made of do not, summed over images.
@@ -102,7 +107,11 @@ class Comparison:
             return torch.from_numpy(theirs.astype(np.float32))
         if self._travels_as_codes(name):
             return torch.from_numpy(wanted)
-        return torch.from_numpy(np.where(moved, numerics.dequantize(wanted.astype(np.int32), params), exact))
+        if not self._in_float(name):
+            return torch.from_numpy(np.where(moved, numerics.dequantize(wanted.astype(np.int32), params), exact))
+        scale, zero_point = float(params.scale_array[0]), params.zero_point[0]
+        near = np.clip(exact / scale + zero_point, wanted - INSIDE, wanted + INSIDE)
+        return torch.from_numpy(np.where(moved, (near - zero_point) * scale, exact).astype(np.float32))
 
     def _coded(self, name: str, exact: NDArray[Any], params: QuantParams) -> NDArray[np.float32]:
         if self._in_float(name):

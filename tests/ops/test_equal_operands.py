@@ -18,8 +18,9 @@ SHAPE, IMAGES = (3, 8, 8), 16
 
 
 def network(m: Any, x: torch.Tensor) -> torch.Tensor:
-    """Codes, an island, codes: each operation behind the first reads what the one before it made."""
-    return m.c(torch.tanh(m.b(torch.relu(m.a(x)))))
+    """Codes, an island, codes; what the island makes is read by a layer and by another island."""
+    y = torch.tanh(m.b(torch.relu(m.a(x))))
+    return m.c(y) + m.d(torch.exp(y))
 
 
 class Faulty(Simulator):
@@ -36,7 +37,7 @@ class Faulty(Simulator):
 @pytest.fixture(scope="module")
 def planned(make_bench: Any) -> tuple[Any, Any]:
     bench = make_bench("onnx")
-    parts = {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 8, 1), "c": nn.Conv2d(8, 4, 3)}
+    parts = {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 8, 1), "c": nn.Conv2d(8, 4, 3), "d": nn.Conv2d(8, 4, 3)}
     tiny = bench.tiny("codes-island-codes", lambda: bench.Forward(network, **parts), SHAPE)
     return tiny, tiny.plan(lambda: (-2.0, 2.0))
 
@@ -52,7 +53,7 @@ def compared(planned: tuple[Any, Any], fault: tuple[str, float]) -> Comparison:
 
 def test_nothing_differs_without_a_fault(planned: tuple[Any, Any]) -> None:
     seen = compared(planned, ("", 0.0))
-    assert seen.codes == IMAGES * (3 * 8 * 36 + 4 * 16) and not seen.sources
+    assert seen.codes == IMAGES * (4 * 8 * 36 + 3 * 4 * 16) and not seen.sources
 
 
 def test_an_integer_operation_alone_is_named(planned: tuple[Any, Any]) -> None:
@@ -62,10 +63,10 @@ def test_an_integer_operation_alone_is_named(planned: tuple[Any, Any]) -> None:
     assert found.moved == IMAGES * -(-8 * 36 // 7)
 
 
-@pytest.mark.parametrize(("steps", "small"), [(0.009, True), (0.6, False)])
+@pytest.mark.parametrize(("steps", "small"), [(0.003, True), (0.6, False)])
 def test_a_float_operation_is_told_by_how_far_it_is_off(planned: tuple[Any, Any], steps: float, small: bool) -> None:
     plan = planned[1]
     assert "tanh" in plan.float_ops
     seen = compared(planned, ("tanh", steps * plan.params("tanh").scale[0]))
-    (found,) = seen.sources.values()
-    assert (found.value, found.in_float, found.missed <= BORDER) == ("tanh", True, small)
+    assert "tanh" in seen.sources and seen.sources.keys() <= {"tanh", "exp"}  # exp reads its numbers, not codes
+    assert (max(source.missed for source in seen.sources.values()) <= BORDER) is small
