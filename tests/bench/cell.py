@@ -180,7 +180,7 @@ def _made_up(row: str, folder: Path) -> Path:
     torch.manual_seed(0)
     module = timm.create_model(spec.architecture, num_classes=CLASSES)
     module = trained_like(module, *renders(picture), CLASSES)
-    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     words = {"model": row, "num_classes": str(CLASSES), "input": f"3x{side}x{side} RGB"}
     save_file(state, folder / f"{row}.safetensors", words)
     return folder / f"{row}.safetensors"

@@ -20,7 +20,7 @@ SHAPE, IMAGES = (3, 8, 8), 16
 def network(m: Any, x: torch.Tensor) -> torch.Tensor:
     """Codes, an island, codes; what the island makes is read by a layer and by another island."""
     y = torch.tanh(m.b(torch.relu(m.a(x))))
-    return m.c(y) + m.d(torch.exp(y))
+    return m.c(y) + m.d(torch.sin(y))
 
 
 class Faulty(Simulator):
@@ -63,10 +63,10 @@ def test_an_integer_operation_alone_is_named(planned: tuple[Any, Any]) -> None:
     assert found.moved == IMAGES * -(-8 * 36 // 7)
 
 
-@pytest.mark.parametrize(("steps", "small"), [(0.003, True), (0.6, False)])
+@pytest.mark.parametrize(("steps", "small"), [(0.009, True), (0.6, False)])
 def test_a_float_operation_is_told_by_how_far_it_is_off(planned: tuple[Any, Any], steps: float, small: bool) -> None:
     plan = planned[1]
     assert "tanh" in plan.float_ops
     seen = compared(planned, ("tanh", steps * plan.params("tanh").scale[0]))
-    assert "tanh" in seen.sources and seen.sources.keys() <= {"tanh", "exp"}  # exp reads its numbers, not codes
+    assert "tanh" in seen.sources and seen.sources.keys() <= {"tanh", "sin"}  # the sine reads its numbers, not codes
     assert (max(source.missed for source in seen.sources.values()) <= BORDER) is small
