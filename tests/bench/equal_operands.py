@@ -23,7 +23,6 @@ from qtools.graph.capture import Program
 from qtools.graph.execute import walk
 from qtools.simulate.run import MOVES, Executor, Simulator
 
-
 INSIDE = 0.4999
 """Steps from a code's number, up to which all numbers round to it: operations in float that read it too get no more
 than was missed."""

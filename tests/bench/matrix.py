@@ -40,12 +40,14 @@ def _told(cell: dict[str, Any] | None) -> str:
     told = f"{cell['snr_db']:g} dB (simulated {cell['snr_simulated_db']:g}), size {cell['size_ratio']:g}"
     if cell["status"] == "ok":
         return told
-    agreed = f"{cell['simulated_real_agreement']:g} % of the {cell['agreed']}"
+    agreed = f"{cell['simulated_real_agreement']:g} % of the {cell.get('agreed', 'images')}"
     return f"{told}; as simulated on {agreed}: {_why(cell)}"
 
 
 def _why(cell: dict[str, Any]) -> str:
     """What differs from equal operands, and what is between the classes where another one comes first."""
+    if "sources" not in cell:
+        return "measured before operations were compared one by one"
     named = [source for source in cell["sources"] if cell["status"] == "explained" or _is_at_fault(source)]
     moved, kinds = sum(source["moved"] for source in named), " and ".join(_kind(source) for source in named)
     told = f"{moved} of {cell['compared_codes']:,} codes move from equal operands, behind {kinds}"
