@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration.images import fill_of, normalise
 from qtools.core import files
-from qtools.core.answers import BOXES, LOGITS
+from qtools.core.answers import BOXES, EXIT, LOGITS
 from qtools.core.artifact import Runtime
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.inspection import End, Grid
@@ -57,7 +57,7 @@ def open_run(folder: Path) -> Run:
     """Reads a run folder.
 
     Raises:
-        InputError: If it is none, something of it is missing, or it holds a detector.
+        InputError: If it is none, something of it is missing, or its answers are not one output.
         CheckFailed: If the artifact is not the one that was audited.
     """
     if not (folder / REPORT).is_file():
@@ -73,6 +73,11 @@ def open_run(folder: Path) -> Run:
         raise InputError(
             f"{folder} holds a detector, and what replays or serves a run knows one output",
             f"write the app's part as {contract.FILE} says: boxes, decoding",
+        )
+    if facts.exits is not None:
+        raise InputError(
+            f"{folder} holds a network with early exits, and what replays or serves a run knows one output",
+            f"write the app's part as {contract.FILE} says: earlier, exits",
         )
     digest = files.digest(artifact)
     if digest != report.digests.get("artifact"):
@@ -107,6 +112,8 @@ def of_artifact(
         input=_input(end, facts, target, image=image),
         output=_output(inspection.outputs, seen, report.subject.task),
         boxes=_boxes(inspection.outputs, seen),
+        earlier=_exits(inspection.outputs, seen)[:-1],
+        exits=facts.exits,
         decoding=facts.decoding,
         anchors_sha256=facts.decoding.anchors.digest if facts.decoding and facts.decoding.anchors else "",
         artifact=contract.File(
@@ -161,6 +168,8 @@ def table_of(end: End, spec: InputSpec, target: Target, *, pixels: bool) -> NDAr
 
 
 def _output(ends: tuple[End, ...], seen: vectors.Vector, task: str) -> contract.Output:
+    if exits := _exits(ends, seen):
+        return exits[-1]
     named = ((n, seen.outputs[n]) for n in (LOGITS, *seen.outputs) if n in seen.outputs)
     name, array = next((n, x) for n, x in named if x.dtype.kind in "fiu")
     end = next(each for each in ends if each.name == name)
@@ -171,14 +180,23 @@ def _output(ends: tuple[End, ...], seen: vectors.Vector, task: str) -> contract.
     )
 
 
+def _exits(ends: tuple[End, ...], seen: vectors.Vector) -> tuple[contract.Output, ...]:
+    """The outputs of a network with early exits, in their order; of others none."""
+    found = {end.name: end for end in ends if end.name.startswith(EXIT)}
+    names = sorted(found, key=lambda name: int(name.removeprefix(EXIT)))
+    return tuple(_plain(found[name], seen, "logits") for name in names)
+
+
+def _plain(end: End, seen: vectors.Vector, meaning: str) -> contract.Output:
+    array = seen.outputs[end.name]
+    entries = {"name": end.name, "shape": array.shape, "dtype": str(array.dtype), "meaning": meaning}
+    return TypeAdapter(contract.Output).validate_python(entries | _grid(end.grid))
+
+
 def _boxes(ends: tuple[End, ...], seen: vectors.Vector) -> contract.Output | None:
     """The second output of a detector."""
     end = next((each for each in ends if each.name == BOXES), None)
-    if end is None:
-        return None
-    array = seen.outputs[BOXES]
-    entries = {"name": BOXES, "shape": array.shape, "dtype": str(array.dtype), "meaning": "boxes", **_grid(end.grid)}
-    return TypeAdapter(contract.Output).validate_python(entries)
+    return None if end is None else _plain(end, seen, "boxes")
 
 
 def _grid(grid: Grid | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qtools.core.boxes import Decoding
 from qtools.core.errors import InputError
+from qtools.core.exits import Exits
 from qtools.core.types import InputSpec
 
 FOLDER, FILE = "audit", "run.json"
@@ -28,6 +29,7 @@ class RunFacts:
         target_options: Choices that only its target has.
         classes: Names of the classes; () where nothing named them.
         decoding: How boxes are made of the answers; None where there are none.
+        exits: When an app takes which answer; None where there is one.
         schema_version: At most RUN_SCHEMA.
     """
 
@@ -36,6 +38,7 @@ class RunFacts:
     target_options: Mapping[str, str]
     classes: tuple[str, ...] = ()
     decoding: Decoding | None = None
+    exits: Exits | None = None
     schema_version: int = RUN_SCHEMA
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibration.data import FolderSource
 from qtools.core import metrics, plugins
 from qtools.core.boxes import Decoding
+from qtools.core.exits import Exits
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
@@ -62,6 +63,7 @@ class Task:
         scenes: (split, number, side in pixels) -> images of the reference set; None takes those with one object.
         halves: Whether its models are two programs, one for the picture and one for prompts.
         decoding: How an app makes boxes of the answers; None where there are none.
+        exits: When an app takes which answer; None where there is one.
         of: (this task, model) -> the task of the model, where answers mean nothing without it.
     """
 
@@ -80,6 +82,7 @@ class Task:
     scenes: Callable[[str, int, int], ImageSource] | None = None
     halves: bool = False
     decoding: Decoding | None = None
+    exits: Exits | None = None
     of: Callable[[Task, ModelSpec], Task] | None = None
 
 
