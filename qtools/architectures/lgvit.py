@@ -29,6 +29,8 @@ HEADS = 8
 DEEP, FLAT = "conv3", "conv1"
 """Local perception with and without its depthwise convolution. Global aggregation is "every" and a digit."""
 EVERY = "every"
+TOKENS = 3
+"""Dimensions of a ViT's features; those of a Swin are maps."""
 Where = tuple[int, str]
 """Block behind which an exit is, counted from 1, and its kind."""
 
@@ -179,15 +181,25 @@ class MapEnd(nn.Module):
 
 
 class Piece(nn.Module):
-    """What runs from one exit to the next: features to features and logits, or at the end to logits alone."""
+    """What runs from one exit to the next: features to features and logits, or at the end to logits alone.
 
-    def __init__(self, blocks: Sequence[nn.Module], answer: nn.Module, *, last: bool) -> None:
+    Maps pass from piece to piece with their channels second, as pictures and maps do everywhere else.
+
+    Args:
+        blocks: What runs; the first piece's begin with what makes features of an image.
+        answer: The exit behind them.
+        first: Whether images go in.
+        last: Whether there is nothing to pass on.
+    """
+
+    def __init__(self, blocks: Sequence[nn.Module], answer: nn.Module, *, first: bool, last: bool) -> None:
         super().__init__()
-        self.blocks, self.answer, self.last = nn.Sequential(*blocks), answer, last
+        self.blocks, self.answer, self.first, self.last = nn.Sequential(*blocks), answer, first, last
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        x = self.blocks(x)
-        return self.answer(x) if self.last else (x, self.answer(x))
+        x = self.blocks(x if self.first or x.ndim == TOKENS else x.permute(0, 2, 3, 1))
+        answer = self.answer(x)
+        return answer if self.last else (x if x.ndim == TOKENS else x.permute(0, 3, 1, 2), answer)
 
 
 class LgVit(nn.Module):
@@ -254,7 +266,7 @@ class LgVit(nn.Module):
         blocks[0].insert(0, self.enter)
         answers = [*self.exits, self.end]
         return [
-            Piece(some, answer, last=answer is self.end).train(self.training)
+            Piece(some, answer, first=answer is self.exits[0], last=answer is self.end).train(self.training)
             for some, answer in zip(blocks, answers, strict=True)
         ]
 

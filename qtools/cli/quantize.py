@@ -100,6 +100,9 @@ Labels = Annotated[
     Path | None,
     Option(help="Names of the classes, one per line, for the artifact; default: the names of the class folders."),
 ]
+Cascade = Annotated[
+    bool, Option("--cascade", help="Of a network with early exits: one artifact per exit, and one contract.")
+]
 OnnxActivations = Annotated[
     str, Option(help="Type of the activations in ONNX: uint8 (default, for x86 and NPUs) or int8 (for Arm).")
 ]
@@ -142,6 +145,7 @@ def quantize(
     method: Method = DEFAULT_METHOD,
     io: Ends = "int8",
     labels: Labels = None,
+    cascade: Cascade = False,
     onnx_activations: OnnxActivations = "",
     out: Out = None,
     force: Force = False,
@@ -180,7 +184,10 @@ def quantize(
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},
     )
-    (_foresee if dry_run else _export)(config, as_json=json)
+    if dry_run:
+        _foresee(config, as_json=json)
+    else:
+        _export(config, cascade=cascade, as_json=json)
 
 
 def _check_source(model: str, builder: str) -> None:
@@ -188,7 +195,7 @@ def _check_source(model: str, builder: str) -> None:
         raise InputError("give a model's name or --builder, one of the two", "qtools quantize m1_1")
 
 
-def _export(config: RunConfig, *, as_json: bool) -> None:
+def _export(config: RunConfig, *, cascade: bool, as_json: bool) -> None:
     """The run, its report on stdout, and the exit code that its checks deserve."""
     from qtools.cli._progress import Bars
 
@@ -196,8 +203,8 @@ def _export(config: RunConfig, *, as_json: bool) -> None:
         bars.stage("start")
         from qtools.pipeline.quantize import has_halves
 
-        halves = has_halves(config)
-        results, last = (_run_halves if halves else _run)(config, bars)
+        several = _run_cascade if cascade else _run_halves if has_halves(config) else None
+        results, last = (several or _run)(config, bars)
     _show(results, last, as_json=as_json)
     from reports.verdict import verdict
 
@@ -244,6 +251,15 @@ def _run_halves(config: RunConfig, bars: Bars) -> tuple[list[RunResult], Last]:
     made = prompted.run(config, bars)
     bars.stage("done")
     return [*made.encoder.values(), *made.decoder.values()], list(made.joined.values())
+
+
+def _run_cascade(config: RunConfig, bars: Bars) -> tuple[list[RunResult], Last]:
+    """Every piece of a network with early exits, for each target."""
+    from qtools.pipeline import cascade
+
+    made = cascade.run(config, bars)
+    bars.stage("done")
+    return [result for piece in made.pieces for result in piece.values()], list(made.joined.values())
 
 
 def _show(results: Sequence[RunResult], last: Last, *, as_json: bool) -> None:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from qtools.core.answers import EXIT, NAMES
 
+IMAGE = "image"
+"""Name of the input of a network that takes a picture."""
 Array = TypeVar("Array", bound=Any)
 """Of numpy or of torch: both are cut and shaped alike."""
 
@@ -39,6 +41,11 @@ class Ports:
     def single(self) -> bool:
         """Whether there is one, which travels in its own shape."""
         return len(self.names) == 1
+
+    @property
+    def picture(self) -> bool:
+        """Whether there is one, a picture."""
+        return self.names == (IMAGE,)
 
     @property
     def placed(self) -> bool:

@@ -77,8 +77,8 @@ def wrap_module(
         module: Maps images, shape (n, 3, height, width), to logits, shape (n, classes); or, for a class per pixel, to
             shape (n, classes, h, w) at any fraction of the images' size, which makes its task "segmentation". With an
             attribute `decoding` (`qtools.core.boxes.Decoding`) and two results, logits (n, places, classes) and boxes
-            (n, places, 4), its task is "detection". With an attribute `exits` (`qtools.core.exits.Exits`) and the logits
-            (n, classes) of each exit, its task is "early_exit".
+            (n, places, 4), its task is "detection". With an attribute `exits` (`qtools.core.exits.Exits`) and the
+            logits (n, classes) of each exit, its task is "early_exit".
         name: Name for tables and files; the class name where empty.
         source: Where it came from, for the report.
         input_size: Side in pixels, (height, width), or the whole preprocessing. May be left out where the module

@@ -65,8 +65,8 @@ def open_run(folder: Path) -> Run:
     report = read_report(folder / REPORT)
     if report.subject.task in HALVES:
         raise InputError(
-            f"{folder} holds one half of a network, and nothing is made of halves yet",
-            "contract.json above it says how an app runs both",
+            f"{folder} holds one part of a network, and nothing is made of parts yet",
+            "contract.json above it says how an app runs all of them",
         )
     artifact, target, facts = artifact_of(folder), target_of(report), run_facts.read(folder)
     if facts.decoding is not None:

@@ -170,7 +170,7 @@ def conclude(
             kept.FOLDER: files.digest(folder / kept.FOLDER),
         },
     )
-    if prepared.program.takes.single:  # what else goes in is the business of a contract for several programs
+    if prepared.program.takes.picture:  # what else goes in is the business of a contract for several programs
         promise = contract_of_run.of_artifact((leg.path, target, leg.artifact.sha256), report, facts, recorded[0])
         said = files.write_text(folder / contract.FILE, files.to_json(promise))
         report = dataclasses.replace(report, digests={**report.digests, "contract": files.digest(said)})

@@ -22,8 +22,8 @@ from reports.scores import Scores
 Labels = NDArray[Any]
 """What is right for each image, images first."""
 Answers = NDArray[Any]
-FEATURES, MASKS = "features", "masks"
-HALVES = (FEATURES, MASKS)
+FEATURES, MASKS, PIECE = "features", "masks", "piece"
+HALVES = (FEATURES, MASKS, PIECE)
 """Tasks of what is no network by itself: nothing that builds a whole one or an app for a picture can take it."""
 
 
