@@ -79,6 +79,11 @@ def open_run(folder: Path) -> Run:
             f"{folder} holds a network with early exits, and what replays or serves a run knows one output",
             f"write the app's part as {contract.FILE} says: earlier, exits",
         )
+    if facts.clip is not None:
+        raise InputError(
+            f"{folder} holds a network for videos, and what replays or serves a run knows pictures",
+            f"write the app's part as {contract.FILE} says: clip, preparation",
+        )
     digest = files.digest(artifact)
     if digest != report.digests.get("artifact"):
         raise CheckFailed(
@@ -114,6 +119,7 @@ def of_artifact(
         boxes=_boxes(inspection.outputs, seen),
         earlier=_exits(inspection.outputs, seen)[:-1],
         exits=facts.exits,
+        clip=facts.clip,
         decoding=facts.decoding,
         anchors_sha256=facts.decoding.anchors.digest if facts.decoding and facts.decoding.anchors else "",
         artifact=contract.File(
@@ -134,7 +140,7 @@ def of_artifact(
 
 
 def _preparation(facts: run_facts.RunFacts, *, last: bool) -> contract.Preparation:
-    spec = facts.input
+    spec = facts.input if facts.clip is None else facts.clip.of_frame(facts.input)
     entries = (
         {"size": spec.size, "layout": "NHWC" if last else "NCHW", "resize": spec.interpolation}
         | {"crop": spec.crop_mode, "keep": spec.crop_pct, "fill": fill_of(spec), "mean": spec.mean, "std": spec.std}

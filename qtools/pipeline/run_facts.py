@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from qtools.core.boxes import Decoding
+from qtools.core.clips import Clip
 from qtools.core.errors import InputError
 from qtools.core.exits import Exits
 from qtools.core.types import InputSpec
@@ -30,6 +31,7 @@ class RunFacts:
         classes: Names of the classes; () where nothing named them.
         decoding: How boxes are made of the answers; None where there are none.
         exits: When an app takes which answer; None where there is one.
+        clip: Which frames of a video an app takes; None where pictures go in.
         schema_version: At most RUN_SCHEMA.
     """
 
@@ -39,6 +41,7 @@ class RunFacts:
     classes: tuple[str, ...] = ()
     decoding: Decoding | None = None
     exits: Exits | None = None
+    clip: Clip | None = None
     schema_version: int = RUN_SCHEMA
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calibration.data import FolderSource
 from qtools.core import metrics, plugins
 from qtools.core.boxes import Decoding
+from qtools.core.clips import Clip
 from qtools.core.exits import Exits
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
@@ -64,6 +65,7 @@ class Task:
         halves: Whether its models are two programs, one for the picture and one for prompts.
         decoding: How an app makes boxes of the answers; None where there are none.
         exits: When an app takes which answer; None where there is one.
+        clip: Which frames of a video an app takes; None where pictures go in.
         of: (this task, model) -> the task of the model, where answers mean nothing without it.
     """
 
@@ -83,6 +85,7 @@ class Task:
     halves: bool = False
     decoding: Decoding | None = None
     exits: Exits | None = None
+    clip: Clip | None = None
     of: Callable[[Task, ModelSpec], Task] | None = None
 
 
