@@ -77,7 +77,10 @@ Weights = Annotated[
 Builder = Annotated[str, Option(help="package.module:function that returns your own nn.Module.")]
 Data = Annotated[
     Path | None,
-    Option(help="Your images: class folders, a flat folder, a CSV (file,label); or images/ and masks/ to segment."),
+    Option(
+        help="Your images: class folders, a flat folder, a CSV (file,label); images/ and masks/ to segment; "
+        "class/clip/frame.jpg for videos."
+    ),
 ]
 Eval = Annotated[Path | None, Option("--eval", help="Images to evaluate on; default: what is left of --data.")]
 Calibration = Annotated[int | None, Option(help="Calibration images; default 256, fewer for a small folder.")]
