@@ -127,7 +127,7 @@ class Family:
         task: What the networks are for: a file in qtools/pipeline/tasks.
         classes: A state dict (in timm's layout) -> its number of classes, where these are not the classifier's rows.
         decoding: (architecture, (height, width)) -> how boxes are made of the answers; None where the task has none.
-        clip: (architecture) -> which frames of a video it takes; None where it takes pictures.
+        clip: (model) -> which frames of a video it takes; None where it takes pictures.
         exits: (model) -> where it may answer early; None where it has one answer.
         note: What is to be said wherever a member is loaded: whose parameter names are read, what nobody has verified.
     """
@@ -143,7 +143,7 @@ class Family:
     classes: Callable[[State], int | None] | None = None
     decoding: Callable[[str, tuple[int, int]], Decoding] | None = None
     exits: Callable[[ModelSpec], Exits] | None = None
-    clip: Callable[[str], Clip] | None = None
+    clip: Callable[[ModelSpec], Clip] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Parameters and multiply-accumulates: counted with the 100 classes of CIFAR-100, 
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,11 @@ THRESHOLD = 0.8
 
 def exits(spec: ModelSpec) -> Exits:
     """A member's exits, each with the authors' threshold; costs are counted on the network itself."""
-    return _exits(spec.architecture, spec.classes)
+    return _exits(spec.architecture, spec.classes, spec.input.size, json.dumps(dict(spec.arguments)))
 
 
 @cache
-def _exits(architecture: str, classes: int) -> Exits:
+def _exits(architecture: str, classes: int, size: tuple[int, int], arguments: str) -> Exits:
     import timm
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -34,8 +35,8 @@ def _exits(architecture: str, classes: int) -> Exits:
 
     counted = []
     with torch.device("meta"):
-        network = timm.create_model(architecture, num_classes=classes).eval()
-        x = torch.zeros(1, *network.pretrained_cfg["input_size"])
+        network = timm.create_model(architecture, num_classes=classes, **json.loads(arguments)).eval()
+        x = torch.zeros(1, 3, *size)
     for piece in network.pieces():
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
             found = piece(x)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtools.core.clips import Clip
-from qtools.models._spec import Family, own_card
+from qtools.core.errors import InputError
+from qtools.models._spec import Family, ModelSpec, own_card
 
 if TYPE_CHECKING:
     from qtools.models._spec import State
@@ -21,11 +22,22 @@ STRIDE = 2
 """Frames of the video from one to the next, for Kinetics (section 4.1)."""
 
 
-def clip(architecture: str) -> Clip:
-    """How a member's clips are cut out of a video."""
+def clip(spec: ModelSpec) -> Clip:
+    """How a member's clips are cut out of a video.
+
+    Raises:
+        InputError: If its input is not made of its frames.
+    """
     from qtools.architectures.vivit import SIZES
 
-    frames, side = (int(SIZES[architecture][word]) for word in ("frames", "side"))
+    sizes = {**SIZES[spec.architecture], **spec.arguments}
+    frames, side = int(sizes["frames"]), int(sizes["side"])
+    if spec.input.size != (frames * side, side):
+        raise InputError(
+            f"{spec.name} takes {frames} frames of {side} x {side} below each other, not {spec.input.size[0]} x "
+            f"{spec.input.size[1]}",
+            f"say input = '3x{frames * side}x{side}' in the file's metadata",
+        )
     return Clip(frames, STRIDE, (side, side))
 
 

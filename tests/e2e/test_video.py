@@ -16,7 +16,7 @@ import qtools
 from calibration.images import normalise
 from qtools import models
 from qtools.core.errors import InputError
-from qtools.pipeline import contract, contract_of_run, verify
+from qtools.pipeline import compare, contract, contract_of_run, verify
 from qtools.pipeline.audit.config import AuditConfig
 from qtools.pipeline.audit.run import audit
 from qtools.pipeline.progress import Silent
@@ -89,6 +89,8 @@ def test_what_serves_pictures_refuses_and_an_audit_does_not(made: Any) -> None:
     folder = every.results["onnx"].folder
     with pytest.raises(InputError, match="network for videos"):
         contract_of_run.open_run(folder)
+    with pytest.raises(InputError, match="takes clips"):
+        compare.run(folder, every.results["coreml"].folder, data, images=2)
     report = audit(AuditConfig(folder, data=data, weights=str(root / "w.safetensors"), limit=COUNT), Silent())
     assert report.audit is not None and "frames of a video" in report.audit.untried
     with pytest.raises(InputError, match="holds no clips"):

@@ -26,7 +26,7 @@ def _clip(spec: ModelSpec) -> Clip:
     told = family_of(spec).clip
     if told is None:
         raise InputError(f"nothing says which frames {spec.name} takes", "see `Family.clip`")
-    return told(spec.architecture)
+    return told(spec)
 
 
 def _of(task: Task, spec: ModelSpec) -> Task:
