@@ -101,13 +101,21 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> tuple[Early, Path]:
     return trained(data), data
 
 
+COUNTS: dict[str, Any] = {"calibration": COUNT, "evaluation": COUNT, "method": "minmax", "cache": False}
+
+
 @pytest.fixture(scope="module")
-def made(taught: tuple[Early, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def whole(taught: tuple[Early, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
     net, data = taught
-    counts = {"calibration": COUNT, "evaluation": COUNT, "method": "minmax", "cache": False}
-    root = tmp_path_factory.mktemp("made")
-    whole = qtools.quantize(net, target="onnx", data=data, out=root / "whole", **counts)
-    return whole, qtools.quantize_cascade(net, target="onnx", data=data, out=root / "cascade", **counts)
+    return qtools.quantize_all(net, data=data, out=tmp_path_factory.mktemp("whole") / "run", **COUNTS)
+
+
+@pytest.fixture(scope="module")
+def cascade(taught: tuple[Early, Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    net, data = taught
+    return qtools.quantize_cascade(
+        net, target="onnx", data=data, out=tmp_path_factory.mktemp("cascade") / "run", **COUNTS
+    )
 
 
 def _score(result: Any) -> PairedScore:
@@ -117,29 +125,45 @@ def _score(result: Any) -> PairedScore:
 
 
 @pytest.mark.e2e
-def test_one_artifact_answers_at_every_exit(made: Any) -> None:
-    whole, _ = made
-    score = _score(whole)
-    assert score.metric == "top-1 at the exits" and score.n == COUNT
-    assert score.score_reference is not None and score.score_reference > 85 and score.agreement > 85
-    rates = {name: before for name, before, _ in score.beside}
-    assert 10 < rates["exit 1 answers"] < 90  # else nothing would be tried
-    assert rates[COST] == pytest.approx(0.3 * rates["exit 1 answers"] + rates["exit 2 answers"])
-    assert not [check for check in whole.report.checks if check.status == "failed" and "slower" not in check.name]
-    assert verify.run(whole.folder).passed
+@pytest.mark.slow
+@pytest.mark.all_models
+def test_one_artifact_answers_at_every_exit(whole: Any) -> None:
+    for name, result in whole.results.items():
+        score = _score(result)
+        assert score.metric == "top-1 at the exits" and score.n == COUNT
+        assert score.score_reference is not None and score.score_reference > 85 and score.agreement > 85, name
+        rates = {name: before for name, before, _ in score.beside}
+        assert 10 < rates["exit 1 answers"] < 90  # else nothing would be tried
+        assert rates[COST] == pytest.approx(0.3 * rates["exit 1 answers"] + rates["exit 2 answers"])
+        failed = [c for c in result.report.checks if c.status == "failed" and "slower" not in c.name]
+        assert not failed, (name, failed)
+        assert verify.run(result.folder).passed
 
 
 @pytest.mark.e2e
-def test_the_contract_names_exits_and_thresholds_in_their_order(made: Any) -> None:
-    whole, _ = made
-    said = contract.read(whole.folder / contract.FILE)
-    assert said.output is not None and said.exits == Early.exits
-    assert [end.name for end in (*said.earlier, said.output)] == ["exit_1", "exit_2"]
-    assert {end.meaning for end in (*said.earlier, said.output)} == {"logits"}
-    seen = read(whole.folder / "vectors.npz")[0].outputs
-    assert {name: array.shape for name, array in seen.items()} == {"exit_1": (1, KINDS), "exit_2": (1, KINDS)}
-    with pytest.raises(InputError, match="early exits"):
-        contract_of_run.open_run(whole.folder)
+@pytest.mark.slow
+@pytest.mark.all_models
+def test_the_contract_names_exits_and_thresholds_in_their_order(whole: Any) -> None:
+    for result in whole.results.values():
+        said = contract.read(result.folder / contract.FILE)
+        assert said.output is not None and said.exits == Early.exits
+        assert [end.name for end in (*said.earlier, said.output)] == ["exit_1", "exit_2"]
+        assert {end.meaning for end in (*said.earlier, said.output)} == {"logits"}
+        seen = read(result.folder / "vectors.npz")[0].outputs
+        assert {name: array.shape for name, array in seen.items()} == {"exit_1": (1, KINDS), "exit_2": (1, KINDS)}
+        with pytest.raises(InputError, match="early exits"):
+            contract_of_run.open_run(result.folder)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.all_models
+def test_an_audit_knows_exits(whole: Any, taught: tuple[Early, Path]) -> None:
+    net, data = taught
+    report = audit(AuditConfig(whole.results["tflite"].folder, data=data, module=net), Silent())
+    assert report.audit is not None and "top-1 at the exits" in report.audit.untried
+    scores = [row.accuracy for row in report.ledger if row.accuracy is not None]
+    assert len(scores) >= 6 and all(isinstance(each, PairedScore) for each in scores)
 
 
 class App:
@@ -184,9 +208,8 @@ class App:
 
 @pytest.mark.e2e
 def test_an_app_that_knows_only_the_contracts_leaves_where_the_float_network_does(
-    made: Any, taught: tuple[Early, Path]
+    cascade: Any, taught: tuple[Early, Path]
 ) -> None:
-    _, cascade = made
     net, data = taught
     app, same, left = App(cascade.folder), 0, set()
     paths = sorted(data.glob("*/*.png"))
@@ -219,19 +242,3 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path, taught: tuple[Early, Path
     with pytest.raises(InputError, match="no early exits"):
         qtools.quantize_cascade(plain, data=data, out=tmp_path / "c", input_size=SIDE)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.e2e
-@pytest.mark.slow
-@pytest.mark.all_models
-def test_every_target_answers_early_and_an_audit_knows_it(taught: tuple[Early, Path], tmp_path: Path) -> None:
-    net, data = taught
-    every = qtools.quantize_all(net, data=data, out=tmp_path / "run", calibration=COUNT, evaluation=COUNT)
-    for name, result in every.results.items():
-        failed = [c for c in result.report.checks if c.status == "failed" and "slower" not in c.name]
-        assert not failed, (name, failed)
-        assert _score(result).agreement > 85, name
-    report = audit(AuditConfig(every.results["tflite"].folder, data=data, module=net), Silent())
-    assert report.audit is not None and "top-1 at the exits" in report.audit.untried
-    scores = [row.accuracy for row in report.ledger if row.accuracy is not None]
-    assert len(scores) >= 6 and all(isinstance(each, PairedScore) for each in scores)

@@ -17,10 +17,12 @@ from qtools.architectures.lgvit import DEEP, LgVit
 from qtools.core.answers import EXIT
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.exits import Exits, answered
+from qtools.core.inspection import End
 from qtools.core.ports import Ports
 from qtools.graph.rows import gives_of, joined
 from qtools.models import resolve, wrap_module
 from qtools.models.lgvit import exits as exits_of
+from qtools.pipeline import contract_of_run, vectors
 from qtools.pipeline.task import task_of
 from reports import pieces
 from reports.accuracy import divergence, paired_accuracy
@@ -172,6 +174,14 @@ def test_a_piece_is_judged_by_its_exit_and_its_features() -> None:
     assert pieces.alike(rows, other, CLASSES) == 0 and pieces.apart(rows, other, CLASSES) > 0.5
     with pytest.raises(ValueError, match="no logits"):
         pieces.taken_apart(rows, 99)
+
+
+def test_a_contract_has_exits_by_their_numbers() -> None:
+    names = [f"{EXIT}{at}" for at in range(1, 12)]
+    ends = tuple(End(name, (1, 3), "float32") for name in sorted(names))  # exit_10 before exit_2
+    seen = vectors.Vector({}, {name: np.zeros((1, 3), np.float32) for name in sorted(names)})
+    last, earlier = contract_of_run._output(ends, seen, "early_exit"), contract_of_run._exits(ends, seen)[:-1]
+    assert [end.name for end in (*earlier, last)] == names
 
 
 class Two(nn.Module):
