@@ -21,9 +21,11 @@ from qtools.core.inspection import End
 from qtools.core.ports import Ports
 from qtools.graph.rows import gives_of, joined
 from qtools.models import resolve, wrap_module
+from qtools.models.lgvit import THRESHOLD
 from qtools.models.lgvit import exits as exits_of
 from qtools.pipeline import contract_of_run, vectors
 from qtools.pipeline.task import task_of
+from qtools.reference.exercises import early_exit
 from reports import pieces
 from reports.accuracy import divergence, paired_accuracy
 from reports.build import parse_report, report_text
@@ -280,3 +282,14 @@ def test_exits_that_cannot_be_are_refused(exits: tuple[tuple[int, str], ...]) ->
             16,
             {"patch_size": 8, "embed_dim": 24, "depth": 6, "num_heads": 3},
         )
+
+
+def test_a_reference_network_is_scored_at_the_exit_that_answers() -> None:
+    """Against `Exits`, which the report goes by."""
+    answers = np.random.default_rng(0).normal(0, 3, (64, 16, 3, 1)).astype(np.float32)
+    labels = torch.arange(64) % 16
+    rule = Exits((THRESHOLD, THRESHOLD), (0.2, 0.5, 1.0))
+    named = answered(answers, rule.taken(answers)).argmax(1)
+    assert 0 < (rule.taken(answers) < 2).sum() < 64
+    sums = early_exit.EXERCISE.tally(tuple(torch.from_numpy(answers[:, :, at, 0]) for at in range(3)), labels)
+    assert int(sums[0].sum()) == int((named == labels.numpy()).sum()) and int(sums[1].sum()) == 64

@@ -30,4 +30,4 @@ def _first_sure(outputs: tuple[Tensor, ...]) -> Tensor:
     return found
 
 
-EXERCISE = Exercise("top1", CLASSES, None, 0.7, _answer, classification.loss_of, _tally)
+EXERCISE = Exercise("top1_at_exits", CLASSES, None, 0.7, _answer, classification.loss_of, _tally)
