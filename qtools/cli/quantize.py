@@ -187,10 +187,7 @@ def quantize(
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},
     )
-    if dry_run:
-        _foresee(config, as_json=json)
-    else:
-        _export(config, cascade=cascade, as_json=json)
+    (_foresee if dry_run else _export)(config, cascade=cascade, as_json=json)
 
 
 def _check_source(model: str, builder: str) -> None:
@@ -216,8 +213,12 @@ def _export(config: RunConfig, *, cascade: bool, as_json: bool) -> None:
         raise typer.Exit(ExitStatus.CHECK_FAILED)
 
 
-def _foresee(config: RunConfig, *, as_json: bool) -> None:
+def _foresee(config: RunConfig, *, cascade: bool, as_json: bool) -> None:
     """The prediction on stdout."""
+    if cascade:
+        raise InputError(
+            "--dry-run looks at a whole network", "leave --cascade out: its pieces have the same operations"
+        )
     from qtools.cli._progress import Bars
 
     with Bars() as bars:

@@ -161,7 +161,7 @@ def test_shipped_files_are_what_their_json_says(name: str) -> None:
     assert facts["trouble"] == REFERENCE_TROUBLE
     assert facts["render_version"] == RENDER_VERSION, "the pictures changed after this checkpoint was trained"
     score = facts[exercise.metric]["value"]
-    assert {"top1": 0.9, "top1_at_exits": 0.5, "miou": 0.6, "found": 0.5}[exercise.metric] <= score < 1.0
+    assert {"top1": 0.9, "top1_at_exits": 0.4, "miou": 0.6, "found": 0.5}[exercise.metric] <= score < 1.0
     model = checkpoints.load(name, path)
     assert checkpoints.normalisation(model) == (facts["preprocessing"]["mean"], facts["preprocessing"]["std"])
     # Other scenes than the 2,000 of the JSON; 32 of them stray by less than 4 standard errors, where each is right or
