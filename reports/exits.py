@@ -60,6 +60,7 @@ def paired_exits(labels: NDArray[np.integer] | None, reference: Answers, other: 
         found,
         agreement_interval=wilson_interval(float(alike.sum()), len(alike)),
         beside=((COST, _cost(taken[0], exits), _cost(taken[1], exits)), *_rates(taken, exits)),
+        parts_of="exit",
         classes=tuple(f"{_name(at)} alone" for at in range(exits.count)),
     )
     if labels is None:

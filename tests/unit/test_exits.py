@@ -157,7 +157,7 @@ def test_a_report_says_who_answers_and_at_what_cost() -> None:
     report = dataclasses.replace(report, ledger=ledger)
     assert parse_report(report_text(report)).ledger == ledger
     for text in (markdown.RENDER(report), html.RENDER(report)):
-        for word in (COST, "exit 1 answers", "exit 3 answers", "exit 2 alone"):
+        for word in ("top-1 at the exits by exit", COST, "exit 1 answers", "exit 3 answers", "exit 2 alone"):
             assert word in text
 
 
