@@ -158,31 +158,15 @@ def quantize(
     """
     _check_source(model, builder)
     config = RunConfig(
-        model,
-        weights,
-        builder,
-        target,
-        bits=bits,
-        weight_bits=weight_bits,
-        act_bits=act_bits,
-        int16=int16 or (),
-        dynamic=dynamic or (),
-        clamp=clamp,
-        strict_weights=strict_weights,
-        max_drop=max_drop,
-        max_islands=max_islands,
-        size_budget=size_budget,
-        method=method,
+        model, weights, builder, target,
+        bits=bits, weight_bits=weight_bits, act_bits=act_bits, method=method,
+        int16=int16 or (), dynamic=dynamic or (), clamp=clamp, strict_weights=strict_weights,
+        max_drop=max_drop, max_islands=max_islands, size_budget=size_budget,
         images=Images(data, eval_data, calibration, evaluation, seed),
-        io=io,
-        labels=labels,
-        out=out,
-        force=force,
-        cache=not no_cache,
-        input_size=input_size,
+        io=io, labels=labels, out=out, force=force, cache=not no_cache, input_size=input_size,
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},
-    )
+    )  # fmt: skip
     (_foresee if dry_run else _export)(config, as_json=json)
 
 
