@@ -84,7 +84,7 @@ def test_a_disk_without_room_for_a_lock(disk: Callable[[str], Path], room: str) 
 
 
 def test_a_cache_on_a_full_disk_keeps_nothing_and_says_so(disk: Callable[[str], Path]) -> None:
-    cache = Cache(disk("size=64k"))
+    cache = Cache(disk("size=64k,mode=700"))
     said = cache.keep("statistics", "key", lambda folder: (folder / "x").write_bytes(MB))
     assert "nothing is kept" in said and "No space left" in said
     assert cache.entries() == ()

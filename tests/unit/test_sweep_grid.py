@@ -12,9 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.pipeline import config
 from qtools.pipeline.sweep import grid
@@ -137,6 +138,7 @@ def test_the_command_of_a_cell_asks_for_the_same_run(monkeypatch: pytest.MonkeyP
         (f"base: {{model: m1_1}}\naxes: {{seed: {[*range(101)]}, evaluation: {[*range(1, 101)]}}}", "10,100 cells"),
         ("x" * (grid.LONGEST + 1), "longer"),
         ("base: {model: \x00}", "cannot be read"),
+        (f"base: {{model: m1_1, seed: 0x{'f' * 4000}}}", "a word is longer than 2,000 letters"),
     ],
 )  # fmt: skip
 def test_what_is_no_grid_is_refused_with_its_place(text: str, says: str) -> None:
@@ -224,3 +226,11 @@ def test_another_program_changes_the_key(inputs: Path, monkeypatch: pytest.Monke
     first = Inputs().key(ASKED)
     monkeypatch.setattr(reuse, "code", lambda: "another")
     assert Inputs().key(ASKED) != first
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["0x", "0b", "0", ""]), st.integers(3, grid.WORD))
+def test_the_longest_number_that_is_read_can_be_written_down(prefix: str, length: int) -> None:
+    text = (prefix + "1" * length)[: grid.WORD]
+    for cell in named(parse(f"base: {{model: m1_1, seed: {text}}}\ncells: [{{}}]".encode())).values():
+        assert files.digest_json(cell.shown)

@@ -36,6 +36,8 @@ from reports.environment import portable
 GRID_SCHEMA = 1
 LONGEST = 1 << 20
 """Bytes of a file."""
+WORD = 2000
+"""Letters of one value: Python writes no whole number of more than 4,300 digits, and reads longer hexadecimal ones."""
 MOST = 10_000
 """Cells of a grid."""
 NAME = 96
@@ -254,10 +256,13 @@ class _Plain(yaml.SafeLoader):
     """Maps, lists and scalars."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """As above, and no alias."""
+        """As above, no alias, and no number that Python would refuse to write down again."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not read: write the value out")
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > WORD:
+            raise yaml.YAMLError(f"a word is longer than {WORD:,} letters, near line {node.start_mark.line + 1}")
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """As above, and no key twice: YAML lets the last one win."""
