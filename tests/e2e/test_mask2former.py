@@ -44,7 +44,7 @@ def small() -> Mask2Former:
 
 
 def _centre(layer: torch.nn.Module, net: Mask2Former, images: torch.Tensor, axes: tuple[int, ...]) -> None:
-    """Makes what a layer gives large and zero in the mean: then masks have two sides, and pictures their own classes."""
+    """Makes what a layer gives large and zero in the mean: then masks have two sides, pictures several classes."""
     seen: list[torch.Tensor] = []
     layer.weight.mul_(4)  # type: ignore[operator]
     hook = layer.register_forward_hook(lambda _, __, made: seen.append(made))
