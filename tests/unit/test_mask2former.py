@@ -82,6 +82,8 @@ def test_a_query_with_an_empty_mask_looks_everywhere() -> None:
     assert outside.tolist() == [[[[0.0, HIDDEN, HIDDEN, HIDDEN], [0.0] * 4]]]
 
 
+@pytest.mark.slow
+@pytest.mark.all_models
 def test_the_graph_has_no_sampling_and_no_axes_too_many(pair: tuple[Mask2Former, Any]) -> None:
     program = capture(pair[0], torch.randn(1, 3, 64, 64))
     assert program.max_error < 1e-5
