@@ -85,6 +85,10 @@ def _one_dim(args: Mapping[str, Any]) -> Attrs:
     return {"dim": int(args["dim"])}
 
 
+def _sum(args: Mapping[str, Any]) -> Attrs:
+    return {"number": float(args["other"])} if isinstance(args["other"], (int, float)) else {}
+
+
 def _gelu(args: Mapping[str, Any]) -> Attrs:
     return {"approximate": str(args["approximate"])}
 
@@ -160,6 +164,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "softmax": _one_dim,
     "_softmax": _one_dim,
     "cat": _one_dim,
+    "add": _sum,
     "gelu": _gelu,
     "upsample_bilinear2d": _bilinear,
     "upsample_nearest2d": _nearest,
