@@ -14,6 +14,7 @@ FAMILY = Family(
     name="fastervit",
     paper="https://arxiv.org/abs/2306.06189",
     note="reads the authors' release (NVlabs/FasterViT); not verified against the authors' weights",
+    level="converted",
     cards=(
         own_card("fastervit_0", 28.38, 3.365, 82.1, WEIGHTS, ("faster_vit_0_224",)),
         own_card("fastervit_1", 48.94, 5.323, 83.2, WEIGHTS, ("faster_vit_1_224",)),

@@ -25,7 +25,7 @@ METHOD = "mse"
 GIVEN, SHIPPED, MADE_UP = "given", "reference", "made up"
 CLASSES = 16
 CALIBRATION, EVALUATION = 8, 16
-SIDES = {"naflexvit": 112, "detr": 224}
+SIDES = {"naflexvit": 112, "segformer": 128}
 """Family -> side of the input in pixels, where made-up weights need not be measured at the published size."""
 MOVES = {"reshape", "transpose", "quantize", "dequantize", "quantizelinear", "dequantizelinear"}
 COMPARED = 2
@@ -175,13 +175,14 @@ def _made_up(row: str, folder: Path) -> Path:
     from tests.bench.trained_like import renders, trained_like
 
     spec = resolve(row)
-    side = SIDES.get(spec.family, max(spec.input.size))
-    picture = replace(spec.input, size=(side, side))
+    side = SIDES.get(spec.family)
+    picture = replace(spec.input, size=(side, side)) if side else spec.input
+    height, width = picture.size
     torch.manual_seed(0)
     module = timm.create_model(spec.architecture, num_classes=CLASSES)
     module = trained_like(module, *renders(picture), CLASSES)
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    words = {"model": row, "num_classes": str(CLASSES), "input": f"3x{side}x{side} RGB"}
+    words = {"model": row, "num_classes": str(CLASSES), "input": f"3x{height}x{width} RGB"}
     save_file(state, folder / f"{row}.safetensors", words)
     return folder / f"{row}.safetensors"
 
