@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -164,29 +164,16 @@ def quantize(
     Example: qtools quantize m0_9 --weights trained.safetensors --data images/ --bits 8 --target tflite
     """
     _check_source(model, builder)
-    apart: dict[str, Any] = {"int16": int16 or (), "dynamic": dynamic or (), "clamp": clamp}
-    apart |= {"strict_weights": strict_weights, "max_drop": max_drop}
-    apart |= {"max_islands": max_islands, "size_budget": size_budget}
     config = RunConfig(
-        model,
-        weights,
-        builder,
-        target,
-        bits=bits,
-        weight_bits=weight_bits,
-        act_bits=act_bits,
-        **apart,
-        method=method,
-        images=Images(data, eval_data, calibration, evaluation, seed),
-        io=io,
-        labels=labels,
-        out=out,
-        force=force,
-        cache=not no_cache,
-        input_size=input_size,
+        model, weights, builder, target,
+        bits=bits, weight_bits=weight_bits, act_bits=act_bits,
+        int16=int16 or (), dynamic=dynamic or (), clamp=clamp, strict_weights=strict_weights,
+        max_drop=max_drop, max_islands=max_islands, size_budget=size_budget,
+        method=method, images=Images(data, eval_data, calibration, evaluation, seed),
+        io=io, labels=labels, out=out, force=force, cache=not no_cache, input_size=input_size,
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},
-    )
+    )  # fmt: skip
     (_foresee if dry_run else _export)(config, cascade=cascade, as_json=json)
 
 

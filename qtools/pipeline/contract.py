@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from qtools.core import files
 from qtools.core.artifact import Runtime
 from qtools.core.boxes import Anchors, Decoding
 from qtools.core.clips import Clip
@@ -329,7 +330,7 @@ def read(path: Path, called: str = "--contract ") -> Contract:
         InputError: If it cannot be read, or says something that no contract says.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(files.read_text(path))
     except OSError as error:
         raise InputError(f"{called}{path} cannot be read: {error.strerror}", NEXT) from error
     except (ValueError, RecursionError) as error:

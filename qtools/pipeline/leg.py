@@ -235,5 +235,5 @@ def _peak_memory_bytes() -> int | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in files.read_text(status).splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

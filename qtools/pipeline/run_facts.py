@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from qtools.core import files
 from qtools.core.boxes import Decoding
 from qtools.core.clips import Clip
 from qtools.core.errors import InputError
@@ -61,7 +62,7 @@ def read(folder: Path) -> RunFacts:
     if not inside.is_dir():
         raise InputError(f"{folder} keeps nothing to audit: it has no {FOLDER}/", AGAIN)
     try:
-        return _adapter().validate_json((inside / FILE).read_bytes())
+        return _adapter().validate_json(files.read_bytes(inside / FILE, files.TEXT_BYTES))
     except (OSError, ValueError, ValidationError) as error:
         raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
 
