@@ -56,7 +56,7 @@ class Mask2Former(nn.Module):
         from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
         stages = [f"stage{number}" for number in range(1, MAPS + 2)]
-        config: dict[str, Any] = {"backbone_config": SwinConfig(**(backbone or {}), out_features=stages)}
+        config: dict[str, Any] = {"backbone_config": SwinConfig(**{**(backbone or {}), "out_features": stages})}
         config |= {"num_labels": num_classes, "num_queries": queries, "use_auxiliary_loss": False}
         config |= {"encoder_layers": layers[0], "decoder_layers": layers[1] + 1}  # it counts the first answer too
         config |= dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), width)
