@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Prices:
         total_ms: Time in all kernels of one inference, in milliseconds; profiling itself makes it longer.
         source: The profiler.
         threads: Threads of the runtime.
-        runs: Inferences it is the mean of.
+        runs: Inferences, of which each kernel has its median time.
         note: Why nothing was measured; empty where it was.
     """
 
@@ -63,7 +63,7 @@ def prices(trace: Trace, view: GraphView, prediction: Prediction) -> Prices:
         prediction: Where its operations run.
     """
     homes = _Homes(view, prediction)
-    own, around = Counter[str](), Counter[str]()
+    own, around = defaultdict[str, float](float), defaultdict[str, float](float)
     loose, ends = trace.loose_ms, 0.0
     for op in trace.ops:
         home = homes.of_conversion(op) if op.conversion else homes.first(op.values)

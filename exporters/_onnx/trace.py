@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import onnx
@@ -46,7 +46,7 @@ def trace(path: Path, value_of: Mapping[str, str], threads: int, runs: int) -> T
     nodes = found["nodes"]
     if not nodes:
         raise MissingPlatform("onnxruntime's trace holds no node")
-    named = value_of | {name + end: value for name, value in value_of.items() for end in (CODES, REAL)}
+    named = {name + end: value for name, value in value_of.items() for end in ("", CODES, REAL)}
     named |= _renamed(nodes, named)
     leads = Leads([Step(node["reads"], node["writes"], node["kind"] in PAIR) for node in nodes], named)
     ops = tuple(leads.timed(at, node["ms"]) for at, node in enumerate(nodes))
@@ -55,7 +55,7 @@ def trace(path: Path, value_of: Mapping[str, str], threads: int, runs: int) -> T
 
 def _renamed(nodes: list[Node], value_of: Mapping[str, str]) -> dict[str, str]:
     """Results under names of onnxruntime's own -> the value that the node wrote before it was replaced."""
-    found = {}
+    found: dict[str, str] = {}
     for node in nodes:
         known = [value_of[name] for name in node["wrote"] if name in value_of]
         if known and not any(name in value_of for name in node["writes"]):
@@ -80,16 +80,16 @@ def main(path: Path, threads: int, runs: int) -> None:
             return
         events = timed.events(Path(opened.session.end_profiling()), runs)
         graph = onnx.load(folder / "rewritten.onnx").graph
-    us = Counter[str]()
+    us: dict[str, list[int]] = {}
     for event in events:
-        us[event["node"]] += event["dur"]
+        us.setdefault(event["node"], []).append(event["dur"])
     nodes = []
     for node in graph.node:
         marks = [int(mark) for mark in MARKED.findall(node.name)]
         row = {"kind": node.op_type, "reads": list(filter(None, node.input)), "writes": list(node.output)}
-        ms = us.pop(node.name, 0) / runs / 1e3
+        ms = median(us.pop(node.name, [0])) / 1e3
         nodes.append(row | {"wrote": [out for mark in marks for out in wrote[mark]], "ms": ms})
-    _apart.answer({"nodes": nodes, "loose_ms": us.total() / runs / 1e3})
+    _apart.answer({"nodes": nodes, "loose_ms": sum(map(sum, us.values())) / runs / 1e3})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
@@ -60,7 +61,7 @@ class Event:
         kind: Its name in the runtime's words.
         inside: Whether it ran within the delegate.
         index: Position of the operation in the graph, or of the kernel in its part of the delegate.
-        ms: Mean over the inferences.
+        ms: Median over the inferences: a busy machine makes single ones long.
     """
 
     kind: str
@@ -80,8 +81,10 @@ def events(path: Path, threads: int, runs: int) -> list[Event]:
     each, rest = divmod(len(found), runs)
     if not each or rest or any(found[i][:3] != found[i % each][:3] for i in range(len(found))):
         raise MissingPlatform("LiteRT's profiler saw unlike inferences")
-    sums = [sum(found[first + run * each][3] for run in range(runs)) for first in range(each)]
-    return [Event(*row[:3], us / runs / 1e3) for row, us in zip(found[:each], sums, strict=True)]
+    kernels = []
+    for at, (kind, inside, index, _) in enumerate(found[:each]):
+        kernels.append(Event(kind, inside, index, median(us for *_, us in found[at::each]) / 1e3))
+    return kernels
 
 
 def source() -> str:

@@ -33,7 +33,7 @@ KERNELS: Mapping[str, tuple[str, ...]] = {
     "SUB": ("Subtract",),
     "MUL": ("Multiply", "Square"),
     "DIV": ("Divide",),
-    "LOGISTIC": ("Sigmoid",),
+    "LOGISTIC": ("Sigmoid", "Invalid Unary Op"),  # so XNNPACK calls the table that it makes of SiLU on codes
     "RSQRT": ("Reciprocal Square Root",),
     "SQRT": ("Square Root",),
     "MEAN": ("Mean", "Global Average Pooling"),

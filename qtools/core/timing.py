@@ -103,7 +103,7 @@ class Trace:
     Attributes:
         source: The profiler.
         threads: Threads of the runtime.
-        runs: Inferences it is the mean of.
+        runs: Inferences, of which each operation has its median time.
         ops: Operations in the order in which they run.
         loose_ms: Time of kernels that no operation of the file accounts for.
     """

@@ -11,7 +11,7 @@ from qtools.core.types import QuantPlan
 from qtools.graph.capture import Program
 from reports.prices import Prices, prices
 
-THREADS, RUNS = 1, 20
+THREADS, RUNS = 1, 10
 NO_PROFILER = "this machine has no runtime of the target that tells the time of an operation"
 
 

@@ -109,6 +109,8 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
     drop = report.ledger[list(outputs).index(first)].accuracy
     checks = drop_checks(stopped, drop.drop if drop else None)
     digests = {**report.digests, "calibration": run.report.digests.get("calibration", "")}
+    if speed and run.report.places == report.places:  # whose rows they are
+        report = dataclasses.replace(report, measured=dataclasses.replace(measured, prices=run.report.measured.prices))
     return dataclasses.replace(report, digests=digests, audit=section, checks=(*checks, *report.checks))
 
 
