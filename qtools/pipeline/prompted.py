@@ -125,11 +125,10 @@ def _moved(half: quantize.Produced, folder: Path, several: bool) -> dict[str, Ru
 
 
 def _refuse(config: RunConfig) -> None:
-    if config.apart.raises or config.apart.size_budget is not None:
+    if config.apart.max_drop is not None or config.apart.size_budget is not None:
         raise InputError(
-            "--max-drop, --max-islands and --size-budget choose by what errors cost the probabilities of classes, and "
-            "masks have none",
-            "leave them out; --int16 and --dynamic name values of your own choice",
+            "--max-drop and --size-budget choose by what errors cost the probabilities of classes, and masks have none",
+            "leave them out; --max-islands holds values of the encoder more precisely",
         )
     if config.io == PIXELS:
         raise InputError("--io pixels is for networks that are one program", "give --io int8 or float32")
@@ -143,13 +142,14 @@ def _refuse(config: RunConfig) -> None:
 
 
 def _of_half(config: RunConfig, half: str) -> RunConfig:
-    """What of the patterns is for a half."""
+    """What of the patterns is for a half; islands are for the encoder, whose embedding says what an error costs."""
     mine = f"{half}:"
     int16, dynamic = (
         tuple(each.removeprefix(mine) for each in patterns if each.startswith(mine))
         for patterns in (config.int16, config.dynamic)
     )
-    return dataclasses.replace(config, int16=int16, dynamic=dynamic)
+    most = config.max_islands if half == ENCODER else None
+    return dataclasses.replace(config, int16=int16, dynamic=dynamic, max_islands=most)
 
 
 def _few_enough(config: RunConfig, halves: Halves) -> RunConfig:

@@ -143,7 +143,8 @@ def step_cells(step: Step) -> tuple[str, str, str, str]:
 def island_heads(report: Report) -> tuple[str, ...]:
     """Times were measured for all islands or for none."""
     time = "time on this host" if report.measured.islands else "time, predicted"
-    return "Value", "held in", ">√KL of its rounding", f">{time}"
+    measure = report.islands.measure if report.islands else Islands((), "", 0.0).measure
+    return "Value", "held in", f">{measure} of its rounding", f">{time}"
 
 
 def island_rows(report: Report) -> tuple[tuple[str, ...], ...]:
