@@ -43,7 +43,7 @@ BY_IMAGE_ONLY = (
     "Flipped images, confidence, the smallest drop that shows and other preprocessing are told by images that are "
     "right or wrong: not looked for here, where the score is {}."
 )
-CARRIED = "The latency was measured when the run was made, not by this audit."
+CARRIED = "The latency and the time of operations were measured when the run was made, not by this audit."
 REMEDY = (
     "give the network the preprocessing it was trained with, {} in the words of a contract, and quantize again: "
     "qtools quantize ..."
