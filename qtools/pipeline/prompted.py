@@ -17,6 +17,7 @@ from calibration.method import method
 from qtools.core import files
 from qtools.core.checks import Check, Status
 from qtools.core.errors import InputError
+from qtools.core.target import TargetSpec
 from qtools.pipeline import data, joint_contract, quantize, seal
 from qtools.pipeline.config import CALIBRATION_IMAGES, EVALUATION_IMAGES, PIXELS, Options, RunConfig
 from qtools.pipeline.evaluate import Logits, Stage, of_module
@@ -35,6 +36,8 @@ JOINED = "joined.json"
 MOST_BYTES = 64 << 20
 """Embeddings of one stage held at once, where nobody asked for so many images: SAM's own take 4 MB each."""
 FEWEST = 16
+ISLANDS = 8
+"""What the report says to try: six of so many brought the shipped network's masks from 95.8 to 98.1 % of float's."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def _together(
     simulated, real = list(found.values())[1:]
     model, plan = halves.encoder.spec.name.removesuffix(f"_{ENCODER}"), first.decision.plan
     shipped = scores[-1].score.agreement
-    said = () if shipped >= AGREEMENT_TO_SHIP_PERCENT else (_warning(shipped),)
+    said = () if shipped >= AGREEMENT_TO_SHIP_PERCENT else (_warning(shipped, first.target.spec),)
     return Joined(model, first.name, plan.scheme, tuple(scores), (_check(simulated, real),), said)
 
 
@@ -195,9 +198,10 @@ def _in_batches(decode: Stage, rows: np.ndarray, batch: int) -> Logits:
     return np.concatenate([decode(rows[at : at + batch]) for at in range(0, len(rows), batch)])
 
 
-def _warning(percent: float) -> str:
+def _warning(percent: float, spec: TargetSpec) -> str:
+    more = f"hold values of the encoder more precisely (--max-islands {ISLANDS}), " if spec.islands else ""
     return (
-        f"masks overlap with float's in only {percent:.1f} % of their area: look at the weakest tensors of both "
+        f"masks overlap with float's in only {percent:.1f} % of their area: {more}look at the weakest tensors of both "
         "halves, try another --method, or calibrate on more images"
     )
 
