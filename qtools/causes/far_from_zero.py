@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.hybrid import bridges, center
-from qtools.causes._case import Case, Cause, Fix, Suspect, carried
+from qtools.causes._case import Case, Cause, Fix, Suspect
 from qtools.core import numerics
 from qtools.core.types import QuantParams, TensorStats
 
@@ -45,8 +45,6 @@ def find(case: Case) -> Iterable[Suspect]:
         bridge |= made is not None and made.id in crossing
         farthest, where = max((farthest, where), (far, case.module(name)))
     if found:
-        whole = [name for name, grid in found.items() if grid is None]
-        found |= dict.fromkeys(carried(case.view, case.plan, whole))
         biases = {op.inputs[2]: case.shipped[op.inputs[2]] for each, _ in shifts for op in (each.writer, *each.readers)}
         yield Suspect(
             tuple(found),
