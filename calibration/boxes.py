@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration.data import FolderSource, image_names
 from calibration.images import goal_size
+from qtools.core import files
 from qtools.core.boxes import NOTHING, ROW
 from qtools.core.errors import InputError
 from qtools.core.protocols import ImageSource
@@ -117,7 +118,7 @@ def open_boxed(path: Path | str, classes: int) -> FolderSource:
 
 def _read(path: Path) -> _File:
     try:
-        return TypeAdapter(_File).validate_json(path.read_bytes())
+        return TypeAdapter(_File).validate_json(files.read_bytes(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", LAYOUT) from error
     except ValidationError as error:

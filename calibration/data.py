@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from calibration.images import read_rgb
 from qtools.core.errors import InputError, did_you_mean
-from qtools.core.files import digest_file
+from qtools.core.files import TEXT_BYTES, digest_file, regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LABELS_FILE = "labels.csv"
@@ -231,7 +231,7 @@ def _is_file(path: Path) -> bool:
 def _csv_rows(path: Path) -> list[tuple[int, str, str]]:
     """(line number, file, label) of each line that is not empty."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with regular(path, TEXT_BYTES).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="")
             columns = reader.fieldnames or []
             if not {"file", "label"} <= set(columns):

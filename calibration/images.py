@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qtools.core.errors import InputError
+from qtools.core.files import read_bytes, regular
 from qtools.core.types import InputSpec
 
 MAX_PIXELS = 89_478_485
@@ -59,7 +60,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
         InputError: If the file cannot be decoded, claims more than `MAX_PIXELS` or is longer than `MAX_ASPECT`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(regular(path), formats=FORMATS) as image:
             _check_size(path, *image.size)
             _check_scans(path, image)
             image.load()
@@ -205,7 +206,7 @@ def _check_scans(path: Path, image: Image.Image) -> None:
     """Refuses a JPEG that says everything hundreds of times: 31 bytes more are another pass over all pixels."""
     if image.format not in ("JPEG", "MPO"):
         return
-    scans = path.read_bytes().count(_SCAN)
+    scans = read_bytes(path).count(_SCAN)
     if scans * image.width * image.height > MAX_SCANS * MAX_PIXELS:
         raise InputError(f"image {path} takes {scans} passes over its pixels", "save it again, or take it out")
 
@@ -244,7 +245,7 @@ def read_indexed(path: Path) -> NDArray[np.uint8]:
         InputError: If the file cannot be decoded, holds colours, or claims more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(regular(path), formats=("PNG",)) as image:
             _check_size(path, *image.size)
             if image.mode not in INDEXED:
                 raise InputError(

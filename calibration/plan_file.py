@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from qtools.core.errors import InputError
+from qtools.core.files import TEXT_BYTES, read_bytes
 from qtools.core.types import QuantPlan
 
 
@@ -18,7 +19,7 @@ def read_plan(path: Path) -> QuantPlan:
         InputError: If the file cannot be read or is no plan.
     """
     try:
-        return _adapter().validate_json(path.read_bytes())
+        return _adapter().validate_json(read_bytes(path, TEXT_BYTES))
     except OSError as error:
         raise InputError(f"cannot read the plan {path.name}: {error.strerror}", "give a run folder") from error
     except ValidationError as error:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import _apart
+from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.protocols import Progress
 from qtools.core.timing import Fed, Start
@@ -196,6 +197,6 @@ def _forget_peak() -> int | None:
 def _memory() -> dict[str, int]:
     """Bytes, from Linux's own account; empty elsewhere."""
     try:
-        return {name: int(size) * 1024 for name, size in SIZED.findall(STATUS.read_text())}
+        return {name: int(size) * 1024 for name, size in SIZED.findall(files.read_text(STATUS))}
     except OSError:
         return {}

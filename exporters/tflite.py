@@ -82,7 +82,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     from exporters._tflite.apply import PlanWriter
 
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
-    source = flatbuffer.read(lowered.path.read_bytes())
+    source = flatbuffer.read(files.read_bytes(lowered.path))
     writer = PlanWriter(source, program.view, plan, lowered.binding, weights)
     ends = end_types(options.get("io", "int8"))
     check_bytes(ends, plan, program.view)
@@ -98,7 +98,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     flatbuffer.name_signature(model, takes.names, gives.names)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
     labels: Sequence[str] = ()
-    if takes.single:  # the standard metadata are about a picture
+    if takes.picture:  # the standard metadata are about a picture
         answers = [plan.params(name) for name in program.view.outputs]
         facts = metadata.describe(options, answers, pixels=ends.bytes)
         flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (*takes.names, *gives.names)))
@@ -199,7 +199,7 @@ def needs(path: Path) -> Runtime:
     """What a .tflite needs, as the converter wrote it into the file."""
     from exporters._tflite import flatbuffer
 
-    entry = flatbuffer.metadata(flatbuffer.read(path.read_bytes()), OLDEST) or b""
+    entry = flatbuffer.metadata(flatbuffer.read(files.read_bytes(path)), OLDEST) or b""
     oldest = entry.rstrip(b"\0").decode("ascii", "replace")
     parts = oldest.split(".")
     before = all(part.isdigit() for part in parts) and tuple(map(int, parts[:2])) <= LAST_BEFORE

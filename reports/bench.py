@@ -8,14 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
-from qtools.core.files import to_json
 from qtools.core.timing import Fed, Profile
 from reports import stored
 from reports.environment import Environment
@@ -218,28 +215,7 @@ class Bench:
         return any(timing.status == "measured" for timing in self.timings)
 
 
-def bench_text(bench: Bench) -> str:
-    """JSON with sorted keys.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
-    stored.refuse_not_finite(bench, "bench")
-    return to_json(bench)
-
-
-def parse_bench(text: str, name: str = "bench") -> Bench:
-    """A bench from its JSON, validated; `name` is what messages call it.
-
-    Raises:
-        InputError: If it is none, is damaged, or was written by a newer qtools.
-    """
-    return stored.parse(text, _adapter(), BENCH_SCHEMA, (name, "bench", "give what qtools bench --out wrote"))
-
-
-@cache
-def _adapter() -> TypeAdapter[Bench]:
-    return TypeAdapter(Bench)
+BENCH_FILE = stored.Document(Bench, "bench", BENCH_SCHEMA, "give what qtools bench --out wrote")
 
 
 def spread_of(row: LatencyRow, *, by_rank: bool = False) -> Spread:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
+from qtools.core import files
 from qtools.core.checks import Check
 from qtools.core.errors import InputError
-from qtools.core.files import to_json
 from reports import stored
 from reports.audit import Audit
 from reports.environment import Environment
@@ -200,6 +197,9 @@ class Report:
         return tuple(sorted((*self.checks, *self.measured.checks), key=lambda check: rank[check.status]))
 
 
+REPORT_FILE = stored.Document(Report, "report", REPORT_SCHEMA, "give the report.json of a run")
+
+
 def report_text(report: Report) -> str:
     """The report as JSON with sorted keys. A check whose value is not finite keeps it in words, in its note.
 
@@ -211,8 +211,7 @@ def report_text(report: Report) -> str:
         checks=tuple(map(_speakable, report.checks)),
         measured=replace(report.measured, checks=tuple(map(_speakable, report.measured.checks))),
     )
-    stored.refuse_not_finite(safe, "report")
-    return to_json(safe)
+    return REPORT_FILE.text(safe)
 
 
 def read_report(path: Path) -> Report:
@@ -222,7 +221,7 @@ def read_report(path: Path) -> Report:
         InputError: If the file cannot be read, is no report, or was written by a newer qtools.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the report {path}: {error}", "give the report.json of a run") from error
     return parse_report(text, str(path))
@@ -230,17 +229,12 @@ def read_report(path: Path) -> Report:
 
 def parse_report(text: str, name: str = "report") -> Report:
     """`read_report` of text; `name` is what messages call it."""
-    return stored.parse(text, _adapter(), REPORT_SCHEMA, (name, "report", "give the report.json of a run"))
+    return REPORT_FILE.parse(text, name)
 
 
 def report_schema() -> dict[str, Any]:
     """JSON Schema of report.json."""
-    return _adapter().json_schema()
-
-
-@cache
-def _adapter() -> TypeAdapter[Report]:
-    return TypeAdapter(Report)
+    return REPORT_FILE.schema()
 
 
 def _speakable(check: Check) -> Check:

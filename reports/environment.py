@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from qtools.core import files
+
 # Instruction sets that decide which integer kernel a runtime picks: flag of the operating system -> name shown.
 _FLAGS = {
     "avx2": "avx2",
@@ -94,7 +96,7 @@ def parse_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
 def _cpu() -> tuple[str, tuple[str, ...]]:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        return parse_cpuinfo(cpuinfo.read_text(errors="replace"))
+        return parse_cpuinfo(files.read_text(cpuinfo, errors="replace"))
     if platform.system() == "Darwin":
         return _sysctl("machdep.cpu.brand_string") or "unknown", _named(
             flag for flag in _FLAGS if flag.startswith("FEAT_") and _sysctl(f"hw.optional.arm.{flag}") == "1"

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import groupby
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
-
-from qtools.core.files import to_json
 from reports import stored
 from reports.build import Report, Size
 from reports.scores import Scores
@@ -222,25 +218,4 @@ def best(rows: Sequence[Row], axis: Axis) -> list[str]:
     return found
 
 
-def sweep_text(sweep: Sweep) -> str:
-    """JSON with sorted keys.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
-    stored.refuse_not_finite(sweep, "sweep")
-    return to_json(sweep)
-
-
-def parse_sweep(text: str, name: str = "sweep") -> Sweep:
-    """A sweep from its JSON, validated; `name` is what messages call it.
-
-    Raises:
-        InputError: If it is none, is damaged, or was written by a newer qtools.
-    """
-    return stored.parse(text, _adapter(), SWEEP_SCHEMA, (name, "sweep", "give the sweep.json of a sweep"))
-
-
-@cache
-def _adapter() -> TypeAdapter[Sweep]:
-    return TypeAdapter(Sweep)
+SWEEP_FILE = stored.Document(Sweep, "sweep", SWEEP_SCHEMA, "give the sweep.json of a sweep")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -76,8 +76,13 @@ def observe_channels(
         wanted = ((name, value) for name, value in observe(images) if name in channel_axis)
         return {name: _of(as_tensor(value), channel_axis[name]) for name, value in wanted}
 
-    parts = list(side_by_side(seen, batches))
-    return {name: _together([part[name] for part in parts]) for name in parts[0]}
+    found: dict[str, Channels] = {}
+    count = 0
+    for part in side_by_side(seen, batches):
+        # Added up at once: a few bytes of each batch, kept between its large ones, would leave the heap full of holes.
+        found = {name: _added(found[name], channels) if found else channels for name, channels in part.items()}
+        count += 1
+    return {name: replace(sums, power=sums.power / count, mean=sums.mean / count) for name, sums in found.items()}
 
 
 def _of(value: torch.Tensor, axis: int) -> Channels:
@@ -87,10 +92,8 @@ def _of(value: torch.Tensor, axis: int) -> Channels:
     return Channels(*(part.double().numpy() for part in found))
 
 
-def _together(parts: list[Channels]) -> Channels:
+def _added(sums: Channels, part: Channels) -> Channels:
+    """Extremes of both, and the sums of their mean squares and means."""
     return Channels(
-        np.min([part.lo for part in parts], axis=0),
-        np.max([part.hi for part in parts], axis=0),
-        np.mean([part.power for part in parts], axis=0),
-        np.mean([part.mean for part in parts], axis=0),
+        np.minimum(sums.lo, part.lo), np.maximum(sums.hi, part.hi), sums.power + part.power, sums.mean + part.mean
     )

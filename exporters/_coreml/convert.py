@@ -15,6 +15,7 @@ from exporters._coreml.sdk import coremltools
 from exporters._quiet import quiet
 from exporters._refused import refused
 from exporters._room import check_room
+from qtools.core import files
 from qtools.graph.capture import Program
 
 
@@ -49,7 +50,7 @@ def convert(program: Program, path: Path) -> Path:
         spec = Package(raw).spec
         spec.description.metadata.userDefined.clear()  # has the date of the conversion
         weights = raw / "Data" / WEIGHTS_FOLDER / "weight.bin"
-        return write(path, spec, weights.read_bytes() if weights.exists() else BlobWriter().getvalue())
+        return write(path, spec, files.regular(weights).read_bytes() if weights.exists() else BlobWriter().getvalue())
 
 
 def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from exporters._coreml.archive import is_archive
+from exporters._coreml.archive import MAX_BYTES, is_archive
 from exporters._coreml.blob import BlobReader
 from exporters._coreml.sdk import coremltools
 from qtools.core import files
@@ -46,16 +46,14 @@ class Package:
                 raise InputError(f"{self._root.name} keeps weights at '{name}', outside the package")
             base = self._model.parent.relative_to(self._root)
             file = self._inside(PurePosixPath(base.as_posix()) / relative)
-            self._blobs[name] = BlobReader(file.read_bytes(), f"{self._root.name}: {file.name}")
+            self._blobs[name] = BlobReader(files.read_bytes(file, MAX_BYTES), f"{self._root.name}: {file.name}")
         return self._blobs[name]
 
     def _manifest(self) -> str:
         """Path of the root model below Data/, as the manifest has it."""
         manifest = self._inside(PurePosixPath("Manifest.json"))
-        if manifest.stat().st_size > MAX_MANIFEST_BYTES:
-            raise InputError(f"{manifest} is too long for a manifest")
         try:
-            content = json.loads(manifest.read_text())
+            content = json.loads(files.read_text(manifest, MAX_MANIFEST_BYTES))
             path = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{manifest} is no Core ML package manifest: {error!r}") from error
@@ -91,13 +89,11 @@ def _folder(path: Path) -> Path:
 
 
 def _parse(file: Path) -> Any:
-    if file.stat().st_size > MAX_MODEL_BYTES:
-        raise InputError(f"{file.name} is too long for a model description")
     from google.protobuf.message import DecodeError
 
     spec = coremltools().proto.Model_pb2.Model()
     try:
-        spec.ParseFromString(file.read_bytes())
+        spec.ParseFromString(files.read_bytes(file, MAX_MODEL_BYTES))
     except (DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{file.name} is truncated or no Core ML model: {error}") from error
     if spec.WhichOneof("Type") != "mlProgram":

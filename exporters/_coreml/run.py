@@ -25,25 +25,11 @@ PRECISIONS = {"evaluator": "float32", "evaluator_fp16": "float16"}
 """Kernel sets that run anywhere, and what each rounds its results to."""
 
 
-class EvaluatedPackage:
-    """Runs an .mlpackage image by image with qtools' reading of the ML Program."""
+class _Package:
+    """What both ways of running a package share: floats at its ends, one image after the other."""
 
-    def __init__(
-        self,
-        path: Path,
-        kernels: str,
-        binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]],
-        ends: tuple[Ports, Ports],
-    ) -> None:
-        self.kernels = kernels
-        self._takes, self._gives = ends
-        self._binding = dict(binding)
-        self._evaluator = Evaluator(path, PRECISIONS[kernels])
-        self._last: NDArray[np.float32] | None = None
-
-    def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
-        """Float32 logits, shape (batch, classes, ...): Core ML gives floats whatever is inside."""
-        return np.concatenate([self._run(image[None]) for image in images])
+    _takes: Ports
+    _last: NDArray[np.float32] | None = None
 
     def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Output tensors in the program's layout, which they have."""
@@ -58,9 +44,32 @@ class EvaluatedPackage:
         return dict(zip(self._takes.names, self._takes.split(image[None]), strict=True))
 
     def invoke(self) -> None:
-        """One evaluation of the last image; says nothing about a phone's speed."""
+        """One inference on the last image; where the evaluator makes it, its time says nothing of a phone's."""
         assert self._last is not None, "codes() puts an image in first"
         self._run(self._last)
+
+    def _run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+
+class EvaluatedPackage(_Package):
+    """Runs an .mlpackage image by image with qtools' reading of the ML Program."""
+
+    def __init__(
+        self,
+        path: Path,
+        kernels: str,
+        binding: Mapping[str, tuple[TensorBinding, tuple[int, ...]]],
+        ends: tuple[Ports, Ports],
+    ) -> None:
+        self.kernels = kernels
+        self._takes, self._gives = ends
+        self._binding = dict(binding)
+        self._evaluator = Evaluator(path, PRECISIONS[kernels])
+
+    def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
+        """Float32 logits, shape (batch, classes, ...): Core ML gives floats whatever is inside."""
+        return np.concatenate([self._run(image[None]) for image in images])
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Every bound value for one image of shape (3, height, width): codes where only they exist, else float32."""
@@ -79,7 +88,7 @@ class EvaluatedPackage:
         return self._gives.join([found[name].numpy() for name in self._gives.names])
 
 
-class NativePackage:
+class NativePackage(_Package):
     """Runs an .mlpackage with Core ML, on macOS only."""
 
     def __init__(self, path: Path, ends: tuple[Ports, Ports]) -> None:
@@ -93,7 +102,6 @@ class NativePackage:
         described = self._model.get_spec().description
         self._takes_image = described.input[0].type.WhichOneof("Type") == "imageType"
         self._labels = labels_of(self._model.get_spec())
-        self._last: NDArray[np.float32] | None = None
 
     def codes(self, images: NDArray[np.float32]) -> NDArray[Any]:
         """Float32 logits, shape (batch, classes); of a classifier the logarithms of its probabilities.
@@ -101,23 +109,6 @@ class NativePackage:
         They differ from the logits by one number per image, which softmax and the order of the classes do not see.
         """
         return np.stack([self._run(image[None]) for image in images])
-
-    def as_program(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Output tensors in the program's layout, which they have."""
-        return rows
-
-    def logits(self, codes: NDArray[Any]) -> NDArray[np.float32]:
-        """The logits themselves."""
-        return codes.astype(np.float32)
-
-    def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """The inputs for one image of shape (3, height, width), or one row, by name."""
-        return dict(zip(self._takes.names, self._takes.split(image[None]), strict=True))
-
-    def invoke(self) -> None:
-        """One inference on the last image."""
-        assert self._last is not None, "codes() puts an image in first"
-        self._run(self._last)
 
     def values(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Core ML shows no inner values."""

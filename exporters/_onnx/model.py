@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from qtools.core import files
 from qtools.core.errors import CheckFailed, InputError
 
 
@@ -28,8 +29,6 @@ def to_bytes(model: ir.Model) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-MAX_BYTES = (1 << 31) - 1
-"""Protobuf's own limit for a message."""
 NEXT_STEP = "export the model again, or give an intact .onnx file"
 
 
@@ -40,9 +39,7 @@ def read(path: Path) -> onnx.ModelProto:
         InputError: If the file is no ONNX model.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path.name} is longer than the 2 GB that an ONNX file can be", NEXT_STEP)
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(files.read_bytes(path))
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error
     except (DecodeError, ValueError) as error:

@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx
 
+from exporters._onnx import functions
+from exporters._onnx.functions import nodes
 from exporters._onnx.model import NEXT_STEP, every_tensor, external, location, tensors
 from qtools.core.errors import InputError
 
@@ -39,13 +41,14 @@ def dtype_name(code: int) -> str:
 
 
 def check(model: onnx.ModelProto, path: Path) -> None:
-    """Refuses names that are no text, and tensors outside the model's folder or without what they declare.
+    """Refuses names that are no text, functions without an end, and tensors elsewhere or without what they declare.
 
     Raises:
         InputError: With the tensor's name.
     """
     if any(isinstance(text, bytes) for text in _texts(model)):
         raise InputError(f"{path.name} is corrupt: a name in it is no text", NEXT_STEP)
+    functions.check(model, path)
     for tensor in every_tensor(model):
         name = tensor.name or "without a name"
         if len(tensor.dims) > MAX_RANK:
@@ -132,7 +135,7 @@ def _held_bytes(tensor: onnx.TensorProto) -> int | None:
 def grid_names(graph: onnx.GraphProto) -> set[str]:
     """Names of the tensors that operations read as scales and zero points."""
     found = set()
-    for node in _nodes(graph):
+    for node in nodes(graph):
         fallback = (1, 2, 3, 4) if node.op_type.startswith("QLinear") else ()
         for position in GRID_INPUTS.get(node.op_type, fallback):
             if position < len(node.input):
@@ -151,11 +154,3 @@ def rows(graph: onnx.GraphProto, grids: set[str]) -> list[Any]:
         )
         for tensor in tensors(graph)
     ]
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)

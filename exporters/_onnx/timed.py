@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from exporters import _apart
 from exporters._onnx import session
 from exporters._timed import TimedProcess, filled, serve
+from qtools.core import files
 from qtools.core.errors import InputError, MissingPlatform
 from qtools.core.timing import Fed, KernelTime, Profile, grouped
 
@@ -119,7 +120,7 @@ def kernel_times(events: Sequence[Mapping[str, Any]], runs: int) -> tuple[Kernel
 
 def events(path: Path, runs: int) -> list[dict[str, Any]]:
     """Kernels of the last inferences of a trace file; "node" is the name of a node of the rewritten graph."""
-    trace = json.loads(path.read_text())
+    trace = json.loads(files.read_text(path))
     began = sorted(event["ts"] for event in trace if event.get("name") == RUN)[-runs]
     return [
         {

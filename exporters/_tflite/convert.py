@@ -12,6 +12,7 @@ from exporters._quiet import quiet
 from exporters._refused import refused
 from exporters._room import check_room
 from exporters._tflite.shorten import shorten
+from qtools.core import files
 from qtools.graph.capture import Program
 from qtools.graph.rows import outputs_of
 
@@ -59,4 +60,4 @@ def convert(program: Program) -> bytes:
             litert_torch.convert(_ChannelsLast(shorten(program.exported.module())), examples).export(str(path))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
             raise refused("litert-torch", program.view, error) from error
-        return path.read_bytes()
+        return files.read_bytes(path)

@@ -16,6 +16,7 @@ from exporters._metadata import ours
 from exporters._tflite import metadata as standard
 from exporters._tflite import tables
 from exporters._tflite.flatbuffer import OPCODES, TENSOR_TYPES
+from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.inspection import Arithmetic, ArtifactOp, End, Grid, Inspection, Placement, stored
 
@@ -41,9 +42,7 @@ def inspect(path: Path) -> Inspection:
         InputError: If it is no .tflite, or a broken one.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path.name} is longer than {MAX_BYTES >> 30} GiB, which no model for a phone is")
-        data = path.read_bytes()
+        data = files.read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error
     model = checked(data, path.name)

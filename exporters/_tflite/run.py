@@ -15,7 +15,7 @@ from exporters._tflite import flatbuffer
 from exporters._tflite.bind import TensorBinding
 from exporters._tflite.convert import MAP
 from exporters._tflite.inspect import checked
-from qtools.core import numerics
+from qtools.core import files, numerics
 from qtools.core.errors import InputError
 from qtools.core.types import QuantParams, QuantScheme
 
@@ -52,7 +52,7 @@ class TfliteRunner:
         """
         self._takes, self._gives = program.takes, program.gives
         self.kernels = kernels
-        self._data = path.read_bytes()
+        self._data = files.read_bytes(path)
         self._threads = threads
         self._binding = dict(binding)
         self._ends = dict(zip(program.view.inputs, self._takes.names, strict=True))
@@ -151,7 +151,7 @@ class TfliteSession:
 
     def __init__(self, path: Path, kernels: str, threads: int) -> None:
         self._name = path.name
-        self._interpreter = _interpreter(path.read_bytes(), kernels, threads)
+        self._interpreter = _interpreter(files.read_bytes(path), kernels, threads)
         details = self._interpreter.get_input_details()
         self._inputs = {d["name"]: (d["index"], tuple(d["shape"]), d["dtype"]) for d in details}
         self._outputs = {d["name"]: d["index"] for d in self._interpreter.get_output_details()}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters import _apart
+from qtools.core import files
 from qtools.core.errors import MissingPlatform
 
 NAME = "TensorFlow's interpreter"
@@ -38,7 +39,7 @@ def run(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / path.name  # what an error calls it
         folder.mkdir()
-        np.savez(folder / CALL, inputs=inputs, model=np.frombuffer(path.read_bytes(), np.uint8))
+        np.savez(folder / CALL, inputs=inputs, model=np.frombuffer(files.read_bytes(path), np.uint8))
         _apart.ask("exporters._tflite.second", folder, NAME)
         return np.asarray(np.load(folder / ANSWER))
 

@@ -7,12 +7,13 @@ front of and behind each. Written over tokens in one row, and as sums over named
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import fx
 
-from qtools.graph.moves import call, is_move, join_moves, shape_of
+from qtools.graph.moves import PERMUTATIONS, call, is_move, join_moves, order_of, shape_of
 
 aten = torch.ops.aten
 
@@ -76,7 +77,7 @@ def _attention(node: fx.Node) -> None:
 def _moved_layer(node: fx.Node) -> bool:
     """Whether a layer alone makes it: the converter would fold a factor into its weights, which the plan speaks of."""
     while is_move(node) and len(node.users) == 1:
-        node = node.args[0]  # type: ignore[assignment]
+        (node, *_) = node.all_input_nodes
     return node.target in (aten.linear.default, aten.conv2d.default) and len(node.users) == 1
 
 
@@ -84,13 +85,14 @@ def _product(node: fx.Node) -> None:
     """A product of matrices over leading axes; a transposition in front of it is read the other way round."""
     if node.target is not aten.matmul.default or len(shape_of(node)) < 3:
         return
-    operands, letters = [], []
+    operands: list[fx.Node] = []
+    letters = []
     for operand, axes in zip(node.args, ("mx", "xn"), strict=True):
         assert isinstance(operand, fx.Node)
         swapped = _swaps_last(operand)
-        operands.append(operand.args[0] if swapped else operand)
+        operands.append(operand.all_input_nodes[0] if swapped else operand)
         letters.append(axes[::-1] if swapped else axes)
-    if len({shape_of(operand)[:-2] for operand in operands}) != 1:  # type: ignore[arg-type]
+    if len({shape_of(operand)[:-2] for operand in operands}) != 1:
         return
     lead = _LETTERS[: len(shape_of(node)) - 2]
     terms = f"{lead}{letters[0]},{lead}{letters[1]}->{lead}mn"
@@ -98,11 +100,10 @@ def _product(node: fx.Node) -> None:
 
 
 def _swaps_last(node: fx.Node) -> bool:
+    if node.target not in PERMUTATIONS:
+        return False
     rank = len(shape_of(node))
-    if node.target is aten.transpose.int:
-        return {int(axis) % rank for axis in node.args[1:3]} == {rank - 2, rank - 1}  # type: ignore[arg-type]
-    order = [*range(rank - 2), rank - 1, rank - 2]
-    return node.target is aten.permute.default and [int(axis) % rank for axis in node.args[1]] == order  # type: ignore[union-attr,arg-type]
+    return order_of(node) == (*range(rank - 2), rank - 1, rank - 2)
 
 
 def _take_in_swaps(node: fx.Node) -> None:
@@ -110,7 +111,7 @@ def _take_in_swaps(node: fx.Node) -> None:
     if node.target is not aten.einsum.default:
         return
     terms, result = str(node.args[0]).split("->")
-    one, two = node.args[1]  # type: ignore[misc]
+    one, two = cast("Sequence[fx.Node]", node.args[1])
     names = terms.split(",")
     for place, operand in enumerate((one, two)):
         if _swaps_last(operand):
@@ -133,8 +134,8 @@ def _take_apart(node: fx.Node) -> None:
     moved = source.args[0]
     assert isinstance(moved, fx.Node)
     shape = shape_of(moved)
-    order = [int(axis) % len(shape) for axis in source.args[1]]  # type: ignore[union-attr,arg-type]
-    axis = order[int(node.args[1] if len(node.args) > 1 else 0)]  # type: ignore[arg-type]
+    order, given = order_of(source), cast("Sequence[int]", node.args[1:])
+    axis = order[given[0] if given else 0]
     if axis + 1 == len(shape):
         return
     merged = (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
@@ -165,7 +166,8 @@ def _tokens_in_a_row(graph: fx.Graph) -> None:
                 row = call(node, aten.reshape.default, operand, [1, math.prod(own[:-1]), own[-1]])
                 node.replace_input_with(operand, row)
         values = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-        node.meta["val"] = node.target(*values[0], **values[1])  # type: ignore[operator]
+        operation: Any = node.target
+        node.meta["val"] = operation(*values[0], **values[1])
         readers = list(node.users)
         back = call(node, aten.reshape.default, node, list(shape))
         node.append(back)
@@ -179,16 +181,21 @@ def _by_token(node: fx.Node) -> bool:
     if node.op != "call_function" or len(shape) < 3:
         return False
     if node.target in (aten.linear.default, aten.layer_norm.default):
-        return node.target is aten.linear.default or len(node.args[1]) == 1  # type: ignore[arg-type]
+        return node.target is aten.linear.default or _over_one(node)
     operands = [shape_of(operand) for operand in node.args[:2] if isinstance(operand, fx.Node)]
     if node.target in _BINARY:
         return shape in operands and all(own == shape or len(own) < 2 for own in operands)
     return node.target in _UNARY
 
 
+def _over_one(norm: fx.Node) -> bool:
+    """Whether a LayerNorm is over the last axis alone."""
+    return len(cast("Sequence[int]", norm.args[1])) == 1
+
+
 def _layer_norm(node: fx.Node) -> None:
     """Its definition over the last axis; the small number joins before the mean, as a sum behind it costs a RESHAPE."""
-    if node.target is not aten.layer_norm.default or len(node.args[1]) != 1:  # type: ignore[arg-type]
+    if node.target is not aten.layer_norm.default or not _over_one(node):
         return
     value = node.args[0]
     given: list[Any] = list(node.args[2:5])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters._tflite.inspect import BITS, checked, dtype_of, grid_of
+from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.inspection import Tensor
 
@@ -22,7 +23,7 @@ def read(path: Path) -> dict[str, Tensor]:
         InputError: If it is no .tflite, or a broken one.
     """
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path)
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error
     model = checked(data, path.name)

@@ -17,6 +17,7 @@ from exporters._leads import Leads, Step
 from exporters._tflite import inspect, profile
 from exporters._tflite.flatbuffer import CONVERSIONS
 from exporters._tflite.profile import Event
+from qtools.core import files
 from qtools.core.errors import MissingPlatform
 from qtools.core.timing import OpTime, Trace
 
@@ -71,7 +72,7 @@ def trace(path: Path, value_of: Mapping[str, str], threads: int, runs: int) -> T
         MissingPlatform: If the installed LiteRT has no profiler, or it does not work with this file.
         InputError: If LiteRT refuses the file.
     """
-    model = inspect.checked(path.read_bytes(), path.name)
+    model = inspect.checked(files.read_bytes(path), path.name)
     ops = list(inspect.graph_ops(model, 0))
     steps = [Step(op.reads, op.writes, op.kind in CONVERSIONS) for op in ops]
     named = {name: value for op in ops for name in op.writes if (value := value_of.get(name.rpartition(" #")[0]))}

@@ -20,8 +20,5 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(words: list[str]) -> None:
     from qtools.cli._app import build
 
-    try:
+    with stop.heard():
         build()(words, prog_name="qtools", obj=tuple(words))
-    except Exception:
-        stop.check()  # an SDK may make an error of its own out of Ctrl-C
-        raise

@@ -124,9 +124,9 @@ def _mode(text: str) -> BenchMode:
 def _finish(result: BenchResult, out: Path | None, *, as_json: bool) -> None:
     """The bench on stdout and in a file; ends in 3 where nothing was measured."""
     from qtools.core import files
-    from reports.bench import bench_text
+    from reports.bench import BENCH_FILE
 
-    text = bench_text(result.bench)
+    text = BENCH_FILE.text(result.bench)
     if out is not None:
         files.write_text(out, text)
     if as_json:

@@ -32,7 +32,6 @@ Debug = Annotated[bool, Option("--debug", help="Show the Python trace of an inte
 
 
 def sweep(
-    context: typer.Context,
     grid: GridFile = None,
     ray: Ray = "",
     cpus: Cpus = 1,
@@ -57,10 +56,8 @@ def sweep(
         return
     from qtools.pipeline.sweep.cluster import Cluster
     from qtools.pipeline.sweep.run import SweepConfig
-    from reports.environment import portable_command
 
-    command = portable_command(["qtools", *context.obj])
-    config = SweepConfig(grid, out, Cluster(ray, cpus) if ray else None, not no_cache, command)
+    config = SweepConfig(grid, out, Cluster(ray, cpus) if ray else None, not no_cache)
     (_list if dry_run else _run)(config, as_json=json)
 
 
@@ -71,12 +68,12 @@ def _run(config: SweepConfig, *, as_json: bool) -> None:
     with Bars() as bars:
         bars.stage("start")
         from qtools.pipeline.sweep.run import FORMS, run
-        from reports.sweep import sweep_text
+        from reports.sweep import SWEEP_FILE
 
         found = run(config, bars)
         bars.stage("done")
     if as_json:
-        sys.stdout.write(sweep_text(found))
+        sys.stdout.write(SWEEP_FILE.text(found))
     else:
         from rich.console import Console
 

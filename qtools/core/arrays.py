@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qtools.core import files
 from qtools.core.errors import InputError
 
 MAX_BYTES = 512 << 20
@@ -42,7 +43,7 @@ def read_arrays(path: Path, what: str, next_step: str) -> dict[str, NDArray[Any]
         InputError: If it is missing, damaged, holds objects, or declares more than it holds or than `MAX_BYTES`.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(files.regular(path)) as archive:
             members = archive.infolist()
             if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
                 raise ValueError(f"it declares more than {MAX_BYTES >> 20} MiB of arrays, or {MAX_MEMBERS:,} of them")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,10 +67,10 @@ class Cache:
         if self.folder is None:
             return None
         entry = self.folder / kind / key
-        if not entry.is_dir():
+        if not entry.is_dir() or _open_to_all(self.folder):
             return None
         try:
-            if _members(entry) != json.loads((entry / MEMBERS).read_text(encoding="utf-8")):
+            if _members(entry) != json.loads(files.read_text(entry / MEMBERS)):
                 raise ValueError("its files are not the ones that were written")
             found = read(entry)
             os.utime(entry / MEMBERS, (time.time(),) * 2)
@@ -99,6 +100,8 @@ class Cache:
         for _ in range(TRIES):
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if _open_to_all(self.folder):
+                    return f"nothing in {self.folder} is used: anybody may write there; chmod o-w, or set {PLACE}"
                 with files.whole_folder(entry) as work:
                     write(work)
                     files.write_text(work / MEMBERS, files.to_json(_members(work)))
@@ -160,6 +163,11 @@ def default() -> Cache:
 
 NONE = Cache(None)
 """Keeps nothing."""
+
+
+def _open_to_all(folder: Path) -> bool:
+    """Whether other users may put entries there; those would fit their own list of digests."""
+    return bool(folder.stat().st_mode & stat.S_IWOTH)
 
 
 def _members(entry: Path) -> dict[str, str]:

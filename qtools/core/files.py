@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -17,6 +18,11 @@ import numpy as np
 
 from qtools.core import unfinished
 from qtools.core.errors import FULL, InputError, unwritable
+
+TEXT_BYTES = 64 << 20
+"""Most that is read as text, in one go: the plan of a graph of 2,000 operations takes a hundredth of it."""
+MODEL_BYTES = (1 << 31) - 1
+"""Most that is read as bytes: no flatbuffer and no protobuf can be longer."""
 
 
 def to_json(value: Any) -> str:
@@ -29,9 +35,48 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(to_json(value).encode()).hexdigest()
 
 
+def regular(path: Path, most: int | None = None) -> Path:
+    """The path, if a regular file or a folder lies there: whoever reads a pipe waits for ever, and no device ends.
+
+    Raises:
+        InputError: If it is something else, or longer than `most` bytes.
+        OSError: If there is nothing.
+    """
+    facts = path.stat()
+    if not (stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)):
+        raise InputError(f"{path} is a pipe or a device, and no file", "put a file in its place")
+    if most is not None and facts.st_size > most:
+        raise InputError(f"{path} is longer than {most:,} bytes", "put the right file in its place")
+    return path
+
+
+def read_bytes(path: Path, most: int = MODEL_BYTES) -> bytes:
+    """What a file of any origin holds.
+
+    Raises:
+        InputError: If it is no regular file, or longer than `most` bytes.
+        OSError: If it cannot be read.
+    """
+    return regular(path, most).read_bytes()
+
+
+def read_text(path: Path, most: int = TEXT_BYTES, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """`read_bytes` as text.
+
+    Raises:
+        UnicodeDecodeError: If it is none.
+    """
+    return regular(path, most).read_text(encoding, errors)
+
+
 def digest_file(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
+    """sha256 of a file's bytes, read in pieces.
+
+    Raises:
+        InputError: If it is no regular file.
+        OSError: If it cannot be read.
+    """
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

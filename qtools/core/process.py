@@ -24,7 +24,7 @@ def run(name: str, work: Callable[[], None], *, own: bool, debug: bool = False, 
         work: What the command does.
         own: Whether the process is the command's alone, with its signals and its temporary files.
         debug: Whether an internal error shows its trace.
-        left: What is said of a stopped run.
+        left: What is said of a stopped run, where `stop.leaving` has nothing else to say.
     """
     if own:
         stop.listen()
@@ -36,7 +36,7 @@ def run(name: str, work: Callable[[], None], *, own: bool, debug: bool = False, 
         sys.exit(error.exit_status)
     except SystemExit as end:  # typer turns a KeyboardInterrupt into one too
         if end.code == ExitStatus.INTERRUPTED:
-            say(name, f"interrupted; {left}")
+            say(name, "interrupted; " + ("; ".join(getattr(end, "__notes__", ())) or left))
         raise
     except Exception as error:  # broad: the last line of defence turns a bug into one exit code
         if isinstance(error, OSError) and error.errno in FULL:

@@ -6,7 +6,8 @@ Even where an SDK swallows them: converters catch everything that comes out of t
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,10 +21,16 @@ _deferred: list[bool] = []
 
 
 def listen() -> None:
-    """From here on each of them raises SystemExit in the main thread. For a process of our own only."""
+    """From here on each of them raises SystemExit in the main thread. For a process of our own only.
+
+    Python shows a trace of what is raised while it collects garbage or destroys an object, and goes on: then `check`
+    raises it again, and there is nothing to show.
+    """
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup means to go on
             signal.signal(number, _end)
+    told = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if _received and isinstance(lost.exc_value, SystemExit) else told(lost)
 
 
 def check() -> None:
@@ -42,6 +49,30 @@ def deferred() -> Iterator[None]:
         _deferred.pop()
     if not _deferred:
         check()
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """A block out of which a signal comes as itself, even where an SDK made an error of its own out of it."""
+    try:
+        yield
+    except Exception:
+        check()
+        raise
+
+
+@contextmanager
+def leaving(told: Callable[[], str]) -> Iterator[None]:
+    """A block of which something stays when it is stopped; `told` says what, and how to go on, once that is known.
+
+    It goes with the exception as a note, which `qtools.core.process` shows instead of its own words.
+    """
+    try:
+        with heard():
+            yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        end.add_note(told())
+        raise
 
 
 def _end(number: int, frame: FrameType | None) -> None:

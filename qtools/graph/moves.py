@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx
@@ -186,8 +186,8 @@ def join_moves(graph: fx.Graph) -> None:
             continue
         row, near = [node], 1
         while is_move(source := row[0].args[0]):
-            row.insert(0, source)  # type: ignore[arg-type]
-            if len(row) == near + 1 and len(source.users) == 1:  # type: ignore[union-attr]
+            row.insert(0, source)
+            if len(row) == near + 1 and len(source.users) == 1:
                 near += 1
         rows = [_shortened(tail, tail[0].args[0] in written, node in read) for tail in (row[-near:], row)]
         if found := [made for made in rows if made is not None]:
@@ -195,9 +195,21 @@ def join_moves(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def is_move(node: Any) -> bool:
+def is_move(node: object) -> TypeGuard[fx.Node]:
     """Whether a node only brings elements into another shape or order."""
     return isinstance(node, fx.Node) and node.target in RESHAPES | PERMUTATIONS
+
+
+def order_of(permutation: fx.Node) -> tuple[int, ...]:
+    """Which dimension of its operand a permutation or a transposition has at each place."""
+    given: Any = permutation.args
+    rank = len(shape_of(permutation))
+    if permutation.target is aten.permute.default:
+        return tuple(int(axis) % rank for axis in given[1])
+    order = list(range(rank))
+    one, two = (int(axis) % rank for axis in given[1:3])
+    order[one], order[two] = two, one
+    return tuple(order)
 
 
 @dataclass(frozen=True)
@@ -244,14 +256,7 @@ def _replace(node: fx.Node, row: _Row) -> None:
 def _step(move: fx.Node) -> Step:
     if move.target in RESHAPES:
         return "reshape", shape_of(move)
-    rank = len(shape_of(move))
-    order = list(range(rank))
-    if move.target is aten.transpose.int:
-        one, two = (int(axis) % rank for axis in move.args[1:3])  # type: ignore[arg-type]
-        order[one], order[two] = two, one
-    else:
-        order = [int(axis) % rank for axis in move.args[1]]  # type: ignore[union-attr,arg-type]
-    return "permute", tuple(order)
+    return "permute", order_of(move)
 
 
 _IMAGES = (aten.conv2d.default, aten.max_pool2d.default, aten.avg_pool2d.default)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qtools.graph.moves import call
+from qtools.graph.moves import PERMUTATIONS, call, order_of
 
 aten = torch.ops.aten
 
@@ -38,7 +38,7 @@ def lower_rank(graph: fx.Graph) -> None:
             continue
         if node.target in _SHAPES:
             _put(node, _reshape(node, node.args[0], _shape(node)))
-        elif node.target in (aten.permute.default, aten.transpose.int):
+        elif node.target in PERMUTATIONS:
             _permute(node)
         elif node.target in _ELEMENTWISE:
             _merge(node)
@@ -92,14 +92,8 @@ def _together(order: Sequence[int]) -> list[list[int]]:
 def _permute(node: fx.Node) -> None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    order = list(range(_rank(source)))
-    if node.target is aten.transpose.int:
-        one, two = (int(axis) % len(order) for axis in node.args[1:3])  # type: ignore[arg-type]
-        order[one], order[two] = two, one
-    else:
-        order = [int(axis) % len(order) for axis in node.args[1]]  # type: ignore[union-attr,arg-type]
     value: Any = source
-    for shape, places in swaps(_shape(source), order):
+    for shape, places in swaps(_shape(source), order_of(node)):
         value = call(node, aten.permute.default, _reshape(node, value, shape), list(places))
     _put(node, _reshape(node, value, _shape(node)))
 

@@ -17,7 +17,7 @@ from qtools.pipeline import inspect, verify
 from qtools.pipeline.devices._device import Asked, Device, Found, Item
 from qtools.pipeline.progress import Listener
 from reports import environment
-from reports.bench import Bench, Machine, Subject, Timing, parse_bench
+from reports.bench import BENCH_FILE, Bench, Machine, Subject, Timing
 
 DEVICES = "qtools.pipeline.devices"
 HOST = "host"
@@ -92,13 +92,11 @@ def read(path: Path, command: str) -> Bench:
         InputError: If the file is neither, or damaged.
     """
     try:
-        if path.stat().st_size > LONGEST_LOG:
-            raise InputError(f"{path.name} is longer than any output of a bench", "give the output of the script")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = files.read_text(path, LONGEST_LOG, errors="replace")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "check the path") from error
     if text.lstrip().startswith("{"):
-        return parse_bench(text, path.name)
+        return BENCH_FILE.parse(text, path.name)
     for name in plugins.names(DEVICES):
         found = find_device(name).read(text, path.name)
         if found is not None:
@@ -276,4 +274,4 @@ def _copy(source: Path, place: Path) -> None:
     """An artifact, or every file of one that is a folder."""
     for path in sorted(source.rglob("*")) if source.is_dir() else (source,):
         if path.is_file():
-            files.write_bytes(place / path.relative_to(source), path.read_bytes())
+            files.write_bytes(place / path.relative_to(source), files.regular(path).read_bytes())

@@ -80,7 +80,7 @@ def write(folder: Path, lowered: Lowered, constants: Constants) -> None:
     left = zlib.compressobj(6)
     members, rest = [], bytearray()
     for path in _files(lowered.path):
-        data = path.read_bytes()
+        data = files.regular(path).read_bytes()
         holes = _holes(data, constants)
         members.append(Member(_inside(path, lowered.path), len(data), tuple(hole for hole, _ in holes)))
         first = 0
@@ -111,9 +111,9 @@ def read(folder: Path, constants: Constants, target: Target, work: Path) -> Lowe
     if target.bound is None or not (folder / FACTS).is_file():
         return None
     try:
-        entries = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        entries = json.loads(files.read_text(folder / FACTS))
         facts = TypeAdapter(Facts).validate_python(_of_today(entries))
-        rest = _unpacked((folder / REST).read_bytes(), sum(member.size for member in facts.members))
+        rest = _unpacked(files.read_bytes(folder / REST), sum(member.size for member in facts.members))
         path = _filled(facts, rest, constants, work)
         binding = {name: target.bound(entry) for name, entry in facts.binding}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError, zlib.error) as error:

@@ -63,7 +63,7 @@ def read(folder: Path) -> Kept:
     inside = folder / FOLDER
     facts = run_facts.read(folder)
     try:
-        tensors = load_file(inside / WEIGHTS)
+        tensors = load_file(files.regular(inside / WEIGHTS))
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
     exact = {name.removeprefix(_FLOAT): tensor for name, tensor in tensors.items() if name.startswith(_FLOAT)}

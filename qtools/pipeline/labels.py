@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.pipeline.data import RunImages
 
@@ -27,7 +28,7 @@ def class_names(file: Path | None, images: RunImages, classes: int) -> tuple[str
 
 def _read(file: Path, classes: int) -> tuple[str, ...]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = files.read_text(file, encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"--labels {file} cannot be read: {error.strerror}", "give a text file") from error
     except UnicodeDecodeError as error:

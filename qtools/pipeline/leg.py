@@ -154,7 +154,7 @@ def conclude(
     recorded = _vectors(leg)
     vectors.write(folder / vectors.FILE, recorded)
     task = task_of(prepared.loaded.spec)
-    known = prepared.images.input, config.target_options, prepared.images.classes, task.decoding
+    known = prepared.images.input, config.target_options, prepared.images.classes, task.decoding, task.exits, task.clip
     facts = kept.RunFacts(config.io, *known)
     kept.write(folder, prepared, decision, facts)
     files.remove(prepared.lowered.path)
@@ -172,7 +172,7 @@ def conclude(
             kept.FOLDER: files.digest(folder / kept.FOLDER),
         },
     )
-    if prepared.program.takes.single:  # what else goes in is the business of a contract for several programs
+    if prepared.program.takes.picture:  # what else goes in is the business of a contract for several programs
         promise = contract_of_run.of_artifact((leg.path, target, leg.artifact.sha256), report, facts, recorded[0])
         said = files.write_text(folder / contract.FILE, files.to_json(promise))
         report = dataclasses.replace(report, digests={**report.digests, "contract": files.digest(said)})
@@ -237,5 +237,5 @@ def _peak_memory_bytes() -> int | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(line for line in files.read_text(status).splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

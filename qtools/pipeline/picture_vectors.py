@@ -176,7 +176,7 @@ def read(folder: Path, whole: Whole) -> Content:
         InputError: If something is missing or damaged, or belongs to another artifact.
     """
     try:
-        index = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        index = json.loads(files.read_text(folder / FILE))
         if index["artifact_sha256"] != whole.artifact.sha256:
             raise InputError(f"the vectors in {folder} are of another artifact than the contract", AGAIN)
         return Content(whole, tuple(_read(folder, whole, row) for row in index["vectors"]), _said(index))
@@ -185,7 +185,7 @@ def read(folder: Path, whole: Whole) -> Content:
 
 
 def _read(folder: Path, whole: Whole, row: Any) -> PictureVector:
-    rgb, memory, answer = ((folder / Path(row[part]).name).read_bytes() for part in ("rgb", "input", "output"))
+    rgb, memory, answer = (files.read_bytes(folder / Path(row[part]).name) for part in ("rgb", "input", "output"))
     pixels = np.frombuffer(rgb, np.uint8).reshape(row["height"], row["width"], 3)
     output = np.frombuffer(answer, np.dtype(whole.output.dtype).newbyteorder("<")).reshape(whole.output.shape)
     tops = tuple(Top(int(each["index"]), str(each["label"]), float(each["value"])) for each in row["top"])

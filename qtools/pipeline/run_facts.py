@@ -9,8 +9,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from qtools.core import files
 from qtools.core.boxes import Decoding
+from qtools.core.clips import Clip
 from qtools.core.errors import InputError
+from qtools.core.exits import Exits
 from qtools.core.types import InputSpec
 
 FOLDER, FILE = "audit", "run.json"
@@ -28,6 +31,8 @@ class RunFacts:
         target_options: Choices that only its target has.
         classes: Names of the classes; () where nothing named them.
         decoding: How boxes are made of the answers; None where there are none.
+        exits: When an app takes which answer; None where there is one.
+        clip: Which frames of a video an app takes; None where pictures go in.
         schema_version: At most RUN_SCHEMA.
     """
 
@@ -36,6 +41,8 @@ class RunFacts:
     target_options: Mapping[str, str]
     classes: tuple[str, ...] = ()
     decoding: Decoding | None = None
+    exits: Exits | None = None
+    clip: Clip | None = None
     schema_version: int = RUN_SCHEMA
 
     def __post_init__(self) -> None:
@@ -55,7 +62,7 @@ def read(folder: Path) -> RunFacts:
     if not inside.is_dir():
         raise InputError(f"{folder} keeps nothing to audit: it has no {FOLDER}/", AGAIN)
     try:
-        return _adapter().validate_json((inside / FILE).read_bytes())
+        return _adapter().validate_json(files.read_bytes(inside / FILE, files.TEXT_BYTES))
     except (OSError, ValueError, ValidationError) as error:
         raise InputError(f"{inside} cannot be read: {str(error).splitlines()[0]}", AGAIN) from error
 

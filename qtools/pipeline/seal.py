@@ -53,9 +53,7 @@ def check(folder: Path) -> Check:
 
 def _read(path: Path) -> list[tuple[str, str]]:
     try:
-        if path.stat().st_size > LONGEST:
-            raise InputError(f"{path} is too long for a list of digests", "run qtools quantize again")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = files.read_text(path, LONGEST).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}", "run qtools quantize again") from error
     found = []

@@ -22,6 +22,18 @@ PICKLE = {
     "qtools/models/_hub.py": "catches its errors",
 }
 YAML = {"qtools/pipeline/sweep/grid.py": "its loader is SafeLoader, and takes neither tags nor aliases"}
+READERS = {"read_bytes", "read_text"}
+OWN = {
+    "qtools/core/files.py": "is where it is looked at first",
+    "qtools/core/bounds.py": "the kernel's numbers of this process",
+    "qtools/pipeline/reuse.py": "this program's own code",
+    "qtools/pipeline/bundles/_templates.py": "this program's own templates",
+    "qtools/pipeline/bundles/templates/python/qtools_client.py": "an app's own code; stands without qtools",
+    "qtools/pipeline/bundles/templates/python/replay.py": "likewise",
+    "qtools/pipeline/devices/android.py": "this program's own scripts",
+    "qtools/pipeline/devices/ios.py": "this program's own sources",
+    "qtools/pipeline/devices/macos.py": "this program's own sources",
+}
 BANNED_CALLS = {"eval", "exec", "os.system", "os.popen", "pickle.loads", "pickle.load", "pickle.dump", "pickle.dumps"}
 UNSAFE_YAML = {"load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
 UNSAFE_YAML |= {"Loader", "CLoader", "FullLoader", "UnsafeLoader"}
@@ -43,6 +55,8 @@ def faults(source: Source) -> Iterator[str]:
             yield f"a shell in {path}:{call.lineno}"
         if name == "torch.load" and not _is(words.get("weights_only"), True):
             yield f"torch.load without weights_only in {path}:{call.lineno}"
+        if name.rpartition(".")[2] in READERS and not _looked_at(call) and path not in OWN:
+            yield f"{name} reads whatever lies there, a pipe or a hole too, in {path}:{call.lineno}: see core/files.py"
         if _is(words.get("allow_pickle"), True):
             yield f"allow_pickle in {path}:{call.lineno}"
         if name in ("Markup", "markupsafe.Markup") and not all(isinstance(a, ast.Constant) for a in call.args):
@@ -55,6 +69,14 @@ def faults(source: Source) -> Iterator[str]:
         ):
             yield f"a page without autoescape in {path}:{call.lineno}"
     yield from _imported(source)
+
+
+def _looked_at(call: ast.Call) -> bool:
+    """Whether a reader is that of qtools.core.files, or reads what `regular` let through."""
+    owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+    while isinstance(owner, ast.Call):
+        owner = owner.func
+    return owner is None or ast.unparse(owner) in ("files", "regular", "files.regular")
 
 
 def _imported(source: Source) -> Iterator[str]:
@@ -100,6 +122,8 @@ def test_templates_leave_escaping_on(root: Path, tracked: list[str]) -> None:
         "Markup(name)",
         "Environment(loader=here)",
         "import yaml",
+        "path.read_bytes()",
+        "(folder / name).read_text(encoding='utf-8')",
     ],
 )
 def test_the_search_finds_each(code: str) -> None:

@@ -296,7 +296,7 @@ def stop(command: Command, base: Path, after_s: float, number: int, tally: Tally
     tally.kills += 1
     said, when = (base / "said").read_text(), f"{command.name}, signal {number} after {after_s:.2f} s"
     tally.faults += [f"{when}: exit code {code}: {said[-300:]}"] * (code != 130)
-    tally.faults += [f"{when}: a trace was shown"] * ("Traceback" in said)
+    tally.faults += [f"{when}: a trace was shown: {said[-600:]}"] * ("Traceback" in said)
     tally.faults += [f"{when}: runs on: {each}" for each in alive(process.pid, TRACKER_S)]
     tally.faults += [f"{when}: {fault}" for fault in broken(place)]
     tally.faults += [f"{when}: left {left.relative_to(base)}" for left in place.unfinished()]

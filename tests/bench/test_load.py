@@ -25,10 +25,6 @@ pytestmark = [pytest.mark.bench, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/e2e")]
 
-SIDE = 128
-"""Pixels of the network's input. Equalization looks at up to 98 images of that size, of smaller ones at more: with less
-a side, what 100 images are too few for would be compared, and not what many of them take."""
-
 Numbers = dict[str, float]
 
 
@@ -70,9 +66,7 @@ def calibrated(folder: Path, count: int) -> Numbers:
 
     began = time.perf_counter()
     images = Images(folder, None, count, 32)
-    network = build()
-    network.pretrained_cfg["input_size"] = (3, SIDE, SIDE)
-    config = RunConfig(network, target="onnx", images=images, out=folder.parent / f"run{count}", cache=False)
+    config = RunConfig(build(), target="onnx", images=images, out=folder.parent / f"run{count}", cache=False)
     listener = Heard()
     run(config, listener)
     listener.stage("end")

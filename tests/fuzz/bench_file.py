@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qtools.core import plugins
 from qtools.pipeline import bench
-from reports.bench import parse_bench
+from reports.bench import BENCH_FILE
 from reports.render._plain import plain_text
 from reports.render.bench import show
 
@@ -44,7 +44,7 @@ def read(data: bytes, folder: Path) -> None:
     for device in DEVICES:
         device.read(text, "output.txt")
     if text.startswith("{"):
-        parse_bench(text, "output.txt")
+        BENCH_FILE.parse(text, "output.txt")
     if len(data) % 64 == 0:  # looking for plugins and drawing tables takes a hundred times as long as reading
         path = folder / "output.txt"
         path.write_bytes(data)

@@ -27,7 +27,7 @@ from exporters._timed import filled
 from qtools.cli import main
 from qtools.core.errors import InputError, MissingPlatform
 from qtools.core.protocols import TimedFile
-from reports.bench import parse_bench
+from reports.bench import BENCH_FILE
 
 TYPES, OPS = schema.TensorType, schema.BuiltinOperator
 WIDE = 256
@@ -116,7 +116,7 @@ def benched(made: Path) -> Any:
     out = made / "bench.json"
     words = [str(made / f"{name}.{kind}") for kind in TIMERS for name in ("fast", "slow")]
     run(["bench", *words, "--runs", "25", "--starts", "1", "--profile", "--out", str(out), "--json"])
-    return parse_bench(out.read_text())
+    return BENCH_FILE.parse(out.read_text())
 
 
 def run(words: list[str]) -> None:
@@ -281,7 +281,7 @@ def test_a_profiler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, m
 def test_two_threads_and_the_same_file_twice(made: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = str(made / "fast.tflite")
     run(["bench", path, path, "--threads", "1,2", "--runs", "8", "--starts", "1", "--json"])
-    found = parse_bench(capfd.readouterr().out)
+    found = BENCH_FILE.parse(capfd.readouterr().out)
     assert [(t.artifact, t.threads) for t in found.timings] == [
         ("fast.tflite", 1), ("fast.tflite", 2), ("fast-2.tflite", 1), ("fast-2.tflite", 2),
     ]  # fmt: skip

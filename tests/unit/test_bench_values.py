@@ -138,8 +138,8 @@ def make(**more: Any) -> Bench:
 
 def test_json_comes_back_the_same() -> None:
     found = make(settings={"threads": [1]})
-    text = bench.bench_text(found)
-    assert bench.parse_bench(text) == found and json.loads(text)["schema_version"] == bench.BENCH_SCHEMA
+    text = bench.BENCH_FILE.text(found)
+    assert bench.BENCH_FILE.parse(text) == found and json.loads(text)["schema_version"] == bench.BENCH_SCHEMA
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_json_comes_back_the_same() -> None:
 )
 def test_a_damaged_file_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        bench.parse_bench(json.dumps(json.loads(bench.bench_text(make())) | change))
+        bench.BENCH_FILE.parse(json.dumps(json.loads(bench.BENCH_FILE.text(make())) | change))
 
 
 @given(
@@ -163,13 +163,13 @@ def test_a_damaged_file_is_refused(change: dict[str, Any], said: str) -> None:
 )
 def test_any_json_is_refused_or_read(value: Any) -> None:
     with pytest.raises(InputError):
-        bench.parse_bench(json.dumps(value))
+        bench.BENCH_FILE.parse(json.dumps(value))
 
 
 def test_a_number_that_is_none_is_not_written() -> None:
     broken = make(timings=(Timing("a", 1, "measured", opening=Opening(float("nan"), 1.0)),))
     with pytest.raises(ValueError, match="init_ms is nan"):
-        bench.bench_text(broken)
+        bench.BENCH_FILE.text(broken)
 
 
 def test_the_table_says_everything_and_moves_no_cursor() -> None:

@@ -100,6 +100,16 @@ def test_other_files_than_were_written_are_not_read(cache: Cache, damage: Callab
     assert said
 
 
+def test_a_place_that_anybody_may_write_to_is_not_used(cache: Cache) -> None:
+    assert cache.folder is not None
+    cache.folder.chmod(0o777)
+    assert cache.recall("thing", "key", read, refuse) is None
+    said = cache.keep("thing", "another", fill)
+    assert str(cache.folder) in said and "anybody may write there" in said and len(cache.entries()) == 1
+    cache.folder.chmod(0o770)
+    assert cache.recall("thing", "key", read, refuse) == CONTENT + CONTENT[::-1]
+
+
 def test_what_is_not_finished_is_not_kept(tmp_path: Path) -> None:
     held = Cache(tmp_path / "results")
 

@@ -130,18 +130,23 @@ def own_process(monkeypatch):
     before = {number: signal.getsignal(number) for number in stop.SIGNALS}
     monkeypatch.setattr(stop, "_received", [])
     monkeypatch.setattr(sys, "argv", ["qtools", "models"])
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", stop.SIGNALS)
-@pytest.mark.parametrize("sdk", ["passes it on", "swallows it", "makes another error of it"])
+@pytest.mark.parametrize("sdk", ["passes it on", "swallows it", "makes another error of it", "was dying"])
 @pytest.mark.usefixtures("own_process")
 def test_signals_end_a_run_whatever_an_sdk_makes_of_them(command, capsys, number, sdk):
+    class Dying:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
     def work() -> None:
         try:
-            signal.raise_signal(number)
+            Dying() if sdk == "was dying" else signal.raise_signal(number)
         except SystemExit as end:
             if sdk == "passes it on":
                 raise
@@ -155,6 +160,28 @@ def test_signals_end_a_run_whatever_an_sdk_makes_of_them(command, capsys, number
         main()
     assert end.value.code == 130
     assert capsys.readouterr().err == "qtools: interrupted; nothing was left behind\n"
+
+
+@pytest.mark.parametrize("sdk", ["passes it on", "makes another error of it"])
+@pytest.mark.usefixtures("own_process")
+def test_what_a_stopped_run_leaves_is_said(command, capsys, sdk):
+    kept = ["one"]
+
+    def work() -> None:
+        with stop.leaving(lambda: f"{len(kept)} things stay"):
+            kept.append("two")
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except SystemExit as end:
+                if sdk == "passes it on":
+                    raise
+                raise RuntimeError("conversion failed") from end
+
+    command(work)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "qtools: interrupted; 2 things stay\n"
 
 
 def test_an_internal_error_is_no_trace(run, command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 
 import numpy as np
@@ -192,6 +193,20 @@ def test_channels_are_what_numpy_says(program: Program) -> None:
     assert found.lo == pytest.approx(whole.min((0, 2, 3)))
     assert found.hi == pytest.approx(whole.max((0, 2, 3)))
     assert found.power == pytest.approx((whole**2).mean((0, 2, 3)), rel=1e-6)
+    assert found.mean == pytest.approx(whole.mean((0, 2, 3)), abs=1e-6)
+
+
+def test_channels_of_many_batches_take_no_more_memory_than_those_of_few() -> None:
+    def peak(count: int) -> int:
+        batches = (np.ones((1, 64, 2, 2), np.float32) for _ in range(count))
+        tracemalloc.start()
+        observe_channels(batches, lambda x: [("x", x)], {"x": 1})
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(10)  # what is made once and kept
+    assert peak(1000) - peak(10) < 64 * 4 * 8 * 100, "the numbers of a hundred batches"
 
 
 def test_a_weight_that_two_layers_share_holds_its_path() -> None:

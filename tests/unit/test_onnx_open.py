@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from exporters._onnx import functions, model, storage
 from exporters._onnx.model import parse
 from exporters._onnx.run import OrtRunner
 from qtools.core.errors import InputError
@@ -30,9 +33,9 @@ def network(shape: list[Any], weight: onnx.TensorProto | None = None) -> onnx.Mo
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def saved(folder: Path, model: onnx.ModelProto) -> Path:
+def saved(folder: Path, made: onnx.ModelProto) -> Path:
     path = folder / "model.onnx"
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(made.SerializeToString())
     return path
 
 
@@ -99,3 +102,57 @@ def test_an_operator_the_runtime_lacks_is_named(tmp_path: Path) -> None:
     model.graph.node[0].op_type = "Convoluted"
     with pytest.raises(InputError, match="Convoluted"):
         OrtRunner(saved(tmp_path, model), "ort", 1, {}, ENDS)
+
+
+def calling(graph: list[list[int]]) -> onnx.ModelProto:
+    """A model of functions, each a list of those it calls one after the other; calls of the next number are a Relu."""
+    made = network([1, 3, 4, 4])
+    kinds = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    for number, callees in enumerate(graph):
+        steps = [
+            helper.make_node(*(("Relu",) if each == len(graph) else (f"f{each}",)), [f"v{at}"], [f"v{at + 1}"])
+            for at, each in enumerate(callees)
+        ]
+        for step in steps:
+            step.domain = "" if step.op_type == "Relu" else "own"
+        made.functions.append(helper.make_function("own", f"f{number}", ["v0"], [f"v{len(callees)}"], steps, kinds))
+    made.graph.node.append(helper.make_node("f0", ["image"], ["called"], domain="own"))
+    return made
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_file_is_as_long_as_its_functions_written_out(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 6))
+    graph = [data.draw(st.lists(st.integers(at + 1, count), min_size=1, max_size=3)) for at in range(count)]
+    made = calling(graph)
+
+    def written(at: int) -> int:
+        """By writing out: every call, and what it stands for."""
+        return 1 if at == count else 1 + sum(map(written, graph[at]))
+
+    whole = len(made.graph.node) - 1 + written(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functions, "MOST", whole)
+        functions.check(made, Path("m.onnx"))
+        patch.setattr(functions, "MOST", whole - 1)
+        with pytest.raises(InputError, match=r"m\.onnx unfolds to more than"):
+            functions.check(made, Path("m.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        ([[at + 1, at + 1] for at in range(60)], "unfolds to more than 1,000,000 operations"),
+        ([[at + 1] * 3 for at in range(4_000)], "unfolds to more than 1,000,000 operations"),
+        ([[0]], "a function that calls itself"),
+        ([[1], [2], [0]], "a function that calls itself"),
+    ],
+    ids=["a page", "a long chain", "itself", "in a circle"],
+)
+def test_functions_without_an_end_are_refused_before_a_runtime_sees_them(
+    tmp_path: Path, graph: list[list[int]], said: str
+) -> None:
+    path = saved(tmp_path, calling(graph))
+    with pytest.raises(InputError, match=said):
+        storage.check(model.read(path), path)

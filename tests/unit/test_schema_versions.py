@@ -25,9 +25,9 @@ from qtools.core.protocols import Lowered
 from qtools.core.types import PLAN_SCHEMA, QuantPlan
 from qtools.pipeline import contract, float_artifact, kept
 from qtools.pipeline import run_facts as facts_of_runs
-from reports.bench import BENCH_SCHEMA, parse_bench
+from reports.bench import BENCH_FILE, BENCH_SCHEMA
 from reports.build import REPORT_SCHEMA, read_report
-from reports.sweep import SWEEP_SCHEMA, parse_sweep
+from reports.sweep import SWEEP_FILE, SWEEP_SCHEMA
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -60,7 +60,12 @@ SPEC = ((8, 8), "center", (0.5,) * 3)
 RUN = ("int8", (224, 224), ("cat", "dog"))
 READERS: dict[str, tuple[int, Callable[[Path], Any], Callable[[Any], object], object]] = {
     "report": (REPORT_SCHEMA, read_report, lambda r: (r.subject.model, len(r.ledger), r.checks[0].name), None),
-    "bench": (BENCH_SCHEMA, lambda p: parse_bench(p.read_text(), p.name), lambda b: b.timings[0].artifact, "m"),
+    "bench": (
+        BENCH_SCHEMA,
+        lambda p: BENCH_FILE.parse(p.read_text(), p.name),
+        lambda b: b.timings[0].artifact,
+        "m",
+    ),
     "contract": (
         contract.CONTRACT_SCHEMA,
         contract.read,
@@ -76,7 +81,7 @@ READERS: dict[str, tuple[int, Callable[[Path], Any], Callable[[Any], object], ob
     ),
     "sweep": (
         SWEEP_SCHEMA,
-        lambda p: parse_sweep(p.read_text(), p.name),
+        lambda p: SWEEP_FILE.parse(p.read_text(), p.name),
         lambda s: (s.side_by_side, [(r.cell, r.status, r.value, r.cost("size"), r.cost("latency")) for r in s.rows]),
         (2, [("net-a", "passed", 80.0, 10.0, 1.0), ("net-b", "error", None, None, None)]),
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,22 @@ def test_whatever_file_a_cell_is_made_from_changes_its_key(inputs: Path, name: s
     first = Inputs().key(ASKED)
     (inputs / name).write_bytes(b"another")
     assert Inputs().key(ASKED) != first
+
+
+@pytest.mark.parametrize("packages", [True, False], ids=["packages", "folders without __init__.py"])
+@pytest.mark.parametrize("file", ["inner/net.py", "inner/net/__init__.py"])
+def test_a_builder_inside_packages_counts_and_none_of_them_is_imported(inputs: Path, file: str, packages: bool) -> None:
+    path = inputs / "outer" / file
+    path.parent.mkdir(parents=True)
+    for package in ("outer", "outer/inner") if packages else ():
+        (inputs / package / "__init__.py").write_text("raise AssertionError('it was imported')")
+    path.write_text("raise AssertionError('it was imported')")
+    asked = ASKED.model_copy(update={"builder": "outer.inner.net:build"})
+    first = Inputs().key(asked)
+    assert Inputs().key(asked) == first
+    path.write_text("another")
+    assert Inputs().key(asked) != first
+    assert "outer" not in sys.modules
 
 
 @pytest.mark.parametrize("change", [{"bits": 6}, {"io": "float32"}, {"seed": 1}, {"method": "mse"}, {"int16": ("a",)}])

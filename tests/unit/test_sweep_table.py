@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 
 from qtools.core.errors import InputError, MissingPlatform
 from qtools.pipeline.sweep import cluster, here
+from qtools.pipeline.sweep import run as sweeping
 from qtools.pipeline.sweep.cell import Work
 from qtools.pipeline.sweep.cluster import Cluster
 from qtools.pipeline.sweep.grid import Cell
+from qtools.pipeline.sweep.here import Ended
 from qtools.pipeline.sweep.pace import Pace, in_words
+from qtools.pipeline.sweep.run import Planned, SweepConfig
 from reports.accuracy import PairedAccuracy
 from reports.build import Size
 from reports.render import sweep as table
-from reports.sweep import Clock, Row, Sweep, fronts, parse_sweep, sweep_text
+from reports.sweep import SWEEP_FILE, Clock, Row, Sweep, fronts
 
 
 def row(name: str, score: float, size: int, ms: float | None = 1.0, **changes: Any) -> Row:
@@ -68,7 +71,7 @@ def test_a_cell_without_an_artifact_is_in_the_table_and_in_no_front() -> None:
         flat = " ".join(text.split())
         assert "no such width" in flat and "2 of 3 artifacts made, 1 failed" in flat and "a note." in flat
         assert "2 cells ran at once" in flat and re.search(r"80\.00 %", flat)
-    assert parse_sweep(sweep_text(made)) == made
+    assert SWEEP_FILE.parse(SWEEP_FILE.text(made)) == made
 
 
 def test_names_from_a_grid_break_no_page_no_table_and_no_terminal() -> None:
@@ -125,6 +128,63 @@ def test_a_cell_that_took_its_process_with_it_comes_last(tmp_path: Path, monkeyp
     assert [each.name for each in ended] == made[1:] == ["b", "c", "a"]
     assert [each.error for each in ended] == ["", "internal error: ZeroDivisionError: a bug", ""]
     assert not (tmp_path / here.STARTED).exists()
+
+
+class Nobody:
+    """Hears everything."""
+
+    def stage(self, name: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    def __call__(self, label: str, done: int, total: int) -> None: ...
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each cell of every sweep is finished before it begins; their reports are not read."""
+    done: list[bool] = []
+    works = (Work(name, Cell(model=name), "key") for name in "abcd")
+    monkeypatch.setattr(sweeping, "plan", lambda config: tuple(map(Planned, works, done)))
+    monkeypatch.setattr(sweeping, "rows", lambda name, cell, folder: iter([row(name, 80, 10)]))
+    return done
+
+
+def test_a_sweep_that_is_stopped_says_what_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: list[bool]
+) -> None:
+    def stopped(*_: Any) -> Any:
+        yield Ended("b", 1.0)
+        yield Ended("c", 1.0, "no such width")
+        raise SystemExit(130)
+
+    planned += [True, False, False, False]
+    monkeypatch.setattr(here, "run", stopped)
+    with pytest.raises(SystemExit) as end:
+        sweeping.run(SweepConfig(tmp_path / "g.yaml", tmp_path / "out"), Nobody())
+    assert end.value.__notes__ == ["2 of 4 cells are finished and stay; the same command makes the others"]
+
+
+@pytest.mark.parametrize(
+    ("cluster_of", "told"),
+    [
+        (Cluster("head.example:6379", 2), " --ray HOST:PORT --cpus 2"),
+        (Cluster("local:2"), " --ray local:2"),
+        (Cluster("auto"), " --ray auto"),
+        (None, ""),
+    ],
+)
+@pytest.mark.parametrize("asked", [True, False], ids=["a cell is missing", "all are finished"])
+def test_only_a_cluster_that_made_a_cell_is_in_the_tables_and_never_by_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planned: list[bool], cluster_of: Any, told: str, asked: bool
+) -> None:
+    planned += [True, not asked]
+    monkeypatch.setattr(sweeping, "run_on_cluster", lambda *_: iter([Ended("b", 1.0)]))
+    monkeypatch.setattr(here, "run", lambda *_: iter([Ended("b", 1.0)]))
+    config = SweepConfig(tmp_path / "g.yaml", tmp_path / "out", cluster_of, cache=False)
+    sweep = sweeping.run(config, Nobody())
+    assert sweep.command == f"qtools sweep .../g.yaml --out .../out --no-cache{told if asked else ''}"
+    assert not any("head.example" in path.read_text() for path in config.folder.iterdir())
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:x", "local:-1", "ray://host:10001"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from qtools.core import files, plugins
+from qtools.core import files, plugins, stop
 from qtools.core.claim import claim
 from qtools.core.errors import InputError
+from qtools.core.process import NOTHING
 from qtools.pipeline.audit import restore
 from qtools.pipeline.audit.config import AuditConfig
 from qtools.pipeline.progress import Listener, Stopwatch
@@ -27,11 +29,17 @@ def audit(config: AuditConfig, listener: Listener) -> Report:
         if config.out is not None:
             held.enter_context(claim(config.out, replace=config.force))
         if config.sensitivity is not None:
+            held.enter_context(stop.leaving(partial(_measured, config.sensitivity)))
             held.enter_context(claim(config.sensitivity))
         report = _audit(config, Stopwatch(listener))
         if config.out is not None:
             write(report, config.out, replace=config.force)
     return report
+
+
+def _measured(path: Path) -> str:
+    """What a stopped audit leaves in the file of its sweep."""
+    return f"{path} keeps what was measured; the same command goes on there" if path.is_file() else NOTHING
 
 
 def _audit(config: AuditConfig, watch: Stopwatch) -> Report:

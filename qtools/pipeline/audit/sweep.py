@@ -184,7 +184,7 @@ def _read(path: Path, key: Mapping[str, str]) -> dict[str, float]:
     if not path.exists():
         return {}
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(files.read_text(path))
         of, distances = held["of"], {str(name): float(value) for name, value in held["distances"].items()}
         if not np.isfinite(list(distances.values())).all():
             raise ValueError("a distance in it is no number")

@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not here\n")
             return
         kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        self._send(HTTPStatus.OK, kind, path.read_bytes())
+        self._send(HTTPStatus.OK, kind, files.read_bytes(path))
 
     def do_POST(self) -> None:
         """A picture: rows of RGB; in the query its sides, and which way of answering is asked."""

@@ -112,12 +112,14 @@ def open_subject(folder: Path) -> Subject:
         return Subject(picture_vectors.make(made, picture_vectors.Wanted()), made.artifact, made.target)
     said, index = _only(folder, contract.FILE), _only(folder, picture_vectors.FILE)
     whole = contract.whole(contract.read(said, called=""), str(said))
-    artifact = said.parent / whole.artifact.name
+    artifact, readers = said.parent / whole.artifact.name, by_suffix()
+    if artifact.suffix not in readers:
+        raise InputError(f"{said} is about {artifact.name}, which nothing here runs", MAKE)
     if not artifact.exists():
         raise InputError(f"{folder} has no {whole.artifact.name} beside its contract", MAKE)
     if files.digest(artifact) != whole.artifact.sha256:
         raise CheckFailed(f"{artifact} is not the file that its contract is about", "make the bundle again of the run")
-    return Subject(picture_vectors.read(index.parent, whole), artifact, by_suffix()[artifact.suffix])
+    return Subject(picture_vectors.read(index.parent, whole), artifact, readers[artifact.suffix])
 
 
 def read_numbers(path: Path) -> NDArray[Any]:
@@ -128,14 +130,14 @@ def read_numbers(path: Path) -> NDArray[Any]:
     """
     try:
         if path.suffix == ".npy":
-            with path.open("rb") as file:
+            with files.regular(path).open("rb") as file:
                 found: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False).reshape(-1)
             if found.dtype.kind not in "iubf":
                 raise ValueError(f"its elements are of type {found.dtype}")
             return np.frombuffer(found.tobytes(), np.uint8) if found.dtype.kind in "iub" else found
         if path.suffix in (".json", ".txt", ".csv"):
-            return _of_text(path.read_text(encoding="utf-8"))
-        return np.frombuffer(path.read_bytes(), np.uint8)
+            return _of_text(files.read_text(path))
+        return np.frombuffer(files.read_bytes(path), np.uint8)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", NUMBERS) from error
     except (ValueError, OverflowError, MemoryError, SyntaxError) as error:  # a header is a Python literal

@@ -88,18 +88,24 @@ def _digest(option: str, name: str) -> str:
 
 
 def _module(name: str) -> Path | None:
+    """File of a module; no package around it is imported, so that a list of cells runs nothing that a grid names."""
+    top, *below = name.split(".")
     with importable_here():
         try:
-            spec = find_spec(name)
+            spec = find_spec(top)
         except (ImportError, ValueError):
             return None
-    return Path(spec.origin) if spec and spec.origin else None
+    if spec is None or not below:
+        return Path(spec.origin) if spec and spec.origin else None
+    places = [Path(place, *below) for place in spec.submodule_search_locations or ()]
+    files_of = (file for place in places for file in (place / "__init__.py", place.with_suffix(".py")))
+    return next(filter(Path.is_file, files_of), None)
 
 
 def finished(folder: Path, key: str) -> bool:
     """Whether a folder holds this very cell, every byte as it was sealed."""
     try:
-        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        said = json.loads(files.read_text(folder / FILE))
         return isinstance(said, dict) and said.get("key") == key and seal.check(folder).status == "passed"
     except (OSError, ValueError, RecursionError, QtoolsError):
         return False

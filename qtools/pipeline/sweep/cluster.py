@@ -60,6 +60,12 @@ class Cluster:
             raise InputError(f"--ray {self.address}: Ray's client protocol is not used", "give the head's HOST:PORT")
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """Its options on the command line, as they may be printed: no machine is named."""
+        shown = self.address if self.local is not None or self.address == AUTO else "HOST:PORT"
+        return ("--ray", shown, *(("--cpus", str(self.cpus)) if self.cpus > 1 else ()))
+
+    @property
     def local(self) -> int | None:
         """Workers to start here, 0 for one per core; None where there is a cluster already."""
         word, _, count = self.address.partition(":")
@@ -128,7 +134,11 @@ def _cell(work: Work, cwd: str) -> tuple[Ended, Members]:
         ended = attempt(work, folder, Silent())
     if ended.error:
         return ended, {}
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    found = {
+        p.relative_to(folder).as_posix(): files.regular(p).read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
     shutil.rmtree(folder, ignore_errors=True)
     return ended, found
 

@@ -153,8 +153,7 @@ def read(path: Path) -> dict[str, Cell]:
         InputError: If the file cannot be read, is no grid, or holds a cell that no run could have.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(LONGEST + 1)
+        data = files.read_bytes(path, LONGEST)
     except OSError as error:
         raise InputError(f"cannot read the grid {path}: {error.strerror}", NEXT) from error
     return named(parse(data, path.name), path.name)

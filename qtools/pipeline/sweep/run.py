@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qtools import __version__
-from qtools.core import files, plugins
+from qtools.core import files, plugins, stop
 from qtools.core.claim import claim
 from qtools.core.errors import InputError, QtoolsError
 from qtools.pipeline.progress import Listener
@@ -19,7 +19,8 @@ from qtools.pipeline.sweep.cluster import run as run_on_cluster
 from qtools.pipeline.sweep.grid import Cell, read
 from qtools.pipeline.sweep.here import Ended
 from qtools.pipeline.sweep.pace import Pace
-from reports.sweep import Row, Sweep, parse_sweep, sweep_text
+from reports.environment import portable_command
+from reports.sweep import SWEEP_FILE, Row, Sweep
 
 FILE = "sweep.json"
 FORMS = {"markdown": "sweep.md", "html": "sweep.html"}
@@ -34,19 +35,25 @@ class SweepConfig:
         out: Its folder; None makes runs/sweep-<name of the file>.
         cluster: Where cells run; None: here, one after the other.
         cache: Whether results of other runs are used, and kept for later ones.
-        command: How the sweep was called, for the report.
     """
 
     grid: Path
     out: Path | None = None
     cluster: Cluster | None = None
     cache: bool = True
-    command: str = ""
 
     @property
     def folder(self) -> Path:
         """Where cells and tables go."""
         return self.out or Path("runs") / f"sweep-{self.grid.stem}"
+
+    def command(self, *, asked: bool) -> str:
+        """The command line that asks for this, as the tables show it; `asked`: whether a cluster made any cell."""
+        words = ["qtools", "sweep", str(self.grid)]
+        words += ["--out", str(self.out)] if self.out else []
+        words += ["--no-cache"] if not self.cache else []
+        words += self.cluster.words if self.cluster and asked else ()
+        return portable_command(words)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,12 @@ def _run(config: SweepConfig, listener: Listener) -> Sweep:
     left = [each.work for each in planned if not each.done]
     listener.stage(f"{len(planned)} cells, {len(planned) - len(left)} of them finished before")
     pace, errors = Pace(len(left)), dict[str, str]()
-    try:
+
+    def kept() -> str:
+        there = len(planned) - len(left) + pace.done - len(errors)
+        return f"{there} of {len(planned)} cells are finished and stay; the same command makes the others"
+
+    with stop.leaving(kept):
         for ended in _ended(left, config, listener):
             pace.add(ended.seconds)
             if ended.error:
@@ -96,14 +108,11 @@ def _run(config: SweepConfig, listener: Listener) -> Sweep:
                 listener.warn(f"{ended.name}: {ended.error}")
             listener.stage(f"{pace.done} of {len(left)}: {ended.name}{' failed' * bool(ended.error)}; {pace.left}")
             listener("cells", pace.done, len(left))
-    except (KeyboardInterrupt, SystemExit):
-        listener.warn(f"{pace.done} of {len(left)} cells were made and stay; the same command goes on from there")
-        raise
     found = [row for each in planned for row in _rows(each.work, config.folder, errors)]
     cells = {each.work.name: each.work.cell for each in planned}
     sweep = Sweep(
         __version__,
-        config.command,
+        config.command(asked=bool(left)),
         files.digest_json({name: cell.shown for name, cell in cells.items()}),
         tuple(found),
         max(_at_once(config.cluster, pace), _at_once_before(config.folder / FILE)),
@@ -138,7 +147,7 @@ def _at_once(cluster: Cluster | None, pace: Pace) -> int:
 def _at_once_before(path: Path) -> int:
     """What the table of an earlier call says: its cells, and their latencies, are in this one too."""
     try:
-        return parse_sweep(path.read_text(encoding="utf-8"), path.name).side_by_side
+        return SWEEP_FILE.parse(files.read_text(path), path.name).side_by_side
     except (OSError, UnicodeDecodeError, InputError):  # the first call, or one that was not seen to its end
         return 1
 
@@ -151,6 +160,6 @@ def _notes(folder: Path, cells: Mapping[str, Cell]) -> Iterator[str]:
 
 
 def _write(sweep: Sweep, folder: Path) -> None:
-    files.write_text(folder / FILE, sweep_text(sweep))
+    files.write_text(folder / FILE, SWEEP_FILE.text(sweep))
     for form, name in FORMS.items():
         files.write_text(folder / name, plugins.find("reports.render", "sweep", "FORMS")[form](sweep))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qtools.core import files
 from qtools.core.errors import InputError
+from qtools.pipeline import contract, picture_vectors
 from qtools.pipeline.doctor import diagnose, subject
 from qtools.pipeline.picture_vectors import Content
 
@@ -241,3 +244,12 @@ def test_what_is_no_array_is_refused(tmp_path: Path) -> None:
             subject.read_numbers(tmp_path / f"{name}.npy")
     with pytest.raises(InputError, match="cannot be read"):
         subject.read_numbers(tmp_path / "none.npy")
+
+
+def test_a_contract_about_what_nothing_runs_is_refused(tmp_path: Path, made) -> None:
+    said = made.content.contract
+    odd = dataclasses.replace(said, artifact=dataclasses.replace(said.artifact, name="model.exe"))
+    files.write_text(tmp_path / contract.FILE, files.to_json(odd))
+    files.write_text(tmp_path / picture_vectors.FILE, "{}")
+    with pytest.raises(InputError, match=r"is about model\.exe, which nothing here runs"):
+        subject.open_subject(tmp_path)
