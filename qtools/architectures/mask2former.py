@@ -55,8 +55,8 @@ class Mask2Former(nn.Module):
         super().__init__()
         from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
 
-        stages = [f"stage{number}" for number in range(1, MAPS + 2)]
-        config: dict[str, Any] = {"backbone_config": SwinConfig(**(backbone or {}), out_features=stages)}
+        body: dict[str, Any] = {**(backbone or {}), "out_features": [f"stage{number}" for number in range(1, MAPS + 2)]}
+        config: dict[str, Any] = {"backbone_config": SwinConfig(**body)}
         config |= {"num_labels": num_classes, "num_queries": queries, "use_auxiliary_loss": False}
         config |= {"encoder_layers": layers[0], "decoder_layers": layers[1] + 1}  # it counts the first answer too
         config |= dict.fromkeys(("feature_size", "mask_feature_size", "hidden_dim"), width)
