@@ -79,7 +79,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     blobs = compact(operations, writer.writer)  # first: it moves what the operations name
     package.write(path, assemble(source.spec, operations, writer.newest, ends, options), blobs)
     toolchain = {name: version(name) for name in TOOLCHAIN}
-    left = tuple(writer.float_constants(operations, FLOAT_CONSTANT_BYTES))
+    left: dict[str, tuple[str, ...]] = dict.fromkeys(writer.float_constants(operations, FLOAT_CONSTANT_BYTES), ())
     size, digest = files.size(path), files.digest(path)
     return Artifact(path.name, SPEC.name, files.digest_json(plan), size, digest, toolchain, left)
 

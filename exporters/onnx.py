@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from exporters._ends import check_bytes, end_types
+from exporters._leads import Leads, Step
 from exporters._onnx import rules
 from qtools.core import files, numerics
 from qtools.core.artifact import Artifact, Runtime
@@ -20,7 +21,7 @@ from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, Session, Target, TimedFile, Timer
 from qtools.core.target import TargetSpec
-from qtools.core.timing import Profile
+from qtools.core.timing import Profile, Trace
 from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
@@ -106,15 +107,23 @@ def apply(
     return Artifact(path.name, spec.name, files.digest_json(plan), size, files.digest_file(path), toolchain, left)
 
 
-def _float_constants(model: Any, value_of: Mapping[str, str]) -> tuple[str, ...]:
-    """Float constants above FLOAT_CONSTANT_BYTES, by value id where they are bound; scales are no weights."""
-    found = []
+def _float_constants(model: Any, value_of: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Float constants above FLOAT_CONSTANT_BYTES and the values behind their readers; scales are no weights."""
+
+    def pairs(node: Any) -> bool:
+        return node.op_type in ("QuantizeLinear", "DequantizeLinear")
+
+    steps = [
+        Step([str(v.name) for v in node.inputs if v is not None], [str(v.name) for v in node.outputs], pairs(node))
+        for node in model.graph
+    ]
+    leads, found = Leads(steps, value_of), {}
     for name, value in model.graph.initializers.items():
         array = value.const_value.numpy()
-        is_scale = all(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node, _ in value.uses())
+        is_scale = all(pairs(node) for node, _ in value.uses())
         if array.dtype == np.float32 and array.nbytes > FLOAT_CONSTANT_BYTES and not is_scale:
-            found.append(value_of.get(name, name))
-    return tuple(found)
+            found[value_of.get(name, name)] = leads.readers(name)
+    return found
 
 
 def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
@@ -184,6 +193,14 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
     return timed.profile(path, threads, runs)
 
 
+def trace(path: Path, lowered: Lowered, program: Program, threads: int, runs: int) -> Trace:
+    """What each operation of an artifact takes; its ends are bound under their own names."""
+    from exporters._onnx import trace as tracing
+
+    value_of = {bound.tensor: value for value, bound in lowered.binding.items()}
+    return tracing.trace(path, value_of, threads, runs)
+
+
 def needs(path: Path) -> Runtime:
     """What an .onnx needs: the first onnxruntime that knows its operators and its file format."""
     import onnx
@@ -218,6 +235,7 @@ def target(spec: TargetSpec) -> Target:
         toolchain=TOOLCHAIN,
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
         bound=bound,
+        trace=trace,
     )
 
 

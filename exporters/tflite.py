@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from exporters._ends import check_bytes, end_types
+from exporters._leads import Leads
 from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Session, Target, TimedFile, Timer
-from qtools.core.timing import Profile
+from qtools.core.timing import Profile, Trace
 from qtools.core.types import QuantPlan
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     files.write_bytes(path, metadata.with_labels(flatbuffer.write(model), labels))
     toolchain = {name: version(name) for name in TOOLCHAIN}
     size = path.stat().st_size
-    left = tuple(flatbuffer.float_constants(model, FLOAT_CONSTANT_BYTES))
+    leads = Leads(flatbuffer.steps(model), _values(lowered, program))
+    left = {name: leads.readers(name) for name in flatbuffer.float_constants(model, FLOAT_CONSTANT_BYTES)}
     return Artifact(path.name, SPEC.name, files.digest_json(plan), size, files.digest_file(path), toolchain, left)
 
 
@@ -179,6 +181,20 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
     return profiling.profile(path, threads, runs)
 
 
+def trace(path: Path, lowered: Lowered, program: Program, threads: int, runs: int) -> Trace:
+    """What each operation of an artifact takes."""
+    from exporters._tflite import trace as tracing
+
+    return tracing.trace(path, _values(lowered, program), threads, runs)
+
+
+def _values(lowered: Lowered, program: Program) -> dict[str, str]:
+    """Name of a tensor of an artifact -> the value that it is; the ends have names of their own."""
+    named = {bound.tensor: value for value, bound in lowered.binding.items()}
+    ends = ((program.takes.names, program.view.inputs), (program.gives.names, program.view.outputs))
+    return named | {name: value for names, values in ends for name, value in zip(names, values, strict=True)}
+
+
 def needs(path: Path) -> Runtime:
     """What a .tflite needs, as the converter wrote it into the file."""
     from exporters._tflite import flatbuffer
@@ -209,4 +225,5 @@ TARGET = Target(
     second=SecondRuntime(second.NAME, second.run),
     timer=Timer("LiteRT with XNNPACK", ("ai-edge-litert",), open_timed, profile),
     bound=bound,
+    trace=trace,
 )

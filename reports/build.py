@@ -22,6 +22,7 @@ from reports.fidelity import Difference, Fidelity
 from reports.islands import Islands
 from reports.latency import Latency
 from reports.places import Places
+from reports.prices import Prices
 from reports.ranges import RangeRow
 from reports.scores import Scores
 from reports.steps import Step
@@ -131,6 +132,7 @@ class Measured:
         checks: Checks that judge any of these.
         islands: Artifacts with single precision islands, timed against the one without; None where there are none.
         cpu_s: Stage -> processor seconds of all threads; empty in a report from before they were kept.
+        prices: What each row of the report's `places` takes; None in a report from before that was measured.
     """
 
     latency: Latency | None = None
@@ -139,6 +141,7 @@ class Measured:
     checks: tuple[Check, ...] = ()
     islands: Latency | None = None
     cpu_s: Mapping[str, float] = field(default_factory=dict)
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,10 @@ def alike(reference: Features, other: Features) -> float:
     return float(cosines(reference, other).mean())
 
 
-def apart(reference: Features, other: Features) -> float:
-    """Mean over images of the square root of what is missing to 1, which grows as small errors do."""
-    return float(np.sqrt(np.maximum(1 - cosines(reference, other), 0.0)).mean())
+def distances(reference: Features, other: Features) -> NDArray[np.float64]:
+    """Square root of what is missing to 1, which grows as small errors do, of each image, shape (n,)."""
+    found: NDArray[np.float64] = np.sqrt(np.maximum(1 - cosines(reference, other), 0.0))
+    return found
 
 
 def paired_cosine(reference: Features, other: Features) -> PairedScore:

@@ -19,7 +19,7 @@ class IslandRow:
         value: Its id.
         module: Dotted path of the nn.Module that makes it, "" where unknown.
         held: How it is held, in words.
-        spared: What its rounding to 8 bits cost by itself, as a mean root of KL.
+        spared: What its rounding to 8 bits cost by itself, as the mean of the task's distance.
         price: Predicted further time, as a share of the network's.
     """
 
@@ -38,11 +38,13 @@ class Islands:
         rows: The values, in the order in which they were raised.
         told: What the held-out images said, in words.
         price: Predicted further time of all together, as a share of the network's.
+        measure: What `IslandRow.spared` and the images' words count.
     """
 
     rows: tuple[IslandRow, ...]
     told: str
     price: float
+    measure: str = "√KL"
 
 
 def timed(latency: Latency | None, name: str) -> LatencyRatio | None:

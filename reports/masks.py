@@ -64,9 +64,10 @@ def alike(a: Rows, b: Rows) -> float:
     return float(overlap(best[0], best[1]).mean())
 
 
-def apart(reference: Rows, other: Rows) -> float:
-    """Mean over pictures of the square root of `pixel_divergence`, which grows as small errors do."""
-    return float(np.sqrt(pixel_divergence(reference, other)).mean())
+def distances(reference: Rows, other: Rows) -> NDArray[np.float64]:
+    """Square root of `pixel_divergence`, which grows as small errors do, of each picture, shape (n,)."""
+    found: NDArray[np.float64] = np.sqrt(pixel_divergence(reference, other))
+    return found
 
 
 def pixel_divergence(reference: Rows, other: Rows) -> NDArray[np.float64]:

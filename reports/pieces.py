@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtools.core.errors import CheckFailed, InputError
-from reports.accuracy import INTERVAL_METHOD, divergence, mean_root_kl, paired_accuracy, wilson_interval
+from reports.accuracy import INTERVAL_METHOD, divergence, paired_accuracy, root_kl, wilson_interval
 from reports.features import cosines
+from reports.features import distances as lacking
 from reports.scores import PairedScore, without_labels
 
 METRIC, AGREED = "top-1 at this exit", "images, by the class at this exit,"
@@ -40,11 +41,11 @@ def alike(a: Rows, b: Rows, classes: int) -> float:
     return float((sides[0] == sides[1]).mean())
 
 
-def apart(reference: Rows, other: Rows, classes: int) -> float:
-    """Mean root of the KL of the logits, plus that of what the features' cosine lacks to 1: both grow as errors do."""
+def distances(reference: Rows, other: Rows, classes: int) -> NDArray[np.float64]:
+    """Root of the KL of the logits, plus that of what the features' cosine lacks to 1, of each image, shape (n,)."""
     (features, logits), (features_, logits_) = (taken_apart(rows, classes) for rows in (reference, other))
-    lacking = np.sqrt(np.maximum(1 - cosines(features, features_), 0.0)).mean() if features.shape[1] else 0.0
-    return mean_root_kl(logits, logits_) + float(lacking)
+    found = root_kl(logits, logits_)
+    return found + lacking(features, features_) if features.shape[1] else found
 
 
 def paired_piece(labels: NDArray[np.integer] | None, reference: Rows, other: Rows, classes: int) -> PairedScore:

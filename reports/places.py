@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from qtools.core.prediction import Place, Prediction
@@ -84,11 +83,20 @@ class Foreseen:
 
 def places(prediction: Prediction) -> Places:
     """Groups a prediction; what computes in float comes first, then what runs in integers elsewhere."""
-    alike = Counter(_alike(place) for place in prediction.places)
-    first = {_alike(place): place.module for place in reversed(prediction.places)}
-    rows = [replace(row, count=count, module=first[row]) for row, count in alike.items()]
-    ordered = sorted(rows, key=lambda row: (row.integer, row.fast, -row.count, row.kind, row.reason))
-    return Places(prediction.fast, prediction.rest, prediction.parts, tuple(ordered), prediction.integer_macs)
+    rows = tuple(row for row, _ in rows_of(prediction))
+    return Places(prediction.fast, prediction.rest, prediction.parts, rows, prediction.integer_macs)
+
+
+def rows_of(prediction: Prediction) -> list[tuple[PlaceRow, tuple[str, ...]]]:
+    """The rows of `places`, each with the ids of its operations."""
+    alike: dict[PlaceRow, list[Place]] = {}
+    for place in prediction.places:
+        alike.setdefault(_alike(place), []).append(place)
+    rows = [
+        (replace(row, count=len(found), module=found[0].module), tuple(place.op for place in found))
+        for row, found in alike.items()
+    ]
+    return sorted(rows, key=lambda each: (each[0].integer, each[0].fast, -each[0].count, each[0].kind, each[0].reason))
 
 
 def _alike(place: Place) -> PlaceRow:

@@ -13,6 +13,7 @@ from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from exporters import _apart
@@ -32,8 +33,16 @@ TYPES = {"float": "float32", "double": "float64"}
 class OpenedOnnx:
     """A session on the CPU provider, with every dimension that the file leaves open at 1."""
 
-    def __init__(self, path: Path, threads: int, profile_to: Path | None = None) -> None:
-        self.session = session.start(path, threads=threads, optimize=True, profile_to=profile_to)
+    def __init__(
+        self,
+        source: Path | onnx.ModelProto,
+        threads: int,
+        profile_to: Path | None = None,
+        written_to: Path | None = None,
+    ) -> None:
+        self.session = session.start(
+            source, threads=threads, optimize=True, profile_to=profile_to, written_to=written_to
+        )
         self._given: dict[str, NDArray[Any]] = {}
 
     def feed(self) -> list[Fed]:
@@ -76,7 +85,12 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
     kernels = kernel_times(found["events"], runs)
     if not kernels:
         raise MissingPlatform("onnxruntime's trace holds no node")
-    return Profile(f"onnxruntime {version('onnxruntime')}, its trace", runs, found["wall_ms"], kernels, FAST_PATH)
+    return Profile(source(), runs, found["wall_ms"], kernels, FAST_PATH)
+
+
+def source() -> str:
+    """What a report calls the profiler."""
+    return f"onnxruntime {version('onnxruntime')}, its trace"
 
 
 def kernel_times(events: Sequence[Mapping[str, Any]], runs: int) -> tuple[KernelTime, ...]:
@@ -104,12 +118,17 @@ def kernel_times(events: Sequence[Mapping[str, Any]], runs: int) -> tuple[Kernel
     return grouped([KernelTime(row.kind, row.count, us / runs / 1e3, row.fast) for row, us in rows])
 
 
-def _events(path: Path, runs: int) -> list[dict[str, Any]]:
-    """Kernels of the last inferences of a trace file."""
+def events(path: Path, runs: int) -> list[dict[str, Any]]:
+    """Kernels of the last inferences of a trace file; "node" is the name of a node of the rewritten graph."""
     trace = json.loads(files.read_text(path))
     began = sorted(event["ts"] for event in trace if event.get("name") == RUN)[-runs]
     return [
-        {"ts": event["ts"], "dur": event["dur"], "args": {"op_name": event["args"]["op_name"]}}
+        {
+            "ts": event["ts"],
+            "dur": event["dur"],
+            "args": {"op_name": event["args"]["op_name"]},
+            "node": event["name"].removesuffix(KERNEL),
+        }
         for event in trace
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL) and event["ts"] >= began
     ]
@@ -121,17 +140,22 @@ def main(path: Path, threads: int, runs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             opened = OpenedOnnx(path, threads, Path(folder) / "trace")
-            opened.feed()
-            for _ in range(max(2, runs // 4)):
-                opened.invoke()
-            began = perf_counter_ns()
-            for _ in range(runs):
-                opened.invoke()
-            wall = (perf_counter_ns() - began) / runs / 1e6
+            wall = watch(opened, runs)
         except InputError as error:
             _apart.answer({"refused": error.what})
             return
-        _apart.answer({"wall_ms": wall, "events": _events(Path(opened.session.end_profiling()), runs)})
+        _apart.answer({"wall_ms": wall, "events": events(Path(opened.session.end_profiling()), runs)})
+
+
+def watch(opened: OpenedOnnx, runs: int) -> float:
+    """Fills the inputs, warms up and runs so many inferences; their mean milliseconds by our clock."""
+    opened.feed()
+    for _ in range(max(2, runs // 4)):
+        opened.invoke()
+    began = perf_counter_ns()
+    for _ in range(runs):
+        opened.invoke()
+    return (perf_counter_ns() - began) / runs / 1e6
 
 
 if __name__ == "__main__":

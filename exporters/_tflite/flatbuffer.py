@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
+from exporters._leads import Step
 from qtools.core.errors import InputError
 from qtools.core.types import QuantParams
 
@@ -23,6 +24,7 @@ Model = Any
 
 MOVES = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS")
 """Operators that pass numbers on unchanged."""
+CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 OPCODES = {code: name for name, code in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 """Number of an operation -> its name."""
 TENSOR_TYPES = {code: name for name, code in vars(schema.TensorType).items() if not name.startswith("_")}
@@ -104,6 +106,18 @@ def float_constants(model: Model, above_bytes: int) -> list[str]:
     data = {i: constant(model, i) for i in range(len(tensors))}
     return [
         name_of(model, i) for i, d in data.items() if d is not None and d.dtype == np.float32 and d.nbytes > above_bytes
+    ]
+
+
+def steps(model: Model) -> list[Step]:
+    """Operators of the main graph, by the names of their tensors."""
+    return [
+        Step(
+            [name_of(model, index) for index in inputs_of(operator)],
+            [name_of(model, int(index)) for index in operator.outputs],
+            op_name(model, operator) in CONVERSIONS,
+        )
+        for operator in model.subgraphs[0].operators
     ]
 
 

@@ -46,7 +46,7 @@ def inspect(path: Path) -> Inspection:
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", "check the path") from error
     model = checked(data, path.name)
-    ops = [op for number in range(len(model["graphs"])) for op in _ops(model, number)]
+    ops = [op for number in range(len(model["graphs"])) for op in graph_ops(model, number)]
     placement, share = _placement(path, len(model["graphs"][0]["operators"]))
     for index, where in share.items():
         ops[index] = replace(ops[index], runs=where)
@@ -177,7 +177,7 @@ def grid_of(tensor: Mapping[str, Any]) -> Grid | None:
     return Grid(tuple(found["scale"].tolist()), tuple(zeros.tolist()), axis)
 
 
-def _ops(model: Mapping[str, Any], number: int) -> Iterable[ArtifactOp]:
+def graph_ops(model: Mapping[str, Any], number: int) -> Iterable[ArtifactOp]:
     """Operations of one graph; names are made unique by position, because a file may use one twice."""
     graph = model["graphs"][number]
     tensors = graph["tensors"]

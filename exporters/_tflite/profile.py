@@ -1,19 +1,22 @@
 """Where a .tflite spends its time, operation by operation, inside the delegate too: run as a process of its own.
 
 LiteRT's Python classes have no profiler, but the wheel's C library does (litert/c/litert_profiler.h): it is asked
-through ctypes. It prints the table of `benchmark_model`; events have whole microseconds, cut off, so that kernels below
-one count as nothing. The library is the wheel's second copy of the same kernels.
+through ctypes. It prints the table of `benchmark_model`, which adds up what is alike in several parts of a graph, and
+it hands out the events themselves. They have whole microseconds, cut off, so that kernels below one count as nothing.
+The library is the wheel's second copy of the same kernels.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
-from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
+from collections.abc import Callable, Sequence
+from ctypes import byref, c_char_p, c_int, c_size_t, c_uint64, c_void_p
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
@@ -28,6 +31,10 @@ CPU = 1
 """kLiteRtHwAcceleratorCpu."""
 RUNTIME_OPTIONS, CPU_OPTIONS = b"runtime_options_string", b"xnnpack"
 """Under these names the library looks for options, each a few lines of TOML."""
+EVENTS = "--events"
+KERNEL, INSIDE = 1 << 1, 1 << 3
+"""Types of events (tflite/core/api/profiler.h): an operation of LiteRT, and one inside the delegate."""
+UNTOUCHED = 0xA5
 TYPE_BYTES = 1024
 """More than LiteRtRankedTensorType has in any release; it is passed on unread."""
 
@@ -39,14 +46,72 @@ def profile(path: Path, threads: int, runs: int) -> Profile:
         MissingPlatform: If the installed LiteRT has no profiler, or it does not work with this file.
         InputError: If the process ends unexpectedly.
     """
-    found = _apart.ask("exporters._tflite.profile", path, "LiteRT's profiler", str(threads), str(runs))
-    if reason := found.get("refused"):
-        raise MissingPlatform(f"LiteRT's profiler cannot be asked: {reason}")
+    found = _ask(path, str(threads), str(runs))
     kernels = kernel_times(found["table"], runs)
     if not kernels:
         raise MissingPlatform("LiteRT's profiler saw no operation")
-    source = f"LiteRT {version('ai-edge-litert')}, its C library's profiler"
-    return Profile(source, runs, found["wall_ms"], kernels, FAST_PATH)
+    return Profile(source(), runs, found["wall_ms"], kernels, FAST_PATH)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A kernel of one inference.
+
+    Attributes:
+        kind: Its name in the runtime's words.
+        inside: Whether it ran within the delegate.
+        index: Position of the operation in the graph, or of the kernel in its part of the delegate.
+        ms: Median over the inferences: a busy machine makes single ones long.
+    """
+
+    kind: str
+    inside: bool
+    index: int
+    ms: float
+
+
+def events(path: Path, threads: int, runs: int) -> list[Event]:
+    """The kernels of one inference, in the order in which they ran.
+
+    Raises:
+        MissingPlatform: If the installed LiteRT has no profiler, or it does not work with this file.
+        InputError: If the process ends unexpectedly.
+    """
+    found = _ask(path, str(threads), str(runs), EVENTS)["events"]
+    each, rest = divmod(len(found), runs)
+    if not each or rest or any(found[i][:3] != found[i % each][:3] for i in range(len(found))):
+        raise MissingPlatform("LiteRT's profiler saw unlike inferences")
+    kernels = []
+    for at, (kind, inside, index, _) in enumerate(found[:each]):
+        kernels.append(Event(kind, inside, index, median(us for *_, us in found[at::each]) / 1e3))
+    return kernels
+
+
+def source() -> str:
+    """What a report calls the profiler."""
+    return f"LiteRT {version('ai-edge-litert')}, its C library's profiler"
+
+
+def _ask(path: Path, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = _apart.ask("exporters._tflite.profile", path, "LiteRT's profiler", *words)
+    if reason := found.get("refused"):
+        raise MissingPlatform(f"LiteRT's profiler cannot be asked: {reason}")
+    return found
+
+
+class _Event(ctypes.Structure):
+    """ProfiledEventData of litert/c/litert_profiler_event.h."""
+
+    _fields_ = (
+        ("tag", c_char_p),
+        ("type", c_int),
+        ("start_us", c_uint64),
+        ("elapsed_us", c_uint64),
+        ("memory", c_size_t * 6),
+        ("index", c_uint64),
+        ("subgraph", c_uint64),
+        ("origin", c_int),
+    )
 
 
 class _Library:
@@ -92,8 +157,8 @@ class _Profiled:
         """One inference on zeros."""
         self._library.call("LiteRtRunCompiledModel", self._compiled, c_size_t(0), *self._ends)
 
-    def table(self, runs: int) -> tuple[str, float]:
-        """The profiler's summary of so many inferences, and their mean milliseconds by our clock."""
+    def watch(self, runs: int) -> float:
+        """Runs so many inferences under the profiler; their mean milliseconds by our clock."""
         library = self._library
         library.call("LiteRtResetProfiler", self.profiler)
         library.call("LiteRtStartProfiler", self.profiler)
@@ -102,8 +167,28 @@ class _Profiled:
             self.run()
         wall = (perf_counter_ns() - began) / runs / 1e6
         library.call("LiteRtStopProfiler", self.profiler)
-        summary = library.made("LiteRtGetProfileSummary", self.profiler, self._compiled)
-        return ctypes.string_at(summary.value or 0).decode(errors="replace"), wall
+        return wall
+
+    def table(self) -> str:
+        """The profiler's summary of what it watched."""
+        summary = self._library.made("LiteRtGetProfileSummary", self.profiler, self._compiled)
+        return ctypes.string_at(summary.value or 0).decode(errors="replace")
+
+    def events(self) -> list[tuple[str, bool, int, int]]:
+        """Kernels as they ran: name, whether inside the delegate, position, microseconds.
+
+        Raises:
+            OSError: If the library's events are longer or shorter than those known here.
+        """
+        count, size = c_int(), ctypes.sizeof(_Event)
+        self._library.call("LiteRtGetNumProfilerEvents", self.profiler, byref(count))
+        held = ctypes.create_string_buffer(bytes([UNTOUCHED]) * (4 * size * count.value))
+        self._library.call("LiteRtGetProfilerEvents", self.profiler, count, held)
+        if not _fills(held.raw, size * count.value, ctypes.sizeof(c_size_t)):
+            raise OSError("its events have another form")
+        seen = (_Event * count.value).from_buffer(held)
+        kernels = [event for event in seen if event.type in (KERNEL, INSIDE)]
+        return [(e.tag.decode(errors="replace"), e.type == INSIDE, e.index, e.elapsed_us) for e in kernels]
 
     def _opaque(self, name: bytes, text: bytes) -> c_void_p:
         content = ctypes.create_string_buffer(text)
@@ -128,18 +213,25 @@ class _Profiled:
         return (c_void_p * len(found))(*found)
 
 
-def main(path: Path, threads: int, runs: int) -> None:
-    """Answers with the table, or with what stood in the way."""
+def _fills(held: bytes, size: int, word: int) -> bool:
+    """Whether so many bytes were written, and none behind them; the last word may be half filled."""
+    blank = bytes([UNTOUCHED]) * word
+    return size > 0 and held[size - word : size] != blank and held[size : size + word] == blank
+
+
+def main(path: Path, threads: int, runs: int, more: Sequence[str]) -> None:
+    """Answers with the table or the events, or with what stood in the way."""
     _apart.confine()
     try:
         profiled = _Profiled(path, threads)
         for _ in range(max(2, runs // 4)):
             profiled.run()
-        table, wall = profiled.table(runs)
-        _apart.answer({"table": table, "wall_ms": wall})
+        wall = profiled.watch(runs)
+        found = {"events": profiled.events()} if EVENTS in more else {"table": profiled.table()}
+        _apart.answer({"wall_ms": wall, **found})
     except (OSError, AttributeError) as error:  # another release: no such library, or no such function in it
         _apart.answer({"refused": str(error)})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])

@@ -37,7 +37,8 @@ def run(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
     if find_spec("tensorflow") is None:
         raise MissingPlatform("TensorFlow is not installed", EXTRA)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = Path(name) / path.name  # what an error calls it
+        folder.mkdir()
         np.savez(folder / CALL, inputs=inputs, model=np.frombuffer(files.read_bytes(path), np.uint8))
         _apart.ask("exporters._tflite.second", folder, NAME)
         return np.asarray(np.load(folder / ANSWER))

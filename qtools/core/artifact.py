@@ -17,7 +17,9 @@ class Artifact:
         size_bytes: Length of the file.
         sha256: Digest of the file.
         toolchain: Package name -> version of everything that wrote into it.
-        float_constants: Names of the float32 constants above 1 kB that are left in it; None where nobody looked.
+        float_constants: Float constants above 1 kB that are left in it, by value id or, where they are none of the
+            program's, by name -> values that the results of their readers are, or become first; None where nobody
+            looked.
     """
 
     path: str
@@ -26,7 +28,7 @@ class Artifact:
     size_bytes: int
     sha256: str
     toolchain: Mapping[str, str]
-    float_constants: tuple[str, ...] | None = ()
+    float_constants: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.target import TargetSpec
-from qtools.core.timing import Profile, Start
+from qtools.core.timing import Profile, Start, Trace
 from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TensorStats
 
 
@@ -199,6 +199,8 @@ class Target:
         toolchain: Packages that write into an artifact.
         rough: Further kernel sets of `session`, less exact, that a device may run in place of the first.
         bound: What a file kept of an entry of `Lowered.binding` -> the entry; None where none is ever kept.
+        trace: (path, lowered, program, threads, inferences) -> Trace of an artifact of ours; raises MissingPlatform
+            where the runtime has no profiler. None where this machine has no runtime of the target.
     """
 
     spec: TargetSpec
@@ -223,6 +225,7 @@ class Target:
     toolchain: Sequence[str] = ()
     rough: Sequence[str] = ()
     bound: Callable[[Mapping[str, Any]], Any] | None = None
+    trace: Callable[[Path, Lowered, Any, int, int], Trace] | None = None
 
     def foreign(self, path: Path, kernels: str, threads: int) -> Session:
         """A session of a file of any origin."""

@@ -78,6 +78,43 @@ class Profile:
     fast_path: str
 
 
+@dataclass(frozen=True)
+class OpTime:
+    """One operation of an artifact of our own, in one inference.
+
+    Attributes:
+        ms: Its time in milliseconds.
+        values: Values of the program that its results are, or become first.
+        conversion: Whether it only takes numbers from one type or grid to another: then `values` are those of who
+            reads them.
+        made: Value of the program that is converted.
+    """
+
+    ms: float
+    values: tuple[str, ...]
+    conversion: bool = False
+    made: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where one inference spends its time, operation by operation, as the runtime's own profiler saw it.
+
+    Attributes:
+        source: The profiler.
+        threads: Threads of the runtime.
+        runs: Inferences, of which each operation has its median time.
+        ops: Operations in the order in which they run.
+        loose_ms: Time of kernels that no operation of the file accounts for.
+    """
+
+    source: str
+    threads: int
+    runs: int
+    ops: tuple[OpTime, ...]
+    loose_ms: float
+
+
 def grouped(kernels: list[KernelTime]) -> tuple[KernelTime, ...]:
     """Kernels of one kind and place added up, the longest first."""
     sums: dict[tuple[str, bool | None], list[float]] = {}

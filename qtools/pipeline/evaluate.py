@@ -139,7 +139,21 @@ def compare_values(
     return tally
 
 
-def float_weights_left(names: tuple[str, ...], view: GraphView, plan: QuantPlan) -> list[str]:
-    """Large float constants of the artifact that no entry of the plan explains."""
+def float_weights_left(left: Mapping[str, tuple[str, ...]], view: GraphView, plan: QuantPlan) -> list[str]:
+    """Large float constants of the artifact that the plan does not explain.
+
+    It does where it leaves the value itself in float; or, of a constant that the converter made, where operations that
+    it leaves in float are all that reads it.
+
+    Args:
+        left: `Artifact.float_constants`.
+        view: The captured graph.
+        plan: What the artifact was made from.
+    """
+    made_in_float = {name for op in view.ops if op.id in plan.float_ops for name in op.outputs}
     explained = {n for n, entry in plan.values.items() if entry.params is None and n in view.values}
-    return [name for name in names if name not in explained]
+    return [
+        name
+        for name, readers in left.items()
+        if name not in explained and not (name not in view.values and readers and made_in_float.issuperset(readers))
+    ]

@@ -31,7 +31,7 @@ class HeldOut:
         own: Batches that corrections are made on.
         count: Number of images that judge.
         exact: Logits of the float network on these, shape (count, classes).
-        apart: The task's distance between two sets of answers.
+        task: What the answers mean.
     """
 
     def __init__(self, prepared: Prepared, most: int = JUDGE_IMAGES) -> None:
@@ -42,7 +42,7 @@ class HeldOut:
             most: Images that judge, where there are so many.
         """
         images = prepared.images
-        self.apart = task_of(prepared.loaded.spec).apart
+        self.task = task_of(prepared.loaded.spec)
         available = len(images.calibration)
         batch = prepared.batch if available >= 2 * prepared.batch else 1
         number = max(1, min(CORRECT_IMAGES, available // 2) // batch)
@@ -55,7 +55,11 @@ class HeldOut:
 
     def off(self, run: Callable[[torch.Tensor], torch.Tensor]) -> float:
         """How far answers are from float over the judging images, as the task has it: the mean root of KL, mostly."""
-        return self.apart(self.exact, self._logits(run))
+        return float(self.distances(self._logits(run)).mean())
+
+    def distances(self, answers: NDArray[np.float32]) -> NDArray[np.float64]:
+        """How far answers on the judging images are from float, image by image."""
+        return self.task.distances(self.exact, answers)
 
     def answers(self, simulator: Executor) -> NDArray[np.float32]:
         """Logits of a plan's simulation on the judging images, shape (images, classes)."""

@@ -16,14 +16,12 @@ from calibration.choice import SURE, Offer, bearable, fewest, flips, surely_lowe
 from calibration.float_ops import BETWEEN_FLOATS
 from calibration.islands import Candidate, candidates, explained, with_islands
 from calibration.placement import predict
-from qtools.core.metrics import agreement
 from qtools.core.protocols import Target
 from qtools.core.types import QuantPlan
 from qtools.pipeline.held_out import ISLAND_IMAGES
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.sensitivity import costs
 from qtools.pipeline.trial import Islands, Trial, Trials
-from reports.accuracy import root_kl
 from reports.steps import Step
 
 SHORTLIST = 32
@@ -67,6 +65,11 @@ class _Search:
         self._kept: Choice = []
         self._told: list[Step] = []
         self._ways, self._plans = 0, dict[str, QuantPlan]()
+
+    @property
+    def _measure(self) -> str:
+        """What distances are, in words."""
+        return self._held.task.measure
 
     def is_met(self) -> bool:
         """Whether the held-out images say that the limit is kept."""
@@ -121,7 +124,8 @@ class _Search:
         every = candidates(self._view, spec, plan, float_ends=self._apart.float_ends)
         self._ways = len(every)
         images = [pixels[i : i + 1] for pixels in self._held.own for i in range(len(pixels))][:EVIDENCE_IMAGES]
-        evidence = costs(self._trials.prepared.program, plan, every, images).tolist() if every else []
+        program, draw = self._trials.prepared.program, self._held.task.direction
+        evidence = costs(program, plan, every, images, draw).tolist() if every else []
         found = shortlist(every, evidence, self._floor())
         return [(Offer(each.value, gain, each.price), each) for each, gain in found]
 
@@ -149,8 +153,8 @@ class _Search:
             tried = self._trials.corrected(recipe, plan, rounding=before.rounded)
         else:
             tried = self._trials.plain(recipe, plan)
-        exact = self._held.exact
-        lower = surely_lower(root_kl(exact, before.answers), root_kl(exact, tried.answers), TRIES)
+        distances = self._held.distances
+        lower = surely_lower(distances(before.answers), distances(tried.answers), TRIES)
         expected = math.sqrt(max(0.0, before.off**2 - sum(offer.gain for offer, _ in more)))
         names = ", ".join(candidate.name for _, candidate in more)
         verdict = "" if lower or tried.off >= before.off else "; lower, but by less than chance could do"
@@ -184,22 +188,26 @@ class _Search:
         )
         path = spec.fast_path.name if spec.fast_path else "the fast path"
         return (
-            f"its rounding to 8 bits alone costs a mean root KL of {spared:.3g}; with all islands that of the network "
-            f"falls {self._start.off:.3g} -> {self._now.off:.3g} on {self._held.count} held-out calibration images; "
+            f"its rounding to 8 bits alone costs a mean {self._measure} of {spared:.3g}; with all islands that of the "
+            f"network falls {self._start.off:.3g} -> {self._now.off:.3g} on {self._held.count} held-out calibration "
+            f"images; "
             f"predicted time +{candidate.price:.1%}, {after - before:+d} operation(s) off {path}"
         )
 
     def _summary(self) -> str:
         """What the held-out images said, before and after."""
-        start, now, exact, limit = self._start, self._now, self._held.exact, self._apart.max_drop
+        start, now, limit, task = self._start, self._now, self._apart.max_drop, self._held.task
+        before, behind = (100 * task.agreement(self._held.exact, trial.answers) for trial in (start, now))
         text = (
             f"{len(self._kept)} of {self._ways} ways to raise a value taken; {self._held.count} held-out calibration "
-            f"images: mean root KL {start.off:.3g} -> {now.off:.3g}, agreement with float "
-            f"{100 * agreement(exact, start.answers):.1f} -> {100 * agreement(exact, now.answers):.1f} %, expected "
-            f"changes of class {100 * self._flips(start):.2f} -> {100 * self._flips(now):.2f} %"
+            f"images: mean {self._measure} {start.off:.3g} -> {now.off:.3g}, agreement with float "
+            f"{before:.1f} -> {behind:.1f} %"
         )
+        if task.by_class:
+            changes = (100 * self._flips(trial) for trial in (start, now))
+            text += ", expected changes of class {:.2f} -> {:.2f} %".format(*changes)
         if self._kept:
-            text += f"; that the mean root KL fell is sure at {SURE:.0%}"
+            text += f"; that the mean {self._measure} fell is sure at {SURE:.0%}"
         if limit is not None:
             text += f"; {'within' if self.is_met() else 'above'} the {limit:g} points of --max-drop"
         return text

@@ -198,7 +198,7 @@ def report(
         ranges=range_rows(view, plan, prepared.stats, weights, method(config.method).source),
         size=size,
         steps=decision.steps,
-        islands=_islands(decision, view),
+        islands=_islands(decision, view, task_of(loaded.spec)),
         checks=(
             *_checks(prepared, plan, outputs, target, artifact),
             *_gate(decision, ledger[list(outputs).index(target.kernels[0])], what),
@@ -224,7 +224,7 @@ def _gate(decision: Decision, shipped: LedgerRow, what: tuple[RunConfig, Target,
     return drop_check(config.apart, shipped.accuracy, decision.islands, target.spec)
 
 
-def _islands(decision: Decision, view: GraphView) -> Islands | None:
+def _islands(decision: Decision, view: GraphView, task: Task) -> Islands | None:
     """The islands for a reader."""
     found = decision.islands
     if found is None:
@@ -233,7 +233,7 @@ def _islands(decision: Decision, view: GraphView) -> Islands | None:
         IslandRow(each.value, view.producer[each.value].module, each.held, spared, each.price)
         for each, spared in zip(found.candidates, found.spared, strict=True)
     ]
-    return Islands(tuple(rows), found.told, sum(row.price for row in rows))
+    return Islands(tuple(rows), found.told, sum(row.price for row in rows), task.measure)
 
 
 def _packages(artifact: Artifact) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from qtools.core.checks import Check, Status
-from qtools.core.errors import MissingPlatform
+from qtools.core.errors import InputError, MissingPlatform
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits
 from qtools.pipeline.leg import Leg, SecondOpinion
 from qtools.pipeline.task import task_of
@@ -36,6 +36,9 @@ def ask(leg: Leg, exact: Logits) -> tuple[SecondOpinion, ...]:
         codes = runner.as_program(second.run(leg.path, feeds))
     except MissingPlatform as missing:
         return (SecondOpinion(LedgerRow(f"artifact, {second.name}", "side", None, missing.next_step)),)
+    except InputError as refused:  # an opinion that is not to be had says nothing against the artifact
+        row = LedgerRow(f"artifact, {second.name}", "side", None, refused.what)
+        return (SecondOpinion(row, (Check(f"{second.name} agrees", "not run", note=refused.what),)),)
     ours = runner.codes(np.concatenate(pixels))
     same, count = int((codes == ours).reshape(len(ours), -1).all(1).sum()), len(ours)
     labels = None if images.labels is None else images.labels[:count]

@@ -8,7 +8,7 @@ of (u' J e)^2 is twice that, and one run backwards from u gives u' J for every v
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import numpy as np
 import torch
@@ -22,12 +22,18 @@ from qtools.graph.capture import Program
 from qtools.graph.side_by_side import side_by_side
 from qtools.graph.slopes import Tape, traced
 
+Direction = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+"""(result of one image, chance) -> a random vector like it."""
 PROBES = 4
 """Random directions per image; with 16 images the shares of RepViT-M1.1's values are known to about a fifth."""
 
 
 def costs(
-    program: Program, plan: QuantPlan, candidates: Sequence[Candidate], images: Iterable[NDArray[np.float32]]
+    program: Program,
+    plan: QuantPlan,
+    candidates: Sequence[Candidate],
+    images: Iterable[NDArray[np.float32]],
+    draw: Direction | None = None,
 ) -> NDArray[np.float64]:
     """What the rounding that each candidate would spare costs by itself: squared mean root of KL, shape (candidates,).
 
@@ -36,10 +42,12 @@ def costs(
         plan: The grids of now.
         candidates: What could be raised.
         images: float32 arrays of shape (1, 3, height, width), all of one kind.
+        draw: What draws directions, where a distance other than the root of KL counts.
     """
+    draw = draw or direction
 
     def of_image(at: tuple[int, NDArray[np.float32]]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = traced(lambda: _of_image(program, plan, candidates, at))
+        found: NDArray[np.float64] = traced(lambda: _of_image((program, plan), candidates, at, draw))
         return found
 
     roots = list(side_by_side(of_image, enumerate(images)))
@@ -84,16 +92,19 @@ def _of_weights(
 
 
 def _of_image(
-    program: Program, plan: QuantPlan, candidates: Sequence[Candidate], at: tuple[int, NDArray[np.float32]]
+    now: tuple[Program, QuantPlan],
+    candidates: Sequence[Candidate],
+    at: tuple[int, NDArray[np.float32]],
+    draw: Direction,
 ) -> NDArray[np.float64]:
     """Root of KL per candidate on one image."""
-    number, pixels = at
+    (program, plan), (number, pixels) = now, at
     tape = Tape(program, torch.from_numpy(pixels.copy()))
     errors = {name: _rounding(tape.values[name], name, plan) for each in candidates for name in each.made}
     chance = torch.Generator().manual_seed(number)
     squares = np.zeros(len(candidates))
     for _ in range(PROBES):
-        slopes = tape.slopes(direction(tape.result.detach(), chance))
+        slopes = tape.slopes(draw(tape.result.detach(), chance))
         moved: dict[tuple[str, str], float] = {
             (name, reader): float((slope * errors[name]).sum())
             for (name, reader), slope in slopes.items()
@@ -126,3 +137,17 @@ def direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     if logits.ndim == PLACED:
         drawn = torch.cat([drawn, torch.randn(of_boxes(logits).shape, generator=chance, dtype=torch.float64)], 1)
     return (drawn / math.sqrt(math.prod(logits.shape[2:]))).float()
+
+
+def direction_of_features(features: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+    """The same for vectors of channels, shape (1, channels, ...), of which the direction counts and no length.
+
+    What is missing to a cosine of 1 is, for a small error e of a vector f, |e|^2 / 2 |f|^2 of the part of e across f;
+    where there are several places, the mean over them.
+    """
+    flat = features.double().flatten(2) if features.ndim > 2 else features.double().unsqueeze(2)
+    length = flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    along = flat / length
+    normal = torch.randn(flat.shape, generator=chance, dtype=torch.float64)
+    across = normal - along * (along * normal).sum(1, keepdim=True)
+    return (across / length / math.sqrt(flat.shape[2])).float().reshape(features.shape)

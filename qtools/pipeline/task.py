@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from calibration.data import FolderSource
@@ -17,7 +19,8 @@ from qtools.core.exits import Exits
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
-from reports.accuracy import mean_root_kl
+from qtools.pipeline.sensitivity import direction
+from reports.accuracy import root_kl
 from reports.scores import Scores
 
 Labels = NDArray[Any]
@@ -56,11 +59,15 @@ class Task:
         rendered: (images of the reference set) -> what is right for each.
         judge: Compares answers.
         by_image: Whether each image is right or wrong, which flips, stopping early and other preprocessing are told by.
-        apart: (answers, others) -> how far apart they are: 0 for the same, growing as small errors do. Steps of a run
-            are judged by it.
+        distances: (answers, others) -> how far apart they are, image by image: 0 for the same, growing as small errors
+            do. Steps of a run are judged by the mean.
+        measure: What these are, in words.
+        direction: (answers of one image, chance) -> random vector u for which the mean of (u' e)^2 is, for small
+            errors e of the answers, twice the square of their distance; None where nobody has it, so that precision
+            islands cannot be chosen.
         agreement: (answers, others) -> share, 0 to 1, of what is `agreed`, without the rest of what `judge` counts.
         by_class: Whether answers are logits of classes, whose probabilities say what an error costs; what is chosen
-            by slopes of these (precision islands, widths of layers, ends of grids) needs them.
+            by slopes of these (widths of layers, ends of grids) or by changes of class (--max-drop) needs them.
         scenes: (split, number, side in pixels) -> images of the reference set; None takes those with one object.
         halves: Whether its models are two programs, one for the picture and one for prompts.
         decoding: How an app makes boxes of the answers; None where there are none.
@@ -78,7 +85,9 @@ class Task:
     rendered: Callable[[Any], Labels]
     judge: Judge
     by_image: bool
-    apart: Callable[[Answers, Answers], float] = mean_root_kl
+    distances: Callable[[Answers, Answers], NDArray[np.float64]] = root_kl
+    measure: str = "√KL"
+    direction: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = direction
     agreement: Callable[[Answers, Answers], float] = metrics.agreement
     by_class: bool = True
     scenes: Callable[[str, int, int], ImageSource] | None = None

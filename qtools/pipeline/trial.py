@@ -139,7 +139,7 @@ class Trials:
     def judged(self, trial: Trial) -> Trial:
         """A trial with its answers on these images."""
         answers = self.held.answers(trial.decision.simulator)
-        return dataclasses.replace(trial, answers=answers, off=self.held.apart(self.held.exact, answers))
+        return dataclasses.replace(trial, answers=answers, off=float(self.held.distances(answers).mean()))
 
 
 _NONE = np.empty((0, 0), np.float32)

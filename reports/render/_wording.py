@@ -14,6 +14,7 @@ from reports.fidelity import SQNR_CAP_DB, Fidelity
 from reports.islands import WITH_ALL, IslandRow, Islands, timed
 from reports.latency import Latency
 from reports.places import PlaceRow, Places
+from reports.prices import Price, Prices
 from reports.scores import PairedScore, Scores
 from reports.steps import Step
 from reports.verdict import alone, final_row, measured_accuracy
@@ -21,7 +22,6 @@ from reports.verdict import alone, final_row, measured_accuracy
 T = TypeVar("T")
 
 PLACE_TITLE = "Where each operation runs"
-PLACE_HEADS = ("Operation", ">n", "where", "why, and what to do")
 ISLAND_TITLE = "Precision islands"
 STEP_HEADS = ("Step on the weights", "", "mean √KL on other images", "note")
 
@@ -143,7 +143,8 @@ def step_cells(step: Step) -> tuple[str, str, str, str]:
 def island_heads(report: Report) -> tuple[str, ...]:
     """Times were measured for all islands or for none."""
     time = "time on this host" if report.measured.islands else "time, predicted"
-    return "Value", "held in", ">√KL of its rounding", f">{time}"
+    measure = report.islands.measure if report.islands else Islands((), "", 0.0).measure
+    return "Value", "held in", f">{measure} of its rounding", f">{time}"
 
 
 def island_rows(report: Report) -> tuple[tuple[str, ...], ...]:
@@ -166,11 +167,46 @@ def _price(report: Report, name: str, predicted: IslandRow | Islands) -> str:
     return f"{number(1 + predicted.price, 3)} ×"
 
 
-def place_cells(places: Places, row: PlaceRow) -> tuple[str, str, str, str]:
-    """A kind of operations: what, how many, where, and why there."""
+def place_heads(prices: Prices | None) -> tuple[str, ...]:
+    """Of the table of places; times only where they were measured."""
+    time = (">time, this host",) if prices and prices.rows else ()
+    return "Operation", ">n", "where", *time, "why, and what to do"
+
+
+def place_rows(places: Places, prices: Prices | None) -> tuple[tuple[str, ...], ...]:
+    """A line for each kind of operations: what, how many, where, what it takes, and why there."""
+    spent = prices.rows if prices else ()
+    if not spent:
+        return tuple((*_place(places, row), _why(row)) for row in places.rows)
+    return tuple((*_place(places, row), _price_of(p), _why(row)) for row, p in zip(places.rows, spent, strict=True))
+
+
+def _place(places: Places, row: PlaceRow) -> tuple[str, str, str]:
+    return row.kind, str(row.count), places.where(row)
+
+
+def _why(row: PlaceRow) -> str:
     because = ": ".join(filter(None, (row.module, row.reason)))
-    why = "; ".join((because, row.advice)) if row.reason else ""
-    return row.kind, str(row.count), places.where(row), why
+    return "; ".join((because, row.advice)) if row.reason else ""
+
+
+def _price_of(price: Price) -> str:
+    around = number(100 * price.around, 1)
+    return number(100 * price.own, 1) + (f" + {around} %" if float(around) else " %")
+
+
+def places_said(places: Places, prices: Prices | None) -> str:
+    """What stands beside the table of places."""
+    if prices is None:
+        return f"{places.summary}."
+    if not prices.rows:
+        return f"{places.summary}. Time of each: {prices.note}."
+    return (
+        f"{places.summary}. Time: shares of one inference on {prices.threads} thread(s), by {prices.source}; behind a "
+        "plus, what converts into and out of an island. "
+        f"Input and output are converted in {number(100 * prices.ends, 1)} %; {number(100 * prices.loose, 1)} % belong "
+        "to no operation."
+    )
 
 
 def metric(report: Report, *, start: bool = False) -> str:

@@ -38,8 +38,9 @@ def render(report: Report) -> str:
         parts += [f"## {words.ISLAND_TITLE}", plain(f"{islands.told}.")]
         parts += [table(words.island_heads(report), words.island_rows(report))] if islands.rows else []
     if places := report.places:
-        cells = table(words.PLACE_HEADS, (words.place_cells(places, row) for row in places.rows))
-        parts += [f"## {words.PLACE_TITLE}", plain(f"{places.summary}."), cells]
+        prices = report.measured.prices
+        cells = table(words.place_heads(prices), words.place_rows(places, prices))
+        parts += [f"## {words.PLACE_TITLE}", plain(words.places_said(places, prices)), cells]
     if report.fidelity:
         parts += ["## Weakest tensors", _worst(report)]
     differing = [row for row in report.differences if row.differing]

@@ -14,7 +14,7 @@ from reports.render import _wording as words
 from reports.render._plain import plain_text
 from reports.render.terminal import WIDTH, places_table
 
-CAPTION = "Predicted: nothing was converted or written."
+CAPTION = "Predicted: nothing was converted or written. What each takes is measured by a run, on its artifact."
 
 
 def render(found: Sequence[Foreseen]) -> str:

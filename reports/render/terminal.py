@@ -13,6 +13,7 @@ from qtools.core.checks import Check
 from reports.build import LedgerRow, Report
 from reports.islands import Islands
 from reports.places import Places
+from reports.prices import Prices
 from reports.render import _audit, _audit_terminal
 from reports.render import _wording as words
 from reports.render._plain import plain_text
@@ -54,7 +55,8 @@ def renderable(report: Report) -> RenderableType:
     if report.islands:
         parts += _islands(report, report.islands)
     if report.places:
-        parts += [places_table(report.places), Text(f"{report.places.summary}.\n")]
+        prices = report.measured.prices
+        parts += [places_table(report.places, prices), Text(f"{words.places_said(report.places, prices)}\n")]
     if report.fidelity:
         parts.append(_worst(report))
     if report.differences:
@@ -132,11 +134,11 @@ def _islands(report: Report, islands: Islands) -> list[RenderableType]:
     return [*([table] if islands.rows else []), Text(f"{words.ISLAND_TITLE}: {islands.told}.\n")]
 
 
-def places_table(places: Places) -> Table:
-    """Where each kind of operation runs; names enter as Text."""
-    table = plain_table(words.PLACE_TITLE, *words.PLACE_HEADS)
-    for row in places.rows:
-        table.add_row(*map(Text, words.place_cells(places, row)))
+def places_table(places: Places, prices: Prices | None = None) -> Table:
+    """Where each kind of operation runs, and what it takes; names enter as Text."""
+    table = plain_table(words.PLACE_TITLE, *words.place_heads(prices))
+    for row in words.place_rows(places, prices):
+        table.add_row(*map(Text, row))
     return table
 
 

@@ -57,6 +57,17 @@ def test_what_is_printed_is_what_is_written(everything):
     assert printed["cross"] == json.loads((everything.cwd / "together" / "cross.json").read_text())
 
 
+def test_each_row_of_places_has_its_time_or_why_not(everything):
+    for report in json.loads(everything.out)["reports"]:
+        found, rows = report["measured"]["prices"], report["places"]["rows"]
+        if report["subject"]["target"] == "coreml":
+            assert found["rows"] == [] and found["note"].startswith("not run: ")
+            continue
+        assert len(found["rows"]) == len(rows) and not found["note"]
+        shares = [share for row in found["rows"] for share in row.values()] + [found["ends"], found["loose"]]
+        assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+
+
 def test_artifacts_agree_as_their_own_answers_say(everything):
     """The pairs of the report, from the recorded answers of the artifacts on the first pictures."""
     cross = json.loads((everything.cwd / "together" / "cross.json").read_text())

@@ -13,10 +13,6 @@ from qtools.architectures.detr import Detr
 from qtools.core.boxes import Decoding
 from qtools.pipeline.vectors import read
 
-LEFT = pytest.mark.xfail(
-    strict=True, reason="the first queries are constants that attention reads in float, and no plan says why"
-)
-"""The one check that fails: float weights without a reason."""
 SIDE, QUERIES, KINDS = 64, 12, 3
 
 
@@ -40,7 +36,7 @@ def small() -> Detr:
 
 @pytest.mark.slow
 @pytest.mark.all_models
-@pytest.mark.parametrize("target", [pytest.param("tflite", marks=LEFT), pytest.param("onnx", marks=LEFT), "coreml"])
+@pytest.mark.parametrize("target", ["tflite", "onnx", "coreml"])
 def test_a_small_one_goes_through(target: str, tmp_path: Path) -> None:
     result = qtools.quantize(small(), target=target, out=tmp_path / "run", calibration=8, evaluation=8)
     failed = [

@@ -150,6 +150,19 @@ def test_the_planted_sum_and_no_other_value(prepared: Callable[..., Prepared], n
     _artifact_is_as_simulated(made, target, decision)
 
 
+def test_an_embedding_has_islands_too(prepared: Callable[..., Prepared]) -> None:
+    """The same network, its results read as a vector whose direction counts: no classes say what an error costs."""
+    made, target = prepared("tflite", True), only("tflite", "float")
+    spec = dataclasses.replace(made.loaded.spec, task="features")
+    made = dataclasses.replace(made, loaded=dataclasses.replace(made.loaded, spec=spec))
+    decision = decided(made, target, Apart(max_islands=4))
+    step = decision.steps[-1]
+    assert decision.islands is not None and step.before is not None and step.after is not None
+    assert [each.value for each in decision.islands.candidates] == [planted_sum(made)]
+    assert step.kept and step.after < 0.5 * step.before
+    assert "mean √(1 − cosine)" in decision.islands.told and "changes of class" not in decision.islands.told
+
+
 def _artifact_is_as_simulated(made: Prepared, target: Target, decision: Decision) -> None:
     """Codes are equal where all is codes; behind float sums, which end in another last bit, nearly all of them."""
     path = made.lowered.path.parent / f"island{target.spec.suffix}"

@@ -53,7 +53,7 @@ def test_both_runtimes_give_the_same_codes(tiny: Any) -> None:
 def test_a_file_that_it_refuses_is_an_error(tmp_path: Path) -> None:
     broken = tmp_path / "model.tflite"
     broken.write_bytes(b"TFL3" * 100)
-    with pytest.raises(InputError, match="TensorFlow"):
+    with pytest.raises(InputError, match=r"TensorFlow's interpreter cannot open model\.tflite"):
         second.run(broken, np.zeros((1, 16, 16, 3), np.int8))
 
 

@@ -168,12 +168,12 @@ def test_a_piece_is_judged_by_its_exit_and_its_features() -> None:
     other[:, :7] *= 3  # as long as it likes: the cosine stays
     found = pieces.paired_piece(None, rows, other, CLASSES)
     assert (found.agreement, found.kl) == (100, 0) and found.beside[0][2] == pytest.approx(100)
-    assert pieces.apart(rows, other, CLASSES) == pytest.approx(0, abs=1e-3)
+    assert pieces.distances(rows, other, CLASSES) == pytest.approx(0, abs=1e-3)
     other[:, -CLASSES:] = np.roll(other[:, -CLASSES:], 1, 1)
     labels = rows[:, 7:].argmax(1)
     found = pieces.paired_piece(labels, rows, other, CLASSES)
     assert (found.agreement, found.score_reference, found.score) == (0, 100, 0)
-    assert pieces.alike(rows, other, CLASSES) == 0 and pieces.apart(rows, other, CLASSES) > 0.5
+    assert pieces.alike(rows, other, CLASSES) == 0 and pieces.distances(rows, other, CLASSES).mean() > 0.5
     with pytest.raises(ValueError, match="no logits"):
         pieces.taken_apart(rows, 99)
 

@@ -47,21 +47,21 @@ def test_against_the_definition() -> None:
     p, q = (scipy.special.expit(x[:, :-COUNT].astype(np.float64)) for x in (exact, other))
     nats = scipy.special.rel_entr(p, q) + scipy.special.rel_entr(1 - p, 1 - q)
     assert found.kl == pytest.approx(nats.mean())
-    assert masks.apart(exact, other) == pytest.approx(np.sqrt(nats.mean(1)).mean())
+    assert masks.distances(exact, other) == pytest.approx(np.sqrt(nats.mean(1)))
 
 
 def test_the_same_masks_lose_nothing() -> None:
     exact = rows(5, 1)
     found = masks.paired_overlap(None, exact, exact, SIZE)
     assert (found.agreement, found.kl, found.drop) == (100, 0, None)
-    assert masks.alike(exact, exact) == 1 and masks.apart(exact, exact) == 0
+    assert masks.alike(exact, exact) == 1 and not masks.distances(exact, exact).any()
 
 
 def test_empty_masks_are_alike_and_large_numbers_do_no_harm() -> None:
     empty = np.full((2, COUNT * SIDE * SIDE + COUNT), -1e4, np.float32)
     full = -empty
     assert masks.alike(empty, empty) == 1 and masks.alike(empty, full) == 0
-    assert np.isfinite(masks.apart(empty, full)) and masks.apart(empty, full) > 50
+    assert np.isfinite(far := masks.distances(empty, full)).all() and far.mean() > 50
 
 
 @given(st.integers(1, 6), st.integers(1, 6))
@@ -94,6 +94,6 @@ def test_cosine_is_scipys() -> None:
     assert features.cosines(a, b) == pytest.approx(wanted)
     assert features.alike(a, b) == pytest.approx(np.mean(wanted))
     assert features.paired_cosine(a, b).agreement == pytest.approx(100 * np.mean(wanted))
-    assert features.apart(a, b) == pytest.approx(np.sqrt(1 - np.array(wanted)).mean())
+    assert features.distances(a, b).mean() == pytest.approx(np.sqrt(1 - np.array(wanted)).mean())
     zero = np.zeros((1, 3))
     assert features.alike(zero, zero) == 1 and features.alike(zero, np.ones((1, 3))) == 0

@@ -44,7 +44,7 @@ BY_IMAGE_ONLY = (
     "Flipped images, confidence, the smallest drop that shows and other preprocessing are told by images that are "
     "right or wrong: not looked for here, where the score is {}."
 )
-CARRIED = "The latency was measured when the run was made, not by this audit."
+CARRIED = "The latency and the time of operations were measured when the run was made, not by this audit."
 REMEDY = (
     "give the network the preprocessing it was trained with, {} in the words of a contract, and quantize again: "
     "qtools quantize ..."
@@ -110,6 +110,8 @@ def audit(config: AuditConfig, watch: Stopwatch) -> Report:
     drop = report.ledger[list(outputs).index(first)].accuracy
     checks = drop_checks(stopped, drop.drop if drop else None)
     digests = {**report.digests, "calibration": run.report.digests.get("calibration", "")}
+    if speed and run.report.places == report.places:  # whose rows they are
+        report = dataclasses.replace(report, measured=dataclasses.replace(measured, prices=run.report.measured.prices))
     return dataclasses.replace(report, digests=digests, audit=section, checks=(*checks, *report.checks))
 
 

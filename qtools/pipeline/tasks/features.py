@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from calibration.data import open_folder
+from qtools.pipeline.sensitivity import direction_of_features
 from qtools.pipeline.task import Answers, Labels, Task
-from reports.features import AGREED, METRIC, alike, apart, paired_cosine
+from reports.features import AGREED, METRIC, alike, distances, paired_cosine
 from reports.scores import PairedScore
 
 
@@ -30,7 +31,9 @@ TASK = Task(
     rendered=_rendered,
     judge=_judge,
     by_image=False,
-    apart=apart,
+    distances=distances,
+    measure="√(1 − cosine)",
+    direction=direction_of_features,
     agreement=alike,
     by_class=False,
 )

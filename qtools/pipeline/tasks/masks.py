@@ -10,7 +10,7 @@ import numpy as np
 from calibration.data import FolderSource, open_folder
 from qtools.core.protocols import ImageSource
 from qtools.pipeline.task import Answers, Labels, Task
-from reports.masks import AGREED, METRIC, alike, apart, paired_overlap
+from reports.masks import AGREED, METRIC, alike, distances, paired_overlap
 from reports.scores import PairedScore
 
 
@@ -42,7 +42,8 @@ TASK = Task(
     rendered=_rendered,
     judge=_judge,
     by_image=False,
-    apart=apart,
+    distances=distances,
+    direction=None,
     agreement=alike,
     by_class=False,
     scenes=_scenes,

@@ -8,7 +8,7 @@ from functools import partial
 from qtools.models import ModelSpec
 from qtools.pipeline.task import Answers, Labels, Task
 from qtools.pipeline.tasks import classification
-from reports.pieces import AGREED, METRIC, alike, apart, paired_piece
+from reports.pieces import AGREED, METRIC, alike, distances, paired_piece
 from reports.scores import PairedScore
 
 
@@ -21,8 +21,8 @@ def _of(task: Task, spec: ModelSpec) -> Task:
     ) -> PairedScore:
         return paired_piece(labels, reference, other, logits)
 
-    near, same = partial(apart, classes=logits), partial(alike, classes=logits)
-    return dataclasses.replace(task, judge=judge, apart=near, agreement=same, of=None)
+    near, same = partial(distances, classes=logits), partial(alike, classes=logits)
+    return dataclasses.replace(task, judge=judge, distances=near, agreement=same, of=None)
 
 
 def _judge(
@@ -39,5 +39,6 @@ TASK = dataclasses.replace(
     judge=_judge,
     by_image=False,
     by_class=False,
+    direction=None,
     of=_of,
 )
