@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
+from calibration import near_zero
 from calibration.taken_in import taken_in
 from calibration.wide import Kernels
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
@@ -26,6 +27,7 @@ def find(view: GraphView, kernels: Kernels, unbound: Mapping[str, str]) -> dict[
     """
     spec = kernels.spec
     found = {op.id: reason for op in view.ops if (reason := _float_reason(op, view, kernels))}
+    found |= near_zero.find(view, kernels, found)
     found |= _merged(view, kernels, found, unbound)
     integer_ops = [op for op in view.ops if op.id not in found]
     swallowed = taken_in(view, spec, integer_ops)
@@ -126,6 +128,8 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return "works on integers or booleans already"
     if rule.dims and _reduced(op, view) != rule.dims:
         return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
+    if rule.even and not op.attrs.get("even"):
+        return f"the {target} kernel pools over even windows only"
     if op.kind is OpKind.PAD and op.attrs["value"]:
         return f"it adds {op.attrs['value']:g}, and codes can only be padded with zero"
     if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 import numpy as np
 
 from calibration.float_ops import BETWEEN_FLOATS, ISLAND
+from calibration.near_zero import NEAR_ZERO
 from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
 from qtools.core.target import FastPath, OpRule, TargetSpec
@@ -162,4 +163,6 @@ def _advice(op: Op, reason: str, path: FastPath) -> str:
         return path.advice
     if reason == BETWEEN_FLOATS:
         return "leave it: a grid there would cost precision and save nothing"
+    if reason == NEAR_ZERO:
+        return "leave it: its conversions are saved too"
     return OPERAND if "operand is a" in reason else ADVICE.get(op.kind, REPLACE)

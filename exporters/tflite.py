@@ -97,7 +97,7 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     flatbuffer.name_signature(model, takes.names, gives.names)
     flatbuffer.add_metadata(model, METADATA, files.to_json(options.get("metadata", {})).encode())
     labels: Sequence[str] = ()
-    if takes.single:  # the standard metadata are about a picture
+    if takes.picture:  # the standard metadata are about a picture
         answers = [plan.params(name) for name in program.view.outputs]
         facts = metadata.describe(options, answers, pixels=ends.bytes)
         flatbuffer.add_metadata(model, metadata.ENTRY, metadata.encode(facts, (*takes.names, *gives.names)))

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qtools.pipeline.cascade import quantize_cascade as quantize_cascade
     from qtools.pipeline.prompted import quantize_prompted as quantize_prompted
     from qtools.pipeline.quantize import quantize as quantize
     from qtools.pipeline.quantize import quantize_all as quantize_all
 
 _PUBLIC = dict.fromkeys(("quantize", "quantize_all"), "qtools.pipeline.quantize") | {
-    "quantize_prompted": "qtools.pipeline.prompted"
+    "quantize_cascade": "qtools.pipeline.cascade",
+    "quantize_prompted": "qtools.pipeline.prompted",
 }
 
 

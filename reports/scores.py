@@ -18,7 +18,7 @@ class Part:
     """A class's share in a score.
 
     Attributes:
-        index: Number of the class among the outputs.
+        index: Number of the class, or of the exit, among the outputs.
         reference: Score of the reference on it, in percent.
         score: Score of the other, in percent.
     """
@@ -45,7 +45,8 @@ class PairedScore:
         drop: `score_reference` - `score`, in points; positive is a loss.
         drop_interval: 95 % interval of `drop`, in points.
         kl_interval: 95 % interval of `kl`; None where so few images cannot tell.
-        parts: Scores of the classes.
+        parts: Scores of the classes, or of what else it falls into.
+        parts_of: What each part is one of.
         classes: Names of the outputs; () where nothing names them.
         beside: Further scores: name, that of the reference, that of the other, both in percent.
     """
@@ -63,6 +64,7 @@ class PairedScore:
     drop_interval: tuple[float, float] | None = None
     kl_interval: tuple[float, float] | None = None
     parts: tuple[Part, ...] = ()
+    parts_of: str = "class"
     classes: tuple[str, ...] = ()
     beside: tuple[tuple[str, float, float], ...] = ()
 

@@ -115,7 +115,7 @@ def _describe_ends(description: Any, ends: Ends, made: tuple[list[Any], str]) ->
             entry.shortDescription = "RGB image, normalised inside the model"
         else:
             _array(entry.type.multiArrayType, shape)
-            entry.shortDescription = "RGB image, channels first, normalised" if ends.takes.single else ""
+            entry.shortDescription = "RGB image, channels first, normalised" if ends.takes.picture else ""
     if ends.labels:
         label, probabilities = description.output.add(), description.output.add()
         label.name, probabilities.name = LABEL, PROBABILITIES

@@ -19,6 +19,7 @@ SELECTORS = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq
 MATCHED = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
 RELU = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/relu_quantizelinear.cc"
 POOLING = f"{SOURCE_TREE}/core/mlas/lib/qlgavgpool.cpp"
+AVERAGING = f"{SOURCE_TREE}/contrib_ops/cpu/quantization/qlinear_pool.cc"
 ACTIVATIONS = ("uint8", "int8")
 SPATIAL = (2, 3)
 
@@ -38,6 +39,7 @@ SPEC = TargetSpec(
         OpKind.ADD: OpRule(MATCHED),
         OpKind.MUL: OpRule(MATCHED),
         OpKind.MEAN: OpRule(POOLING, dims=SPATIAL),
+        OpKind.AVG_POOL: OpRule(AVERAGING, even=True),
         OpKind.SIGMOID: OpRule(MATCHED),
         OpKind.CONCAT: OpRule(MATCHED, varying=True),
         OpKind.RELU: OpRule(RELU, fused_only=True),

@@ -110,9 +110,27 @@ class PlanWriter:
             else:
                 source = int(operator.inputs[0])
                 moved = self._passes_codes(operator) and source in self.entries
-                self.integer[position] = moved
+                self.integer[position] = moved and not (self._is_made_in_float(source) and self._ends_in_float(output))
                 if moved:
                     self.entries[output] = self.entries[source]
+
+    def _is_made_in_float(self, index: int) -> bool:
+        """Whether a tensor holds floats, of which each reader in integers makes codes for itself."""
+        return any(index in o.outputs and not self.integer[p] for p, o in enumerate(self.graph.operators))
+
+    def _ends_in_float(self, index: int) -> bool:
+        """Whether an operation in float reads a tensor, perhaps moved: codes would keep less of it than it is due."""
+        for operator in self.graph.operators:
+            if index not in operator.inputs:
+                continue
+            output = int(operator.outputs[0])
+            value = self.value_of.get(flatbuffer.name_of(self.model, output))
+            if value is None and self._passes_codes(operator):
+                if self._ends_in_float(output):
+                    return True
+            elif value is None or self.view.producer[value].id in self.plan.float_ops:
+                return True
+        return False
 
     def _first_inside(self, op: Op) -> Op:
         """The first of the operations that one kernel is: it is who reads the operands."""

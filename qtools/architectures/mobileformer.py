@@ -60,6 +60,12 @@ def _shuffled(groups: int, split: bool) -> nn.Module:
     return Shuffle(groups) if split else nn.Identity()
 
 
+def _normed(sides: tuple[int, int], groups: int, side: int = 1, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    """A convolution between channels that keeps the size but for its stride, and its norm."""
+    inner, outer = sides
+    return nn.Conv2d(inner, outer, side, stride, side // 2, groups=groups, bias=False), nn.BatchNorm2d(outer)
+
+
 class MapToTokens(nn.Module):
     """The tokens attend to a map, whose channels are keys and values as they are."""
 
@@ -147,15 +153,11 @@ class Inverted(Bridged):
         super().__init__(channels, width)
         inner, outer = channels
         wide, split = inner * expansion, groups > 1
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(inner, wide, 1, groups=groups, bias=False), nn.BatchNorm2d(wide), _shuffled(groups, split)
-        )
+        self.conv1 = nn.Sequential(*_normed((inner, wide), groups), _shuffled(groups, split))
         self.hyper1 = Slopes(width, wide)
-        self.conv2 = nn.Sequential(nn.Conv2d(wide, wide, 3, 1, 1, groups=wide, bias=False), nn.BatchNorm2d(wide))
+        self.conv2 = nn.Sequential(*_normed((wide, wide), wide, 3))
         self.hyper2 = Slopes(width, wide)
-        self.conv3 = nn.Sequential(
-            nn.Conv2d(wide, outer, 1, groups=groups, bias=False), nn.BatchNorm2d(outer), _shuffled(groups, split)
-        )
+        self.conv3 = nn.Sequential(*_normed((wide, outer), groups), _shuffled(groups, split))
         self.identity = inner == outer
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,16 +175,12 @@ class Strided(Bridged):
         super().__init__(channels, width)
         inner, outer = channels
         first, second, split = inner * expansions[0], outer * expansions[1], groups > 1
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(inner, first, 3, 2, 1, groups=inner, bias=False), nn.BatchNorm2d(first), _shuffled(inner, split)
-        )
+        self.conv1 = nn.Sequential(*_normed((inner, first), inner, 3, 2), _shuffled(inner, split))
         self.hyper1 = Slopes(width, first)
-        self.conv2 = nn.Sequential(nn.Conv2d(first, outer, 1, groups=groups, bias=False), nn.BatchNorm2d(outer))
-        self.conv3 = nn.Sequential(
-            nn.Conv2d(outer, second, 3, 1, 1, groups=outer, bias=False), nn.BatchNorm2d(second), _shuffled(outer, split)
-        )
+        self.conv2 = nn.Sequential(*_normed((first, outer), groups))
+        self.conv3 = nn.Sequential(*_normed((outer, second), outer, 3), _shuffled(outer, split))
         self.hyper3 = Slopes(width, second)
-        self.conv4 = nn.Sequential(nn.Conv2d(second, outer, 1, groups=groups, bias=False), nn.BatchNorm2d(outer))
+        self.conv4 = nn.Sequential(*_normed((second, outer), groups))
 
     def forward(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.global_block(self.local_global(x, tokens))
@@ -200,12 +198,10 @@ class Lite(nn.Module):
         inner, outer = channels
         wide = inner * expansion
         self.conv = nn.Sequential(
-            nn.Conv2d(inner, wide, 3, stride, 1, groups=inner, bias=False),
-            nn.BatchNorm2d(wide),
+            *_normed((inner, wide), inner, 3, stride),
             nn.ReLU6(),
             _shuffled(inner, groups > 1),
-            nn.Conv2d(wide, outer, 1, groups=groups, bias=False),
-            nn.BatchNorm2d(outer),
+            *_normed((wide, outer), groups),
         )
         self.identity = stride == 1 and inner == outer
 
@@ -220,11 +216,7 @@ class Classifier(nn.Module):
     def __init__(self, channels: int, width: int, features: int, groups: int, classes: int) -> None:
         super().__init__()
         wide = 6 * channels
-        self.conv = nn.Sequential(
-            _shuffled(groups, groups > 1),
-            nn.Conv2d(channels, wide, 1, groups=groups, bias=False),
-            nn.BatchNorm2d(wide),
-        )
+        self.conv = nn.Sequential(_shuffled(groups, groups > 1), *_normed((channels, wide), groups))
         self.fc = nn.Sequential(nn.Linear(wide + width, features), nn.BatchNorm1d(features), nn.Hardswish())
         self.classifier = nn.Sequential(nn.Dropout(0.0), nn.Linear(features, classes))
 
@@ -258,7 +250,7 @@ class MobileFormer(nn.Module):
         self.num_classes = num_classes
         count, width = tokens
         self.tokens = nn.Embedding(count, width)
-        self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, 2, 1, bias=False), nn.BatchNorm2d(stem), nn.ReLU6())
+        self.stem = nn.Sequential(*_normed((3, stem), 1, 3, 2), nn.ReLU6())
         self.features = nn.ModuleList()
         inner = stem
         for channels, first, second, stride in blocks:

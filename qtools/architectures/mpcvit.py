@@ -152,26 +152,24 @@ SIZES: dict[str, dict[str, Any]] = {
     "mpcvit_tiny_imagenet": {"alphas": half_of_each(9, 12), "dim": 192, "img_size": 64, "num_classes": 200},
 }
 
+
+def _shown(side: int, classes: int, crop: float, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+    """How pictures of a data set of small ones are shown to it."""
+    return settings(
+        num_classes=classes,
+        input_size=(3, side, side),
+        fixed_input_size=True,
+        crop_pct=crop,
+        mean=mean,
+        std=std,
+        classifier="classifier.fc",
+    )
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "mpcvit_cifar.c10": settings(
-            num_classes=10,
-            input_size=(3, 32, 32),
-            fixed_input_size=True,
-            crop_pct=1.0,
-            mean=(0.5071, 0.4867, 0.4408),
-            std=(0.2675, 0.2565, 0.2761),
-            classifier="classifier.fc",
-        ),
-        "mpcvit_tiny_imagenet.t200": settings(
-            num_classes=200,
-            input_size=(3, 64, 64),
-            fixed_input_size=True,
-            crop_pct=0.9,
-            mean=(0.480, 0.448, 0.397),
-            std=(0.272, 0.265, 0.274),
-            classifier="classifier.fc",
-        ),
+        "mpcvit_cifar.c10": _shown(32, 10, 1.0, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+        "mpcvit_tiny_imagenet.t200": _shown(64, 200, 0.9, (0.480, 0.448, 0.397), (0.272, 0.265, 0.274)),
     }
 )
 enter(MpcVit, SIZES)

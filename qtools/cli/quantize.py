@@ -77,7 +77,10 @@ Weights = Annotated[
 Builder = Annotated[str, Option(help="package.module:function that returns your own nn.Module.")]
 Data = Annotated[
     Path | None,
-    Option(help="Your images: class folders, a flat folder, a CSV (file,label); or images/ and masks/ to segment."),
+    Option(
+        help="Your images: class folders, a flat folder, a CSV (file,label); images/ and masks/ to segment; "
+        "class/clip/frame.jpg for videos."
+    ),
 ]
 Eval = Annotated[Path | None, Option("--eval", help="Images to evaluate on; default: what is left of --data.")]
 Calibration = Annotated[int | None, Option(help="Calibration images; default 256, fewer for a small folder.")]
@@ -99,6 +102,9 @@ Ends = Annotated[
 Labels = Annotated[
     Path | None,
     Option(help="Names of the classes, one per line, for the artifact; default: the names of the class folders."),
+]
+Cascade = Annotated[
+    bool, Option("--cascade", help="Of a network with early exits: one artifact per exit, and one contract.")
 ]
 OnnxActivations = Annotated[
     str, Option(help="Type of the activations in ONNX: uint8 (default, for x86 and NPUs) or int8 (for Arm).")
@@ -142,6 +148,7 @@ def quantize(
     method: Method = DEFAULT_METHOD,
     io: Ends = "int8",
     labels: Labels = None,
+    cascade: Cascade = False,
     onnx_activations: OnnxActivations = "",
     out: Out = None,
     force: Force = False,
@@ -159,15 +166,15 @@ def quantize(
     _check_source(model, builder)
     config = RunConfig(
         model, weights, builder, target,
-        bits=bits, weight_bits=weight_bits, act_bits=act_bits, method=method,
+        bits=bits, weight_bits=weight_bits, act_bits=act_bits,
         int16=int16 or (), dynamic=dynamic or (), clamp=clamp, strict_weights=strict_weights,
         max_drop=max_drop, max_islands=max_islands, size_budget=size_budget,
-        images=Images(data, eval_data, calibration, evaluation, seed),
+        method=method, images=Images(data, eval_data, calibration, evaluation, seed),
         io=io, labels=labels, out=out, force=force, cache=not no_cache, input_size=input_size,
         command=_command(context),
         target_options={"activations": onnx_activations} if onnx_activations else {},
     )  # fmt: skip
-    (_foresee if dry_run else _export)(config, as_json=json)
+    (_foresee if dry_run else _export)(config, cascade=cascade, as_json=json)
 
 
 def _check_source(model: str, builder: str) -> None:
@@ -175,7 +182,7 @@ def _check_source(model: str, builder: str) -> None:
         raise InputError("give a model's name or --builder, one of the two", "qtools quantize m1_1")
 
 
-def _export(config: RunConfig, *, as_json: bool) -> None:
+def _export(config: RunConfig, *, cascade: bool, as_json: bool) -> None:
     """The run, its report on stdout, and the exit code that its checks deserve."""
     from qtools.cli._progress import Bars
 
@@ -183,8 +190,8 @@ def _export(config: RunConfig, *, as_json: bool) -> None:
         bars.stage("start")
         from qtools.pipeline.quantize import has_halves
 
-        halves = has_halves(config)
-        results, last = (_run_halves if halves else _run)(config, bars)
+        several = _run_cascade if cascade else _run_halves if has_halves(config) else None
+        results, last = (several or _run)(config, bars)
     _show(results, last, as_json=as_json)
     from reports.verdict import verdict
 
@@ -193,8 +200,12 @@ def _export(config: RunConfig, *, as_json: bool) -> None:
         raise typer.Exit(ExitStatus.CHECK_FAILED)
 
 
-def _foresee(config: RunConfig, *, as_json: bool) -> None:
+def _foresee(config: RunConfig, *, cascade: bool, as_json: bool) -> None:
     """The prediction on stdout."""
+    if cascade:
+        raise InputError(
+            "--dry-run looks at a whole network", "leave --cascade out: its pieces have the same operations"
+        )
     from qtools.cli._progress import Bars
 
     with Bars() as bars:
@@ -231,6 +242,15 @@ def _run_halves(config: RunConfig, bars: Bars) -> tuple[list[RunResult], Last]:
     made = prompted.run(config, bars)
     bars.stage("done")
     return [*made.encoder.values(), *made.decoder.values()], list(made.joined.values())
+
+
+def _run_cascade(config: RunConfig, bars: Bars) -> tuple[list[RunResult], Last]:
+    """Every piece of a network with early exits, for each target."""
+    from qtools.pipeline import cascade
+
+    made = cascade.run(config, bars)
+    bars.stage("done")
+    return [result for piece in made.pieces for result in piece.values()], list(made.joined.values())
 
 
 def _show(results: Sequence[RunResult], last: Last, *, as_json: bool) -> None:

@@ -2,8 +2,8 @@
 
 Images are one array and so are logits, and everything between a picture and a report passes on one array with the
 images first. A program with several inputs or outputs takes and gives rows instead: for each image the numbers of all
-of them behind each other. A detector's outputs are about the same places, and travel side by side (see
-`qtools.core.answers`). Only who talks to the program itself takes them apart.
+of them behind each other. A detector's outputs are about the same places, those of several exits about the same
+classes, and travel side by side (see `qtools.core.answers`). Only who talks to the program itself takes them apart.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.answers import NAMES
+from qtools.core.answers import EXIT, NAMES
 
+IMAGE = "image"
+"""Name of the input of a network that takes a picture."""
 Array = TypeVar("Array", bound=Any)
 """Of numpy or of torch: both are cut and shaped alike."""
 
@@ -41,9 +43,24 @@ class Ports:
         return len(self.names) == 1
 
     @property
+    def picture(self) -> bool:
+        """Whether there is one, a picture."""
+        return self.names == (IMAGE,)
+
+    @property
     def placed(self) -> bool:
         """Whether they are a detector's outputs, (n, places, numbers) each."""
         return self.names == NAMES
+
+    @property
+    def exits(self) -> bool:
+        """Whether they are the logits of several exits, (n, classes) each."""
+        return not self.single and all(name.startswith(EXIT) for name in self.names)
+
+    @property
+    def along(self) -> int:
+        """Dimension of what travels along which they lie behind each other."""
+        return 2 if self.exits else 1
 
     def split(self, rows: Array) -> tuple[Array, ...]:
         """Each one's array, images first.
@@ -56,6 +73,9 @@ class Ports:
         """
         if self.single:
             return (rows,)
+        if self.exits:
+            self._check(rows, 4, [1] * len(self.names))
+            return tuple(rows[:, :, at, 0] for at in range(len(self.names)))
         if not self.placed:
             return self.cut(rows)
         sizes = [shape[-1] for shape in self.shapes]
@@ -79,18 +99,21 @@ class Ports:
         )
 
     def laid(self, parts: Sequence[Array]) -> list[Array]:
-        """Arrays, images first, so that one behind the other along dimension 1 they are what travels."""
+        """Arrays, images first, so that one behind the other along dimension `along` they are what travels."""
         if self.single:
             return list(parts)
+        if self.exits:
+            return [part[:, :, None, None] for part in parts]
         return [part.swapaxes(1, 2) if self.placed else part.reshape(len(part), -1) for part in parts]
 
     def join(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Arrays as they travel, images first."""
         laid = self.laid(parts)
-        return laid[0] if self.single else np.concatenate(laid, 1)
+        return laid[0] if self.single else np.concatenate(laid, self.along)
 
     def _check(self, rows: Any, dimensions: int, sizes: Sequence[int]) -> None:
-        if rows.ndim != dimensions or rows.shape[1] != sum(sizes):
+        along = self.along if dimensions > 2 else 1
+        if rows.ndim != dimensions or rows.shape[along] != sum(sizes):
             held = dict(zip(self.names, sizes, strict=True))
             raise ValueError(f"rows of shape {tuple(rows.shape)} do not hold {held}")
 

@@ -19,6 +19,7 @@ class OpRule:
         tied: True where inputs and output must share one scale (reshape, pooling, concat).
         fixed_output: (scale, zero_point) that the kernel insists on.
         dims: Dimensions of a 4-D value that the kernel reduces, where it takes no others; None = any.
+        even: True where the kernel pools over windows of one size only, cut from the padded map in full.
         sampling: Ways to enlarge a map (attribute of a RESIZE) that the kernel has; None = all.
         delegated: False where the runtime's fast path leaves the integer kernel to the runtime itself.
         advice: What a reader of a report can do where it is not.
@@ -34,6 +35,7 @@ class OpRule:
     tied: bool = False
     fixed_output: tuple[float, int] | None = None
     dims: tuple[int, ...] | None = None
+    even: bool = False
     sampling: tuple[str, ...] | None = None
     fused_only: bool = False
     delegated: bool = True

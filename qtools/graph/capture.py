@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from qtools.core.errors import CheckFailed, InputError
-from qtools.core.ports import Ports
+from qtools.core.ports import IMAGE, Ports
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, Value
 from qtools.graph.classify import classify
 from qtools.graph.constants import fold_constants, serves_alone
@@ -23,9 +23,6 @@ from qtools.graph.scales import fold_scales
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
-
-IMAGE = "image"
-"""Name of the input of a network that has one."""
 
 _EXPORTING = Lock()
 """torch.export patches torch while it runs; batches of a size not seen before may come from several threads."""

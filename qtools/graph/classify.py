@@ -58,6 +58,19 @@ def _pool(args: Mapping[str, Any]) -> Attrs:
     return {"padding": tuple(args["padding"])}
 
 
+def _average(args: Mapping[str, Any]) -> Attrs:
+    """`counts_padding`: whether each window is divided by its full size; `even`: whether all are cut from the padded
+    map in full, without a divisor of their own.
+    """
+    return {
+        "padding": tuple(args["padding"]),
+        "window": tuple(args["kernel_size"]),
+        "stride": tuple(args["stride"] or args["kernel_size"]),
+        "counts_padding": bool(args["count_include_pad"]),
+        "even": not args["ceil_mode"] and args["divisor_override"] is None,
+    }
+
+
 def _pad(args: Mapping[str, Any]) -> Attrs:
     """Elements to add, from the last dimension's two ends on, as `torch.nn.functional.pad` counts them."""
     return {"pads": tuple(args["pad"]), "mode": args.get("mode", "constant"), "value": float(args["value"] or 0)}
@@ -70,6 +83,10 @@ def _reduce(args: Mapping[str, Any]) -> Attrs:
 
 def _one_dim(args: Mapping[str, Any]) -> Attrs:
     return {"dim": int(args["dim"])}
+
+
+def _sum(args: Mapping[str, Any]) -> Attrs:
+    return {"number": float(args["other"])} if isinstance(args["other"], (int, float)) else {}
 
 
 def _gelu(args: Mapping[str, Any]) -> Attrs:
@@ -138,6 +155,7 @@ _KINDS: Mapping[str, OpKind] = {
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "conv2d": _conv,
+    "avg_pool2d": _average,
     "max_pool2d": _pool,
     "constant_pad_nd": _pad,
     "pad": _pad,
@@ -146,6 +164,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "softmax": _one_dim,
     "_softmax": _one_dim,
     "cat": _one_dim,
+    "add": _sum,
     "gelu": _gelu,
     "upsample_bilinear2d": _bilinear,
     "upsample_nearest2d": _nearest,

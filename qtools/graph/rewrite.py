@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from qtools.core.types import OpKind
+from qtools.graph.sampling import grid_sample
 
 aten = torch.ops.aten
 
@@ -56,6 +57,7 @@ _ALWAYS: Mapping[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention_to_one_token,
     aten.hardtanh.default: _hardtanh,
     aten.clamp.default: _hardtanh,
+    aten.grid_sampler.default: grid_sample,
 }
 
 _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qtools.core.answers import NAMES
+from qtools.core.answers import EXIT, NAMES
 from qtools.core.ports import Ports
 
 
@@ -34,7 +34,7 @@ class Rows(nn.Module):
 def joined(gives: Ports, outputs: Any) -> Tensor:
     """What a network returned, one tensor or several, as it travels."""
     laid = gives.laid(outputs_of(outputs))
-    return laid[0] if len(laid) == 1 else torch.cat(laid, 1)
+    return laid[0] if len(laid) == 1 else torch.cat(laid, gives.along)
 
 
 def outputs_of(result: Any) -> tuple[Tensor, ...]:
@@ -43,5 +43,7 @@ def outputs_of(result: Any) -> tuple[Tensor, ...]:
 
 
 def gives_of(outputs: Sequence[Tensor]) -> Ports:
-    """Outputs of a network that is not in `Rows`: a classifier's logits, or a detector's logits and boxes."""
-    return Ports(NAMES[: len(outputs)], tuple((1, *each.shape[1:]) for each in outputs))
+    """Outputs of a network that is not in `Rows`: logits, a detector's logits and boxes, or the logits of its exits."""
+    exits = len(outputs) > 1 and all(each.ndim == 2 for each in outputs)
+    names = tuple(f"{EXIT}{at}" for at, _ in enumerate(outputs, 1)) if exits else NAMES[: len(outputs)]
+    return Ports(names, tuple((1, *each.shape[1:]) for each in outputs))

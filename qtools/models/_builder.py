@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from qtools.core.boxes import CORNERS, Decoding
 from qtools.core.errors import InputError, did_you_mean
+from qtools.core.exits import Exits
 from qtools.core.types import InputSpec
 from qtools.models import _checkpoint, _timm
 from qtools.models._spec import Loaded, ModelSpec, WeightsInfo
 
 _HOW = "set model.pretrained_cfg = {'input_size': (3, 224, 224), 'mean': ..., 'std': ...}, or give input_size"
-DETECTION = "detection"
+DETECTION, EARLY_EXIT = "detection", "early_exit"
 _TASKS = {2: "classification", 4: "segmentation"}
 """Dimensions of an answer -> what the network is for."""
 
@@ -76,7 +77,8 @@ def wrap_module(
         module: Maps images, shape (n, 3, height, width), to logits, shape (n, classes); or, for a class per pixel, to
             shape (n, classes, h, w) at any fraction of the images' size, which makes its task "segmentation". With an
             attribute `decoding` (`qtools.core.boxes.Decoding`) and two results, logits (n, places, classes) and boxes
-            (n, places, 4), its task is "detection".
+            (n, places, 4), its task is "detection". With an attribute `exits` (`qtools.core.exits.Exits`) and the
+            logits (n, classes) of each exit, its task is "early_exit".
         name: Name for tables and files; the class name where empty.
         source: Where it came from, for the report.
         input_size: Side in pixels, (height, width), or the whole preprocessing. May be left out where the module
@@ -94,6 +96,7 @@ def wrap_module(
     _checkpoint.check_finite(state, label)
     classes, task = _answer_of(own, picture, label)
     decoding: Decoding | None = getattr(module, "decoding", None) if task == DETECTION else None
+    exits: Exits | None = getattr(module, "exits", None) if task == EARLY_EXIT else None
     spec = ModelSpec(
         name=label,
         aliases=(),
@@ -104,6 +107,7 @@ def wrap_module(
         architecture="",
         task=task,
         decoding=decoding,
+        exits=exits,
     )
     info = WeightsInfo("builder", source or type(module).__name__, _checkpoint.digest_state(state), "unknown", notes)
     return Loaded(own, spec, info)
@@ -148,6 +152,8 @@ def _answer_of(module: nn.Module, picture: InputSpec, label: str) -> tuple[int, 
         raise InputError(f"{label} fails on an input of {size}: {type(error).__name__}: {error}", _HOW) from error
     if isinstance(output, tuple) and isinstance(how := getattr(module, "decoding", None), Decoding):
         return _kinds(output, how, label), DETECTION
+    if isinstance(output, tuple) and isinstance(exits := getattr(module, "exits", None), Exits):
+        return _named(output, exits, label), EARLY_EXIT
     if not isinstance(output, Tensor) or output.ndim not in _TASKS or output.shape[0] != 1:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
@@ -167,6 +173,17 @@ def _kinds(outputs: tuple[Any, ...], how: Decoding, label: str) -> int:
             "return both, and say in `decoding` where the anchors are",
         )
     return shapes[0][2] - 1
+
+
+def _named(outputs: tuple[Any, ...], exits: Exits, label: str) -> int:
+    """Classes that every exit of a network has."""
+    shapes = [tuple(each.shape) if isinstance(each, Tensor) else () for each in outputs]
+    if len(shapes) != exits.count or len(shapes[0]) != 2 or set(shapes) != {(1, shapes[0][1])}:
+        raise InputError(
+            f"{label} returns {shapes}, not logits of shape (1, classes) at each of {exits.count} exits",
+            "return one tensor per exit, and say in `exits` when each is taken",
+        )
+    return int(shapes[0][1])
 
 
 def _imported(name: str, target: str) -> ModuleType:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from qtools.core.boxes import Decoding
+from qtools.core.clips import Clip
+from qtools.core.exits import Exits
 from qtools.core.types import InputSpec
 
 if TYPE_CHECKING:
@@ -125,6 +127,8 @@ class Family:
         task: What the networks are for: a file in qtools/pipeline/tasks.
         classes: A state dict (in timm's layout) -> its number of classes, where these are not the classifier's rows.
         decoding: (architecture, (height, width)) -> how boxes are made of the answers; None where the task has none.
+        clip: (model) -> which frames of a video it takes; None where it takes pictures.
+        exits: (model) -> where it may answer early; None where it has one answer.
         note: What is to be said wherever a member is loaded: whose parameter names are read, what nobody has verified.
     """
 
@@ -138,6 +142,8 @@ class Family:
     task: str = "classification"
     classes: Callable[[State], int | None] | None = None
     decoding: Callable[[str, tuple[int, int]], Decoding] | None = None
+    exits: Callable[[ModelSpec], Exits] | None = None
+    clip: Callable[[ModelSpec], Clip] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class ModelSpec:
         params_millions: Number of weights, training branches folded away, where known.
         macs_billions: Multiply-accumulates, where known.
         decoding: How boxes are made of a user's module's answers; a family's are told by `Family.decoding`.
+        exits: Where a user's module may answer early; a family's are told by `Family.exits`.
     """
 
     name: str
@@ -173,6 +180,7 @@ class ModelSpec:
     params_millions: float | None = None
     macs_billions: float | None = None
     decoding: Decoding | None = None
+    exits: Exits | None = None
 
 
 WeightsKind = Literal["imagenet", "reference", "file", "builder"]

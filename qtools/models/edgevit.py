@@ -14,6 +14,7 @@ FAMILY = Family(
     name="edgevit",
     paper="https://arxiv.org/abs/2205.03436",
     note="reads the layout of the authors' code (saic-fi/edgevit); not verified against the authors' weights",
+    level="converted",
     cards=(
         own_card("edgevit_xxs", 4.068, 0.5513, 74.4, NONE),
         own_card("edgevit_xs", 6.770, 1.128, 77.5, NONE),

@@ -57,6 +57,7 @@ FAMILY = Family(
     name="efficientformer",
     paper="https://arxiv.org/abs/2206.01191",
     translate=from_release,
+    level="converted",
     cards=(
         hub_card("efficientformer_l1", 12.29, 1.291, LICENCE, {"snap_dist_in1k": 80.498}),
         hub_card("efficientformer_l3", 31.41, 3.907, LICENCE, {"snap_dist_in1k": 82.55}),

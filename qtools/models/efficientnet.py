@@ -13,6 +13,7 @@ LICENCE = "Apache-2.0"
 FAMILY = Family(
     name="efficientnet",
     paper="https://arxiv.org/abs/2104.00298",
+    level="converted",
     cards=(
         hub_card("tf_efficientnetv2_b0", 7.14, 0.5282, LICENCE, {"in1k": 78.358}, ("efficientnetv2_b0",)),
         hub_card("tf_efficientnetv2_b1", 8.141, 0.747, LICENCE, {"in1k": 79.462}, ("efficientnetv2_b1",)),

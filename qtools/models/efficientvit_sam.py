@@ -61,6 +61,7 @@ FAMILY = Family(
     note=f"{DECODES}; reads the layout of the authors' code and enlarges maps linearly where that code does cubically; "
     "not verified against the authors' weights",
     translate=from_release,
+    level="converted",
     cards=(
         own_card("efficientvit_sam_b0", 0.9015, 0.05026, None, NONE),
         own_card("efficientvit_sam_l0", 34.79, 36.58, None, NONE),

@@ -67,6 +67,7 @@ FAMILY = Family(
     "does cubically; not verified against the authors' weights",
     translate=from_release,
     arguments=_arguments,
+    level="converted",
     cards=(
         own_card("efficientvit_seg_b0", 0.7067, 0.5489, None, NONE),
         own_card("efficientvit_seg_b1", 4.803, 3.138, None, NONE),

@@ -37,5 +37,6 @@ FAMILY = Family(
         "authors' weights"
     ),
     translate=_subnet,
+    level="converted",
     cards=(own_card(NAME, 12.02, 0.4174, None, WEIGHTS),),
 )

@@ -13,6 +13,7 @@ LICENCE = "Apache-2.0"
 FAMILY = Family(
     name="levit",
     paper="https://arxiv.org/abs/2104.01136",
+    level="converted",
     cards=(
         hub_card("levit_128s", 7.756, 0.3047, LICENCE, {"fb_dist_in1k": 76.526}),
         hub_card("levit_128", 9.189, 0.4053, LICENCE, {"fb_dist_in1k": 78.49}),

@@ -14,6 +14,7 @@ FAMILY = Family(
     name="mobileformer",
     paper="https://arxiv.org/abs/2108.05895",
     note="reads the published layout (AAboys/MobileFormer); not verified against the authors' weights",
+    level="converted",
     cards=(
         own_card("mobileformer_26m", 3.233, 0.02355, 64.0, WEIGHTS),
         own_card("mobileformer_52m", 3.469, 0.04929, 68.7, WEIGHTS),

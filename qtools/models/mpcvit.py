@@ -34,6 +34,7 @@ FAMILY = Family(
         "not verified against the authors' weights"
     ),
     arguments=_searched,
+    level="converted",
     cards=(
         own_card("mpcvit_cifar", 3.717, 0.2545, None, NONE),
         own_card("mpcvit_tiny_imagenet", 2.766, 0.9128, None, NONE),

@@ -14,6 +14,7 @@ LICENCE = "Apache-2.0"
 FAMILY = Family(
     name="naflexvit",
     paper="https://arxiv.org/abs/2307.06304",
+    level="converted",
     cards=(
         hub_card("naflexvit_base_patch16_gap", 86.63, 55.8, LICENCE, {"e300_s576_in1k": 83.5}, ("naflexvit_base",)),
         hub_card("naflexvit_base_patch16_par_gap", 86.63, 55.8, LICENCE, {"e300_s576_in1k": 83.67}),

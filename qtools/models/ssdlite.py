@@ -50,6 +50,7 @@ FAMILY = Family(
     "for boxes where that code has one for both; not verified against the authors' weights",
     classes=_classes,
     decoding=decoding,
+    level="converted",
     cards=(
         own_card("ssdlite_repvit_thin", 1.47, 0.4658, None, NONE),
         own_card("ssdlite_repvit_m0_9", 5.737, 1.839, None, NONE),

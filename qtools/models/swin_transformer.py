@@ -13,6 +13,7 @@ LICENCE = "MIT"
 FAMILY = Family(
     name="swin_transformer",
     paper="https://arxiv.org/abs/2103.14030",
+    level="converted",
     cards=(
         hub_card(
             "swin_tiny_patch4_window7_224",

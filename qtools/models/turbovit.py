@@ -16,5 +16,6 @@ FAMILY = Family(
         "timm's Hiera at 64 channels and 1, 2, 7, 2 layers: the paper leaves the depths open, and no weights are "
         "published; not verified against the authors' weights"
     ),
+    level="converted",
     cards=(own_card("turbovit", 12.66, 2.246, 82.1, ("", "")),),
 )

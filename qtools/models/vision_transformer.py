@@ -13,6 +13,7 @@ LICENCE = "Apache-2.0"
 FAMILY = Family(
     name="vision_transformer",
     paper="https://arxiv.org/abs/2010.11929",
+    level="converted",
     cards=(
         hub_card(
             "vit_tiny_patch16_224",

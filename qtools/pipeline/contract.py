@@ -19,7 +19,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from qtools.core import files
 from qtools.core.artifact import Runtime
 from qtools.core.boxes import Anchors, Decoding
+from qtools.core.clips import Clip
 from qtools.core.errors import InputError
+from qtools.core.exits import Exits
 
 FILE = "contract.json"
 SCHEMA_FILE = "contract.schema.json"
@@ -241,10 +243,13 @@ class Contract:
         labels_offset: Output that stands for label 0; 1 where the background comes first.
         labels: Names of the outputs, or ().
         input: The tensor that goes in. This and what follows is there where qtools wrote the contract.
-        output: What comes out; of a detector the logits, one row per place, of all classes.
+        output: What comes out; of a detector the logits, one row per place, of all classes; of early exits the last.
         boxes: Of a detector, what comes out beside them: the four numbers of each place's box.
         decoding: Of a detector, how an app makes boxes of both.
         anchors_sha256: Over its anchors as little-endian float32, four each, in the order of the places.
+        earlier: Of a network with early exits, what comes out at those before the last, in the order of `exits`.
+        exits: Of such a network, which exit answers.
+        clip: Of a network that takes videos, which frames go in; `preparation` is then that of one frame.
         artifact: The file.
         runtime: What it needs.
         model: What it is.
@@ -261,6 +266,9 @@ class Contract:
     boxes: Output | None = None
     decoding: Decoding | None = None
     anchors_sha256: str = ""
+    earlier: tuple[Output, ...] = ()
+    exits: Exits | None = None
+    clip: Clip | None = None
     artifact: File | None = None
     runtime: Runtime | None = None
     model: Model | None = None
@@ -338,7 +346,7 @@ def read(path: Path, called: str = "--contract ") -> Contract:
 def schema() -> dict[str, Any]:
     """JSON Schema of a contract; what the docstrings above say of each entry is in it."""
     found = _adapter().json_schema()
-    for part in (Preparation, Input, Output, Anchors, Decoding, Weights, File, Model, Contract, Runtime):
+    for part in (Preparation, Input, Output, Anchors, Decoding, Exits, Clip, Weights, File, Model, Contract, Runtime):
         place = found["$defs"].get(part.__name__, found if part is Contract else {})
         text, _, attributes = inspect.cleandoc(part.__doc__ or "").partition("\n\nAttributes:\n")
         place["description"] = " ".join(text.split())

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from calibration.images import fill_of, normalise
 from qtools.core import files
-from qtools.core.answers import BOXES, LOGITS
+from qtools.core.answers import BOXES, EXIT, LOGITS
 from qtools.core.artifact import Runtime
 from qtools.core.errors import CheckFailed, InputError
 from qtools.core.inspection import End, Grid
@@ -57,7 +57,7 @@ def open_run(folder: Path) -> Run:
     """Reads a run folder.
 
     Raises:
-        InputError: If it is none, something of it is missing, or it holds a detector.
+        InputError: If it is none, something of it is missing, or its answers are not one output.
         CheckFailed: If the artifact is not the one that was audited.
     """
     if not (folder / REPORT).is_file():
@@ -65,14 +65,24 @@ def open_run(folder: Path) -> Run:
     report = read_report(folder / REPORT)
     if report.subject.task in HALVES:
         raise InputError(
-            f"{folder} holds one half of a network, and nothing is made of halves yet",
-            "contract.json above it says how an app runs both",
+            f"{folder} holds one part of a network, and nothing is made of parts yet",
+            "contract.json above it says how an app runs all of them",
         )
     artifact, target, facts = artifact_of(folder), target_of(report), run_facts.read(folder)
     if facts.decoding is not None:
         raise InputError(
             f"{folder} holds a detector, and what replays or serves a run knows one output",
             f"write the app's part as {contract.FILE} says: boxes, decoding",
+        )
+    if facts.exits is not None:
+        raise InputError(
+            f"{folder} holds a network with early exits, and what replays or serves a run knows one output",
+            f"write the app's part as {contract.FILE} says: earlier, exits",
+        )
+    if facts.clip is not None:
+        raise InputError(
+            f"{folder} holds a network for videos, and what replays or serves a run knows pictures",
+            f"write the app's part as {contract.FILE} says: clip, preparation",
         )
     digest = files.digest(artifact)
     if digest != report.digests.get("artifact"):
@@ -107,6 +117,9 @@ def of_artifact(
         input=_input(end, facts, target, image=image),
         output=_output(inspection.outputs, seen, report.subject.task),
         boxes=_boxes(inspection.outputs, seen),
+        earlier=_exits(inspection.outputs, seen)[:-1],
+        exits=facts.exits,
+        clip=facts.clip,
         decoding=facts.decoding,
         anchors_sha256=facts.decoding.anchors.digest if facts.decoding and facts.decoding.anchors else "",
         artifact=contract.File(
@@ -127,7 +140,7 @@ def of_artifact(
 
 
 def _preparation(facts: run_facts.RunFacts, *, last: bool) -> contract.Preparation:
-    spec = facts.input
+    spec = facts.input if facts.clip is None else facts.clip.of_frame(facts.input)
     entries = (
         {"size": spec.size, "layout": "NHWC" if last else "NCHW", "resize": spec.interpolation}
         | {"crop": spec.crop_mode, "keep": spec.crop_pct, "fill": fill_of(spec), "mean": spec.mean, "std": spec.std}
@@ -161,6 +174,8 @@ def table_of(end: End, spec: InputSpec, target: Target, *, pixels: bool) -> NDAr
 
 
 def _output(ends: tuple[End, ...], seen: vectors.Vector, task: str) -> contract.Output:
+    if exits := _exits(ends, seen):
+        return exits[-1]
     named = ((n, seen.outputs[n]) for n in (LOGITS, *seen.outputs) if n in seen.outputs)
     name, array = next((n, x) for n, x in named if x.dtype.kind in "fiu")
     end = next(each for each in ends if each.name == name)
@@ -171,14 +186,23 @@ def _output(ends: tuple[End, ...], seen: vectors.Vector, task: str) -> contract.
     )
 
 
+def _exits(ends: tuple[End, ...], seen: vectors.Vector) -> tuple[contract.Output, ...]:
+    """The outputs of a network with early exits, in their order; of others none."""
+    found = {end.name: end for end in ends if end.name.startswith(EXIT)}
+    names = sorted(found, key=lambda name: int(name.removeprefix(EXIT)))
+    return tuple(_plain(found[name], seen, "logits") for name in names)
+
+
+def _plain(end: End, seen: vectors.Vector, meaning: str) -> contract.Output:
+    array = seen.outputs[end.name]
+    entries = {"name": end.name, "shape": array.shape, "dtype": str(array.dtype), "meaning": meaning}
+    return TypeAdapter(contract.Output).validate_python(entries | _grid(end.grid))
+
+
 def _boxes(ends: tuple[End, ...], seen: vectors.Vector) -> contract.Output | None:
     """The second output of a detector."""
     end = next((each for each in ends if each.name == BOXES), None)
-    if end is None:
-        return None
-    array = seen.outputs[BOXES]
-    entries = {"name": BOXES, "shape": array.shape, "dtype": str(array.dtype), "meaning": "boxes", **_grid(end.grid)}
-    return TypeAdapter(contract.Output).validate_python(entries)
+    return None if end is None else _plain(end, seen, "boxes")
 
 
 def _grid(grid: Grid | None) -> dict[str, Any]:

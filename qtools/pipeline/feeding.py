@@ -93,6 +93,8 @@ def reading(inspection: Inspection, given: Contract | None = None) -> Reading:
     if len(inspection.inputs) != 1:
         raise InputError(f"{inspection.file} has {len(inspection.inputs)} inputs, and a picture is one", CONTRACT_NEXT)
     (end,) = inspection.inputs
+    if "clip" in (inspection.metadata or {}):
+        raise InputError(f"{inspection.file} takes clips, and a picture is none", "audit the run folder it came from")
     if given is not None:
         found = _as_given(inspection, end, given)
     elif "input" in (inspection.metadata or {}):

@@ -143,7 +143,7 @@ class JointContract:
 
 def of_legs(halves: Halves, legs: Sequence[Leg]) -> JointContract:
     """The contract of two artifacts of one target, as their files say."""
-    encoder, decoder = (_program(name, leg) for name, leg in zip((ENCODER, DECODER), legs, strict=True))
+    encoder, decoder = (program_of(name, leg) for name, leg in zip((ENCODER, DECODER), legs, strict=True))
     return JointContract(
         halves.encoder.spec.name.removesuffix(f"_{ENCODER}"),
         encoder,
@@ -154,7 +154,8 @@ def of_legs(halves: Halves, legs: Sequence[Leg]) -> JointContract:
     )
 
 
-def _program(name: str, leg: Leg) -> Program:
+def program_of(name: str, leg: Leg) -> Program:
+    """A leg's file as it lies below a contract for several, in the folder of that name."""
     found = inspect.run(leg.path).inspection
     folder = name if leg.folder.name == name else f"{name}/{leg.folder.name}"
     sides = (tuple(map(_tensor, ends)) for ends in (found.inputs, found.outputs))

@@ -104,7 +104,10 @@ def agreement_warning(task: Task, outputs: Outputs, kernels: str) -> tuple[str, 
 def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tuple[str, ...]) -> dict[str, Any]:
     """Facts stored inside the artifact, so that it can be asked what it is without its run folder."""
     loaded, images = prepared.loaded, prepared.images
+    task = task_of(loaded.spec)
+    own = {name: known for name, known in (("exits", task.exits), ("clip", task.clip)) if known is not None}
     return {
+        **own,
         "schema_version": 1,
         "qtools": qtools.__version__,
         "model": loaded.spec.name,
@@ -305,6 +308,7 @@ def _simulation_check(plan: QuantPlan, outputs: Outputs, kernels: str, task: Tas
     lo, hi = wilson_interval(round(agreement * images) if named else agreement * images, images)
     status: Status = "passed" if hi >= ISLAND_AGREEMENT_PERCENT else "failed"  # few images with a tie prove nothing
     what = "agreement on the class named" if named else f"likeness of the {task.agreed}"
+    what = what if task.exits is None else "agreement on exit and class"
     note = (
         f"{what} under {kernels} (float islands), 95 % interval [{lo:.1f}, {hi:.1f}], which must "
         f"reach the limit; every code equal on {equal:.1f} % of images"

@@ -152,7 +152,7 @@ def conclude(
     recorded = _vectors(leg)
     vectors.write(folder / vectors.FILE, recorded)
     task = task_of(prepared.loaded.spec)
-    known = prepared.images.input, config.target_options, prepared.images.classes, task.decoding
+    known = prepared.images.input, config.target_options, prepared.images.classes, task.decoding, task.exits, task.clip
     facts = kept.RunFacts(config.io, *known)
     kept.write(folder, prepared, decision, facts)
     files.remove(prepared.lowered.path)
@@ -170,7 +170,7 @@ def conclude(
             kept.FOLDER: files.digest(folder / kept.FOLDER),
         },
     )
-    if prepared.program.takes.single:  # what else goes in is the business of a contract for several programs
+    if prepared.program.takes.picture:  # what else goes in is the business of a contract for several programs
         promise = contract_of_run.of_artifact((leg.path, target, leg.artifact.sha256), report, facts, recorded[0])
         said = files.write_text(folder / contract.FILE, files.to_json(promise))
         report = dataclasses.replace(report, digests={**report.digests, "contract": files.digest(said)})

@@ -92,12 +92,12 @@ def run(config: RunConfig, listener: Listener) -> PromptedResult:
         with watch.stage("load"):
             loaded = quantize.load_model(config)
             halves = halves_of(loaded)
-            images = data.choose(loaded, _few_enough(config, halves).images)
+            images = data.choose(loaded, few_enough(config, halves.takes.shapes[0]).images)
         folder, work = quantize.place(held, config, loaded, targets[0][1])
         rows = held.enter_context(tempfile.TemporaryDirectory())
         bare = dataclasses.replace(images.described, labelled=False)
         pictures = dataclasses.replace(images, labels=None, described=bare)
-        own = [_of_half(config, half) for half in (ENCODER, DECODER)]
+        own = [of_part(config, half) for half in (ENCODER, DECODER)]
         first = quantize.produce((halves.encoder, pictures), targets, own[0], work / ENCODER, watch)
         with watch.stage("embed"):
             asked = rows_of(halves, images, Path(rows))
@@ -142,9 +142,9 @@ def _refuse(config: RunConfig) -> None:
         raise InputError(f"--method {config.method} searches by the logits of classes", "take auto, fast or a range")
 
 
-def _of_half(config: RunConfig, half: str) -> RunConfig:
-    """What of the patterns is for a half."""
-    mine = f"{half}:"
+def of_part(config: RunConfig, part: str) -> RunConfig:
+    """What of the patterns is for one of several programs."""
+    mine = f"{part}:"
     int16, dynamic = (
         tuple(each.removeprefix(mine) for each in patterns if each.startswith(mine))
         for patterns in (config.int16, config.dynamic)
@@ -152,9 +152,9 @@ def _of_half(config: RunConfig, half: str) -> RunConfig:
     return dataclasses.replace(config, int16=int16, dynamic=dynamic)
 
 
-def _few_enough(config: RunConfig, halves: Halves) -> RunConfig:
-    """As many images as asked for; where nobody asked, no more than fit into memory at once."""
-    fit = max(FEWEST, MOST_BYTES // (4 * math.prod(halves.takes.shapes[0])))
+def few_enough(config: RunConfig, shape: Sequence[int]) -> RunConfig:
+    """As many images as asked for; where nobody asked, as many as fit into memory at once with an array of a shape."""
+    fit = max(FEWEST, MOST_BYTES // (4 * math.prod(shape)))
     images = config.images
     if images.data is None:
         counts = images.calibration or min(fit, CALIBRATION_IMAGES), images.evaluation or min(fit, EVALUATION_IMAGES)
@@ -181,7 +181,7 @@ def _together(
     exact = answers["float"]
     with watch.stage("join"):
         for name, (stage, decode) in ways.items():
-            found[name] = _in_batches(decode, with_embeddings(halves, rows, embeddings[stage]), second.prepared.batch)
+            found[name] = in_batches(decode, with_embeddings(halves, rows, embeddings[stage]), second.prepared.batch)
             score = paired_overlap(asked.labels, exact, found[name], asked.input.size)
             scores.append(JoinedRow(name, score))
     simulated, real = list(found.values())[1:]
@@ -191,7 +191,8 @@ def _together(
     return Joined(model, first.name, plan.scheme, tuple(scores), (_check(simulated, real),), said)
 
 
-def _in_batches(decode: Stage, rows: np.ndarray, batch: int) -> Logits:
+def in_batches(decode: Stage, rows: np.ndarray, batch: int) -> Logits:
+    """A stage over arrays that are there at once."""
     return np.concatenate([decode(rows[at : at + batch]) for at in range(0, len(rows), batch)])
 
 

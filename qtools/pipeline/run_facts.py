@@ -11,7 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from qtools.core import files
 from qtools.core.boxes import Decoding
+from qtools.core.clips import Clip
 from qtools.core.errors import InputError
+from qtools.core.exits import Exits
 from qtools.core.types import InputSpec
 
 FOLDER, FILE = "audit", "run.json"
@@ -29,6 +31,8 @@ class RunFacts:
         target_options: Choices that only its target has.
         classes: Names of the classes; () where nothing named them.
         decoding: How boxes are made of the answers; None where there are none.
+        exits: When an app takes which answer; None where there is one.
+        clip: Which frames of a video an app takes; None where pictures go in.
         schema_version: At most RUN_SCHEMA.
     """
 
@@ -37,6 +41,8 @@ class RunFacts:
     target_options: Mapping[str, str]
     classes: tuple[str, ...] = ()
     decoding: Decoding | None = None
+    exits: Exits | None = None
+    clip: Clip | None = None
     schema_version: int = RUN_SCHEMA
 
     def __post_init__(self) -> None:

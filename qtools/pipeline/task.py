@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from calibration.data import FolderSource
 from qtools.core import metrics, plugins
 from qtools.core.boxes import Decoding
+from qtools.core.clips import Clip
+from qtools.core.exits import Exits
 from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
@@ -21,8 +23,8 @@ from reports.scores import Scores
 Labels = NDArray[Any]
 """What is right for each image, images first."""
 Answers = NDArray[Any]
-FEATURES, MASKS = "features", "masks"
-HALVES = (FEATURES, MASKS)
+FEATURES, MASKS, PIECE = "features", "masks", "piece"
+HALVES = (FEATURES, MASKS, PIECE)
 """Tasks of what is no network by itself: nothing that builds a whole one or an app for a picture can take it."""
 
 
@@ -62,6 +64,8 @@ class Task:
         scenes: (split, number, side in pixels) -> images of the reference set; None takes those with one object.
         halves: Whether its models are two programs, one for the picture and one for prompts.
         decoding: How an app makes boxes of the answers; None where there are none.
+        exits: When an app takes which answer; None where there is one.
+        clip: Which frames of a video an app takes; None where pictures go in.
         of: (this task, model) -> the task of the model, where answers mean nothing without it.
     """
 
@@ -80,6 +84,8 @@ class Task:
     scenes: Callable[[str, int, int], ImageSource] | None = None
     halves: bool = False
     decoding: Decoding | None = None
+    exits: Exits | None = None
+    clip: Clip | None = None
     of: Callable[[Task, ModelSpec], Task] | None = None
 
 

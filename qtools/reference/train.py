@@ -47,7 +47,7 @@ class Stage:
 
 def stages_of(size: int) -> tuple[Stage, ...]:
     """The way up to a model's own resolution: most pictures are small ones, the last are seen at full size."""
-    return Stage(64, 0.45, 64), Stage(128, 0.30, 64), Stage(size, 0.25, 32)
+    return Stage(min(64, size), 0.45, 64), Stage(min(128, size), 0.30, 64), Stage(size, 0.25, 32)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Sources, all in github.com/microsoft/onnxruntime: core/mlas/lib/quantize.cpp (QuantizeLinear, requantization),
 core/mlas/lib/intrinsics/avx2/qladd_avx2.cpp, core/mlas/lib/qlmul.cpp, core/mlas/lib/qlgavgpool.cpp,
-contrib_ops/cpu/quantization/qlinear_lookup_table.cc (Sigmoid, Concat). Rounding is half to even. Convolutions,
-Gemm and pooling round before the zero point is added, Add and Mul after it.
+contrib_ops/cpu/quantization/qlinear_lookup_table.cc (Sigmoid, Concat), qlinear_pool.cc beside it. Rounding is half to
+even. Convolutions, Gemm and global pooling round before the zero point is added; Add, Mul and pooling over windows
+after it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
@@ -65,12 +67,38 @@ def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """QLinearGlobalAveragePool: clip(rint(float32(sum) * float32(s_in / float32(s_out * count))) + z)."""
-    x = data[0]
-    dims = tuple(op.attrs["dims"])
+    return _global_mean(data[0], tuple(op.attrs["dims"]), out, keepdim=op.attrs["keepdim"])
+
+
+def _global_mean(x: Operand, dims: tuple[int, ...], out: Output, *, keepdim: bool = True) -> torch.Tensor:
     count = math.prod(x.codes.shape[d] for d in dims)
-    total = (x.codes.double() - x.params.zero_point[0]).sum(dims, keepdim=op.attrs["keepdim"])
+    total = (x.codes.double() - x.params.zero_point[0]).sum(dims, keepdim=keepdim)
     scale = x.params.scale_array[0] / np.float32(out.params.scale_array[0] * np.float32(count))
     return numerics.requantize(total, float(np.float32(scale)), out.params, out.ends)
+
+
+def _average(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """QLinearAveragePool: rint(mean / s_out + z), the mean in float32 of what was dequantized, row by row of a window.
+
+    A window that is the whole map is a global average pooling.
+    """
+    x, (height, width), (down, across) = data[0], op.attrs["window"], op.attrs["stride"]
+    (top, left), (rows, columns) = op.attrs["padding"], out.size[-2:]
+    if x.codes.shape[-2:] == (height, width) and not (top or left):
+        return _global_mean(x, (2, 3), out)
+    counted = torch.ones(1, 1, *x.codes.shape[-2:])
+    sides = (left, left, top, top)
+    real = functional.pad(numerics.dequantize(x.codes.int(), x.params), sides)
+    inside = functional.pad(counted, sides, value=float(op.attrs["counts_padding"]))
+    total = torch.zeros(*x.codes.shape[:2], rows, columns)
+    count = torch.zeros(1, 1, rows, columns)
+    for i in range(height):
+        for j in range(width):
+            part = (..., slice(i, i + down * (rows - 1) + 1, down), slice(j, j + across * (columns - 1) + 1, across))
+            total += real[part]
+            count += inside[part]
+    scale, zero_point = float(out.params.scale_array[0]), out.params.zero_point[0]
+    return _rounded(total / count / scale + zero_point, out)
 
 
 def _sigmoid_table(op: Op, constants: Mapping[int, Operand], source: QuantParams, out: QuantParams) -> torch.Tensor:
@@ -120,6 +148,7 @@ KERNELS: Kernels = {
     OpKind.ADD: Kernel(_add),
     OpKind.MUL: Kernel(_mul),
     OpKind.MEAN: Kernel(_mean),
+    OpKind.AVG_POOL: Kernel(_average),
     OpKind.SIGMOID: Kernel(_sigmoid, _sigmoid_table),
     OpKind.CONCAT: Kernel(_concat),
     OpKind.PAD: Kernel(pad),

@@ -214,7 +214,19 @@ def part_rows(report: Report) -> tuple[tuple[str, str, str, str], ...]:
     )
 
 
-PART_HEADS = ("Class", ">float, %", ">artifact, %", ">change, points")
+def part_title(report: Report) -> str:
+    """Of the table of `part_rows`."""
+    return f"{metric(report)} by {_parts_of(report)}"
+
+
+def part_heads(report: Report) -> tuple[str, ...]:
+    """Heads of its columns."""
+    return _parts_of(report).capitalize(), ">float, %", ">artifact, %", ">change, points"
+
+
+def _parts_of(report: Report) -> str:
+    row = final_row(report)
+    return row.accuracy.parts_of if row is not None and isinstance(row.accuracy, PairedScore) else "class"
 
 
 def drop_text(row: LedgerRow) -> str:

@@ -1,4 +1,4 @@
-"""What two artifacts lose one behind the other, as a table on a terminal and as JSON."""
+"""What artifacts lose one behind the other, as a table on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from reports.render import _wording as words
 def show(joined: Joined, console: Console) -> None:
     """Prints to the caller's console."""
     joined = words.cleaned(joined)
-    title = f"{joined.model} → {joined.target}, {joined.scheme}: both halves together"
+    title = f"{joined.model} → {joined.target}, {joined.scheme}: {joined.title}"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name in ("Stage", "n", "mask IoU with float", "mask IoU with what was asked for", "drop \\[95 %], points"):
+    for name in ("Stage", "n", *joined.heads, "drop \\[95 %], points"):
         table.add_column(name, justify="left" if name == "Stage" else "right")
     for row in joined.rows:
         table.add_row(*map(Text, _cells(row)))
+    beside = joined.rows[-1].score.beside
+    also = [Text(f"{name}: {words.number(after)}, float {words.number(before)}") for name, before, after in beside]
     said = [Text(f"! {each}") for each in joined.warnings]
     checks = [Text(f"{each.name}: {each.status}; {each.note}") for each in joined.checks]
-    console.print(Group(table, *checks, *said), highlight=False)
+    console.print(Group(table, *also, *checks, *said), highlight=False)
 
 
 def _cells(row: JoinedRow) -> list[str]:

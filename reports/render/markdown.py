@@ -31,7 +31,7 @@ def render(report: Report) -> str:
         _checks(report) if report.all_checks else "Nothing was checked.",
     ]
     if classes := words.part_rows(report):
-        parts += [f"## {words.metric(report)} by class", table(words.PART_HEADS, classes)]
+        parts += [f"## {words.part_title(report)}", table(words.part_heads(report), classes)]
     if report.steps:
         parts += ["## Steps on the weights", table(words.STEP_HEADS, map(words.step_cells, report.steps))]
     if islands := report.islands:

@@ -27,6 +27,8 @@ HUB_TASKS = {
     "classification": ("image-classification", "accuracy"),
     "segmentation": ("image-segmentation", "mean_iou"),
     "detection": ("object-detection", "mean_average_precision"),
+    "early_exit": ("image-classification", "accuracy"),
+    "video": ("video-classification", "accuracy"),
 }
 """The hub's words for a task and for its measure."""
 HUB = "hub: "

@@ -29,7 +29,14 @@ def _two(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.b(y) * torch.tanh(y) + F.gelu(y)
 
 
+def _moved(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """The converter turns the tokens round between their sum and its two readers, one of which is in float."""
+    y = torch.tanh(m.a(x)).flatten(2).transpose(1, 2) + torch.linspace(-1, 1, 288).reshape(1, 36, 8)
+    return m.b(y) + F.layer_norm(y, (8,))
+
+
 CASES: dict[str, Any] = {
+    "moved-by-the-converter": (_moved, {"a": lambda: nn.Conv2d(3, 8, 1), "b": lambda: nn.Linear(8, 8)}),
     "layer-norm": (
         _norm,
         {"a": lambda: nn.Conv2d(3, 12, 3), "n": lambda: nn.LayerNorm(12), "b": lambda: nn.Linear(12, 5)},

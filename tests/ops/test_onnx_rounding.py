@@ -104,6 +104,13 @@ CASES: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], dict[str, An
     "mean-7x7-kept": (lambda m, x: mean(x), {}, (40, 7, 7)),
     "mean-13x3": (lambda m, x: x.mean((2, 3)), {}, (33, 13, 3)),
     "mean-1x1": (lambda m, x: m.a(x.mean((2, 3))), {"a": lambda: nn.Linear(40, 9)}, (40, 1, 1)),
+    "average-3x3": (
+        lambda m, x: F.avg_pool2d(m.a(x), 3, 2, 1) + F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        {"a": lambda: conv(8, 8, 1)},
+        (8, 9, 10),
+    ),
+    "average-2x3": (lambda m, x: m.a(F.avg_pool2d(x, (2, 3), (1, 2))), {"a": lambda: conv(5, 4, 1)}, (5, 8, 9)),
+    "average-of-all": (lambda m, x: F.avg_pool2d(x, (7, 5)), {}, (40, 7, 5)),
     "relu-fused": (
         lambda m, x: m.b(torch.relu(m.a(x))),
         {"a": lambda: conv(4, 6, 3), "b": lambda: conv(6, 4, 1)},
@@ -146,6 +153,11 @@ ISLANDS: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], dict[str, 
         (3, 9, 9),
     ),
     "lonely-relu": (lambda m, x: m.a(torch.relu(x)), {"a": lambda: conv(4, 4, 1)}, (4, 9, 9)),
+    "average-rounded-up": (
+        lambda m, x: m.a(F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False)),
+        {"a": lambda: conv(4, 4, 1)},
+        (4, 9, 9),
+    ),
     "mean-of-channels": (lambda m, x: m.a(x).mean(1, keepdim=True), {"a": lambda: conv(6, 6, 1)}, (6, 5, 9)),
     "both-worlds": (
         both_worlds,

@@ -29,6 +29,7 @@ ORT_KERNELS = {
     (OpKind.ADD, True): "QLinearAdd",
     (OpKind.MUL, True): "QLinearMul",
     (OpKind.MEAN, True): "QLinearGlobalAveragePool",
+    (OpKind.AVG_POOL, True): "QLinearAveragePool",
     (OpKind.SIGMOID, True): "QLinearSigmoid",
     (OpKind.CONCAT, True): "QLinearConcat",
     (OpKind.GELU, False): "Gelu",

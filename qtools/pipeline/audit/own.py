@@ -39,6 +39,7 @@ from reports.build import Measured, Report, Size
 from reports.latency import Latency
 
 FLOAT = "float"
+NO_CLIPS = "how the frames of a video are prepared is not tried otherwise"
 BY_IMAGE_ONLY = (
     "Flipped images, confidence, the smallest drop that shows and other preprocessing are told by images that are "
     "right or wrong: not looked for here, where the score is {}."
@@ -189,9 +190,11 @@ def _causes(config: AuditConfig, run: restore.Run, leg: Leg, outputs: Mapping[st
         return Audit((), None, 0, note=NO_CAUSES)
     with watch.stage("find causes"):
         found = examine(leg.prepared, leg.decision, leg.target, run.bits)
-    images = leg.prepared.images
-    if images.labels is None or not task_of(run.loaded.spec).by_image:
+    images, task = leg.prepared.images, task_of(run.loaded.spec)
+    if images.labels is None or not task.by_image:
         return found
+    if task.clip is not None:
+        return dataclasses.replace(found, untried=NO_CLIPS)
     spec = images.input
     reading = Reading(End("image", (1, 3, *spec.size), "float32"), spec)
     exact, number = outputs[FLOAT], sum(1 for _ in alternatives.variants(reading))

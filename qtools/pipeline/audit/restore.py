@@ -107,7 +107,7 @@ def _loaded(config: AuditConfig, report: Report, facts: kept.RunFacts) -> models
     kind, name = report.weights.kind, report.subject.model
     if report.subject.task in HALVES:
         raise InputError(
-            f"{name} is one half of a network, and an audit builds whole ones",
+            f"{name} is one part of a network, and an audit builds whole ones",
             "read its report, and joined.json above it",
         )
     if config.module is not None:

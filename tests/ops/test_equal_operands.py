@@ -1,0 +1,72 @@
+"""A fault planted in one operation of the simulation is found there, and nowhere behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+
+from qtools.simulate.run import Simulator
+from tests.bench.cell import BORDER
+from tests.bench.equal_operands import Comparison
+
+SHAPE, IMAGES = (3, 8, 8), 16
+
+
+def network(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Codes, an island, codes; what the island makes is read by a layer and by another island."""
+    y = torch.tanh(m.b(torch.relu(m.a(x))))
+    return m.c(y) + m.d(torch.sin(y))
+
+
+class Faulty(Simulator):
+    """A simulator that answers otherwise at one operation."""
+
+    fault: tuple[str, float] = ("", 0.0)
+
+    def compute(self, node: fx.Node, alive: Mapping[str, Any]) -> Any:
+        made = super().compute(node, alive)
+        value, by = self.fault
+        return made + by * (torch.arange(made.numel()) % 7 == 0).reshape(made.shape) if node.name == value else made
+
+
+@pytest.fixture(scope="module")
+def planned(make_bench: Any) -> tuple[Any, Any]:
+    bench = make_bench("onnx")
+    parts = {"a": nn.Conv2d(3, 8, 3), "b": nn.Conv2d(8, 8, 1), "c": nn.Conv2d(8, 4, 3), "d": nn.Conv2d(8, 4, 3)}
+    tiny = bench.tiny("codes-island-codes", lambda: bench.Forward(network, **parts), SHAPE)
+    return tiny, tiny.plan(lambda: (-2.0, 2.0))
+
+
+def compared(planned: tuple[Any, Any], fault: tuple[str, float]) -> Comparison:
+    tiny, plan = planned
+    simulator = Faulty(tiny.program, plan, tiny.target.simulator)
+    simulator.fault = fault
+    seen = Comparison(tiny.program, plan, (simulator, tiny.open(tiny.write(plan))))
+    seen.add(np.random.default_rng(0).normal(size=(IMAGES, 1, *SHAPE)).astype(np.float32))
+    return seen
+
+
+def test_nothing_differs_without_a_fault(planned: tuple[Any, Any]) -> None:
+    seen = compared(planned, ("", 0.0))
+    assert seen.codes == IMAGES * (4 * 8 * 36 + 3 * 4 * 16) and not seen.sources
+
+
+def test_an_integer_operation_alone_is_named(planned: tuple[Any, Any]) -> None:
+    seen = compared(planned, ("conv2d_1", 1.0))
+    (found,) = seen.sources.values()
+    assert (found.value, found.in_float, found.most) == ("conv2d_1", False, 1)
+    assert found.moved == IMAGES * -(-8 * 36 // 7)
+
+
+@pytest.mark.parametrize(("steps", "small"), [(0.009, True), (0.6, False)])
+def test_a_float_operation_is_told_by_how_far_it_is_off(planned: tuple[Any, Any], steps: float, small: bool) -> None:
+    plan = planned[1]
+    assert "tanh" in plan.float_ops
+    seen = compared(planned, ("tanh", steps * plan.params("tanh").scale[0]))
+    assert "tanh" in seen.sources and seen.sources.keys() <= {"tanh", "sin"}  # the sine reads its numbers, not codes
+    assert (max(source.missed for source in seen.sources.values()) <= BORDER) is small
