@@ -98,7 +98,7 @@ def test_the_command_of_a_cell_asks_for_the_same_run(monkeypatch: pytest.MonkeyP
     )
     (cell,) = cells(text).values()
     asked: list[config.RunConfig] = []
-    monkeypatch.setattr(quantize, "_export", lambda made, as_json: asked.append(made))
+    monkeypatch.setattr(quantize, "_export", lambda made, **_: asked.append(made))
     words = shlex.split(command(cell))
     with pytest.raises(SystemExit):
         main(words[1:])
