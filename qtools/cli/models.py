@@ -61,9 +61,10 @@ def _described(family: Family, card: ModelCard) -> dict[str, Any]:
 
 def _print_table(rows: list[tuple[Family, ModelCard]]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("model", "also", "M params", "G MACs", "published top-1", "weights licence", "level")
+    name = Column("model", no_wrap=True)  # narrow terminals take from the other columns: a cut name cannot be typed
+    table = Table(name, "also", "M params", "G MACs", "published top-1", "weights licence", "level")
     for family, card in rows:
         best = card.pretrained[0] if card.pretrained else None
         table.add_row(
