@@ -60,6 +60,7 @@ FAMILY = Family(
     classes=_classes,
     note="written after the paper and the authors' code (falcon-xu/LGViT), on timm's backbones and under their names; "
     "not verified against the authors' weights, of which none are published",
+    level="converted",
     cards=(
         own_card("lgvit_deit_thin", 0.8116, 0.05192, None, NONE),
         own_card("lgvit_vit_b", 100.7, 18.85, None, NONE),

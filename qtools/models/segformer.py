@@ -56,6 +56,7 @@ FAMILY = Family(
     "segformer-b0-finetuned-ade-512-512, -cityscapes-512-1024); pictures are squashed to one size; not verified "
     "against the authors' weights",
     translate=from_release,
+    level="converted",
     cards=(
         own_card("segformer_b0", 3.753, 8.388, None, NONE),
         own_card("segformer_b0_cityscapes", 3.719, 17.76, None, NONE),

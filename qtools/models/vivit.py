@@ -97,6 +97,7 @@ FAMILY = Family(
     translate=from_release,
     note="models 1 and 2 (_fe), written after the paper; model 1 reads the keys of transformers' "
     "VivitForVideoClassification; the authors' weights were never read",
+    level="converted",
     cards=(
         own_card("vivit_thin", 0.8601, 0.04156, None, NONE),
         own_card("vivit_b_16x2_fe", 115.1, 283.3, None, NONE),

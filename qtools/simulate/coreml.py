@@ -155,6 +155,8 @@ def _evaluated(node: fx.Node, operands: Mapping[str, Any]) -> Any:
     # with the defaults: a norm's small number is rarely written
     given = {a.name: a.default_value for a in schema.arguments if isinstance(a.default_value, float)}
     given |= dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    if node.target is aten.scaled_dot_product_attention.default and given.get("scale") is None:
+        given["scale"] = float(operands[node.all_input_nodes[0].name].shape[-1]) ** -0.5
     floats = {name: _stored_number(value) for name, value in given.items() if isinstance(value, float)}
     if not floats:
         return evaluate(node, operands)

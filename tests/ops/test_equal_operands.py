@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from qtools.simulate.run import Simulator
+from qtools.simulate.run import Simulator, open_simulator
 from tests.bench.cell import BORDER
 from tests.bench.equal_operands import Comparison
 
@@ -70,3 +70,20 @@ def test_a_float_operation_is_told_by_how_far_it_is_off(planned: tuple[Any, Any]
     seen = compared(planned, ("tanh", steps * plan.params("tanh").scale[0]))
     assert "tanh" in seen.sources and seen.sources.keys() <= {"tanh", "sin"}  # the sine reads its numbers, not codes
     assert (max(source.missed for source in seen.sources.values()) <= BORDER) is small
+
+
+def test_coreml_scales_attention_by_the_number_it_stores(make_bench: Any) -> None:
+    """12 ** -0.5 is no number of float16: rounded, scores move by one part in 10,000."""
+
+    def attention(m: Any, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = (8 * m.a(x)).reshape(-1, 10, 3, 12).permute(2, 0, 1, 3).unbind(0)
+        return m.b(nn.functional.scaled_dot_product_attention(query, key, value))
+
+    bench = make_bench("coreml")
+    parts = {"a": nn.Linear(36, 36), "b": nn.Linear(12, 12)}
+    tiny = bench.tiny("attention", lambda: bench.Forward(attention, **parts), (10, 36))
+    plan = tiny.plan(lambda: (-8.0, 8.0))
+    simulator = open_simulator(tiny.program, plan, tiny.target.simulator)
+    seen = Comparison(tiny.program, plan, (simulator, tiny.open(tiny.write(plan))))
+    seen.add(np.random.default_rng(0).normal(size=(4, 1, 10, 36)).astype(np.float32))
+    assert not seen.sources and 0 < seen.apart < 1e-5
