@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     from qtools.models import Family, ModelCard
 
+LICENCES_FROM = 110
+"""Columns of a terminal that has room for licences; --json has them always."""
+
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
@@ -18,7 +21,7 @@ def models(
     """List the models qtools knows by name. Any other timm classifier works too, by timm's name.
 
     verified: qtools' tests cover fusion and graph; converted: seen through every target at 8 bits; listed: no more
-    than known by name.
+    than known by name. The top-1 is the published one.
 
     Example: qtools models repvit --json
     """
@@ -60,23 +63,29 @@ def _described(family: Family, card: ModelCard) -> dict[str, Any]:
 
 
 def _print_table(rows: list[tuple[Family, ModelCard]]) -> None:
+    from rich import box
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Table
 
-    name = Column("model", no_wrap=True)  # narrow terminals take from the other columns: a cut name cannot be typed
-    table = Table(name, "also", "M params", "G MACs", "published top-1", "weights licence", "level")
+    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for title in ("model", "M params", "G MACs", "top-1", "level"):
+        table.add_column(title, no_wrap=True)  # a cut name cannot be typed
+    table.add_column("also")
+    licences = console.width >= LICENCES_FROM
+    if licences:
+        table.add_column("weights licence")
     for family, card in rows:
         best = card.pretrained[0] if card.pretrained else None
-        table.add_row(
+        cells = [
             card.name,
-            ", ".join(alias for alias in card.aliases if alias != card.name),
             f"{card.params_millions}",
             f"{card.macs_billions}",
             "" if best is None or best.top1 is None else f"{best.top1}",
-            best.licence if best else "",
             family.level,
-        )
-    console = Console()
+            ", ".join(alias for alias in card.aliases if alias != card.name),
+        ]
+        table.add_row(*cells, *([best.licence if best else ""] if licences else []))
     console.print(table)
     for family in dict.fromkeys(family for family, _ in rows if family.note):
         console.print(f"{family.name}: {family.note}", highlight=False)
