@@ -109,7 +109,7 @@ class BlobWriter:
     def __init__(self) -> None:
         self._pieces: list[bytes] = [b""]
         self._size = _HEADER.size
-        self._known: dict[tuple[str, bytes], int] = {}
+        self._known: dict[tuple[str, bytes, int], int] = {}
 
     def add(self, array: NDArray[np.generic], dtype: str) -> int:
         """Appends an array and returns the offset a program names it by.
@@ -121,7 +121,7 @@ class BlobWriter:
         bits = SUBBYTE.get(dtype)
         data = (np.ascontiguousarray(array, dtype) if bits is None else pack(array, bits)).tobytes()
         padding = 0 if bits is None else len(data) * 8 - array.size * bits
-        key = (dtype, data)
+        key = (dtype, data, padding)  # one code and two may fill the same byte
         if key not in self._known:
             offset = self._size
             start = offset + _METADATA.size

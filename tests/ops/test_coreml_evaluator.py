@@ -290,7 +290,9 @@ def test_unknown_operation_is_named(tmp_path: Path) -> None:
         Evaluator(tmp_path / "strange.mlpackage")
 
 
-@pytest.mark.parametrize("precision", [ct.precision.FLOAT32, ct.precision.FLOAT16])
+@pytest.mark.parametrize(
+    "precision", [pytest.param(ct.precision.FLOAT32, marks=pytest.mark.all_models), ct.precision.FLOAT16]
+)
 def test_repvit_equals_torch(precision: Any, tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)

@@ -128,6 +128,8 @@ def test_errors_have_their_exit_codes(run, command, error, code, said):
 def own_process(monkeypatch):
     """`main()` takes the words and the signals of this process, which gets its own back afterwards."""
     before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    for number in (number for number, handler in before.items() if handler is signal.SIG_IGN):
+        signal.signal(number, signal.SIG_DFL)  # these tests under nohup: a run leaves ignored what its parent ignores
     monkeypatch.setattr(stop, "_received", [])
     monkeypatch.setattr(sys, "argv", ["qtools", "models"])
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)

@@ -257,6 +257,13 @@ def test_blob_round_trip(data: st.DataObject) -> None:
         assert again.astype(array.dtype).tobytes() == array.tobytes()
 
 
+def test_as_many_bytes_may_hold_fewer_codes() -> None:
+    writer = blob.BlobWriter()
+    one, two = (writer.add(np.zeros(count, np.int16), "int4") for count in (1, 2))
+    reader = blob.BlobReader(writer.getvalue(), "test")
+    assert one != two and [len(reader.read(*entry)[0]) for entry in ((one, 1), (two, 2))] == [1, 2]
+
+
 @pytest.mark.parametrize(("dtype", "bits"), [("uint6", 6), ("uint4", 4), ("uint3", 3), ("int4", 4)])
 def test_packing_equals_coremltools(dtype: str, bits: int, tmp_path: Path) -> None:
     """Bytes that Apple's own writer (libmilstoragepython) puts into a file."""

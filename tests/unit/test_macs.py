@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from qtools.core.macs import macs
 from qtools.graph.capture import capture
 
+LONG = pytest.param("efficientformerv2_s0", marks=pytest.mark.all_models)
 
-@pytest.mark.parametrize("name", ["repvit_m0_9", "mobilevit_xxs", "efficientformerv2_s0", "test_vit"])
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "mobilevit_xxs", LONG, "test_vit"])
 def test_torch_counts_as_many(name: str) -> None:
     model = timm.create_model(name, num_classes=5).eval()
     size = model.pretrained_cfg["input_size"][-1]
