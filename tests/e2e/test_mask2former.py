@@ -64,4 +64,5 @@ def test_a_small_one_goes_through(target: str, tmp_path: Path) -> None:
     assert not failed, failed
     (answer,) = read(result.folder / "vectors.npz")[0].outputs.values()
     assert sorted(answer.shape) == sorted((1, CLASSES, SIDE // 4, SIDE // 4)) and np.isfinite(answer).all()
-    assert result.report.ledger[-1].accuracy.agreement > 95  # type: ignore[union-attr]
+    ran = [row.accuracy for row in result.report.ledger if row.accuracy is not None]  # TensorFlow's may refuse the file
+    assert min(accuracy.agreement for accuracy in ran) > 95
