@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qtools.core.answers import PLACED, of_boxes, of_classes
-from qtools.core.errors import CheckFailed, InputError
+from qtools.core.errors import InputError
 from qtools.core.metrics import top_k_hits
 from reports.bootstrap import drop_bootstrap, mean_interval
+from reports.pairing import check_pair
 
 INTERVAL_METHOD = "Tango (1998) score interval for paired proportions, 95 %"
 """Why this one: with a good int8 network a handful of images out of a thousand flip. There a Wald or a bootstrap
@@ -109,7 +110,7 @@ def paired_accuracy(
         CheckFailed: If logits are not finite.
         InputError: If there is no image, or a label names a class that the network does not have.
     """
-    _check_pair(reference, other)
+    check_pair("logits", reference, other, 2)
     n, classes = reference.shape
     same = int((reference.argmax(1) == other.argmax(1)).sum())
     agreement = 100 * same / n
@@ -252,16 +253,6 @@ def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _top5(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float | None:
     return 100 * int(top_k_hits(logits, labels, 5).sum()) / len(labels) if logits.shape[1] > 5 else None
-
-
-def _check_pair(reference: NDArray[np.floating], other: NDArray[np.floating]) -> None:
-    if reference.ndim != 2 or reference.shape != other.shape:
-        raise ValueError(f"logits of shape {reference.shape} and {other.shape} cannot be paired")
-    if not len(reference):
-        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
-    for name, logits in (("reference", reference), ("compared", other)):
-        if not np.isfinite(logits).all():
-            raise CheckFailed(f"the {name} logits hold NaN or infinity", "look for NaN in the weights or the input")
 
 
 def _check_labels(labels: NDArray[np.integer], n: int, classes: int) -> NDArray[np.integer]:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from qtools.core.answers import PLACED, of_boxes, of_classes
 from qtools.core.boxes import NOTHING, ROW, Decoding, Detections, detect, ious
-from qtools.core.errors import CheckFailed, InputError
+from qtools.core.errors import InputError
 from reports.accuracy import divergence
+from reports.pairing import check_pair
 from reports.scores import PairedScore, Part, without_labels
 
 METRIC, AGREED, HALF = "AP", "detections", "AP50"
@@ -204,13 +205,7 @@ def _scored(unlabelled: PairedScore, labels: Labels, sides: list[list[Detections
 
 
 def _check(labels: Labels | None, reference: Answers, other: Answers) -> None:
-    if reference.ndim != PLACED or reference.shape != other.shape:
-        raise ValueError(f"answers of shape {reference.shape} and {other.shape} are no pair of detectors'")
-    if not len(reference):
-        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
-    for name, answers in (("reference", reference), ("compared", other)):
-        if not np.isfinite(answers).all():
-            raise CheckFailed(f"the {name} answers hold NaN or infinity", "look for NaN in the weights or the input")
+    check_pair("answers", reference, other, PLACED)
     if labels is None:
         return
     if labels.ndim != 3 or labels.shape[::2] != (len(reference), ROW):  # images, rows, numbers of a row

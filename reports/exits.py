@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.errors import CheckFailed, InputError
 from qtools.core.exits import Exits, answered
 from reports.accuracy import INTERVAL_METHOD, divergence, paired_accuracy, wilson_interval
-from reports.scores import PairedScore, Part, without_labels
+from reports.pairing import check_pair
+from reports.scores import PairedScore, Part, with_accuracy, without_labels
 
 METRIC, AGREED = "top-1 at the exits", "images, by exit and class,"
 COST = "mean cost in % of all multiply-accumulates"
@@ -52,7 +52,7 @@ def paired_exits(labels: NDArray[np.integer] | None, reference: Answers, other: 
         CheckFailed: If logits are not finite.
         InputError: If there is no image, or a label names a class that the network does not have.
     """
-    _check(reference, other)
+    check_pair("answers", reference, other)
     both, taken = (reference, other), [exits.taken(each) for each in (reference, other)]
     alike = same(reference, other, exits).astype(np.float64)
     found = without_labels(METRIC, AGREED, alike, divergence(reference, other), INTERVAL_METHOD)
@@ -67,14 +67,8 @@ def paired_exits(labels: NDArray[np.integer] | None, reference: Answers, other: 
         return found
     score = paired_accuracy(labels, *(answered(each, at) for each, at in zip(both, taken, strict=True)))
     right = [100 * (each[..., 0].argmax(1) == np.asarray(labels)[:, None]).mean(0) for each in both]
-    return replace(
-        found,
-        score_reference=score.top1_reference,
-        score=score.top1,
-        drop=score.drop,
-        drop_interval=score.drop_interval,
-        parts=tuple(Part(at, float(right[0][at]), float(right[1][at])) for at in range(exits.count)),
-    )
+    parts = tuple(Part(at, float(right[0][at]), float(right[1][at])) for at in range(exits.count))
+    return replace(with_accuracy(found, score), parts=parts)
 
 
 def _name(exit_: int) -> str:
@@ -90,13 +84,3 @@ def _rates(taken: list[NDArray[np.int64]], exits: Exits) -> list[tuple[str, floa
     """How many images each exit answers, in percent."""
     shares = [100 * np.bincount(at, minlength=exits.count) / len(at) for at in taken]
     return [(f"{_name(at)} answers", float(shares[0][at]), float(shares[1][at])) for at in range(exits.count)]
-
-
-def _check(reference: Answers, other: Answers) -> None:
-    if reference.shape != other.shape:
-        raise ValueError(f"answers of shape {reference.shape} and {other.shape} are no pair")
-    if not len(reference):
-        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
-    for name, answers in (("reference", reference), ("compared", other)):
-        if not np.isfinite(answers).all():
-            raise CheckFailed(f"the {name} answers hold NaN or infinity", "look for NaN in the weights or the input")

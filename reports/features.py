@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.errors import CheckFailed, InputError
 from reports.accuracy import divergence
+from reports.pairing import check_pair
 from reports.scores import PairedScore, without_labels
 
 METRIC, AGREED = "cosine", "features, as their cosine with float's,"
@@ -55,11 +55,8 @@ def paired_cosine(reference: Features, other: Features) -> PairedScore:
         CheckFailed: If a feature is not finite.
         InputError: If there is no image.
     """
-    if reference.shape != other.shape or reference.ndim < 2:
-        raise ValueError(f"features of shape {reference.shape} and {other.shape} are no pair")
-    if not len(reference):
-        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
-    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
-        raise CheckFailed("features hold NaN or infinity", "look for NaN in the weights or the input")
+    if reference.ndim < 2:
+        raise ValueError(f"features of shape {reference.shape} have no channels")
+    check_pair("features", reference, other)
     same, nats = np.clip(cosines(reference, other), 0, 1), divergence(reference, other)
     return without_labels(METRIC, AGREED, same, nats, "")

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.errors import CheckFailed, InputError
 from reports.bootstrap import RESAMPLES
+from reports.pairing import check_pair
 from reports.scores import PairedScore, Part, without_labels
 from reports.segmentation import enlarging
 
@@ -134,12 +134,6 @@ def _scored(unlabelled: PairedScore, right: NDArray[np.float64], seed: int) -> P
 
 
 def _check(truth: Masks | None, reference: Rows, other: Rows, size: tuple[int, int]) -> None:
-    if reference.ndim != 2 or reference.shape != other.shape:
-        raise ValueError(f"rows of shape {reference.shape} and {other.shape} are no pair")
-    if not len(reference):
-        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
-    for name, rows in (("reference", reference), ("compared", other)):
-        if not np.isfinite(rows).all():
-            raise CheckFailed(f"the {name} masks hold NaN or infinity", "look for NaN in the weights or the input")
+    check_pair("masks", reference, other, 2)
     if truth is not None and truth.shape != (len(reference), *size):
         raise ValueError(f"masks of shape {truth.shape} for {len(reference)} images of {size}")

@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.errors import CheckFailed, InputError
 from reports.accuracy import INTERVAL_METHOD, divergence, paired_accuracy, root_kl, wilson_interval
 from reports.features import cosines
 from reports.features import distances as lacking
-from reports.scores import PairedScore, without_labels
+from reports.pairing import check_pair
+from reports.scores import PairedScore, with_accuracy, without_labels
 
 METRIC, AGREED = "top-1 at this exit", "images, by the class at this exit,"
 COSINE = "cosine of the features with float's, in %"
@@ -62,12 +62,7 @@ def paired_piece(labels: NDArray[np.integer] | None, reference: Rows, other: Row
         CheckFailed: If a number is not finite.
         InputError: If there is no image.
     """
-    if reference.shape != other.shape:
-        raise ValueError(f"rows of shape {reference.shape} and {other.shape} are no pair")
-    if not len(reference):
-        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
-    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
-        raise CheckFailed("answers hold NaN or infinity", "look for NaN in the weights or the input")
+    check_pair("answers", reference, other)
     (features, logits), (features_, logits_) = (taken_apart(rows, classes) for rows in (reference, other))
     same = (logits.argmax(1) == logits_.argmax(1)).astype(np.float64)
     found = without_labels(METRIC, AGREED, same, divergence(logits, logits_), INTERVAL_METHOD)
@@ -76,11 +71,4 @@ def paired_piece(labels: NDArray[np.integer] | None, reference: Rows, other: Row
         found = replace(found, beside=((COSINE, 100.0, 100 * float(cosines(features, features_).mean())),))
     if labels is None:
         return found
-    score = paired_accuracy(labels, logits, logits_)
-    return replace(
-        found,
-        score_reference=score.top1_reference,
-        score=score.top1,
-        drop=score.drop,
-        drop_interval=score.drop_interval,
-    )
+    return with_accuracy(found, paired_accuracy(labels, logits, logits_))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,17 @@ def without_labels(metric: str, agreed: str, shares: Array, nats: Array, interva
         kl=max(0.0, float(nats.mean())),
         interval_method=interval_method,
         kl_interval=mean_interval(nats),
+    )
+
+
+def with_accuracy(found: PairedScore, accuracy: PairedAccuracy) -> PairedScore:
+    """What can be said without labels, and top-1 where that is the score."""
+    return replace(
+        found,
+        score_reference=accuracy.top1_reference,
+        score=accuracy.top1,
+        drop=accuracy.drop,
+        drop_interval=accuracy.drop_interval,
     )
 
 

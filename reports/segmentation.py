@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qtools.core.errors import CheckFailed, InputError
+from qtools.core.errors import InputError
 from reports.accuracy import divergence
 from reports.bootstrap import RESAMPLES
+from reports.pairing import check_pair
 from reports.scores import PairedScore, Part, without_labels
 
 METRIC, AGREED = "mIoU", "pixels"
@@ -126,13 +127,7 @@ def _scored(unlabelled: PairedScore, counts: Counts, seed: int) -> PairedScore:
 
 
 def _check(masks: Masks | None, reference: Answers, other: Answers, size: tuple[int, int]) -> None:
-    if reference.ndim != 4 or reference.shape != other.shape:
-        raise ValueError(f"logits of shape {reference.shape} and {other.shape} are no pair of maps")
-    if not len(reference):
-        raise InputError("there is no image to compare on", "give a folder with images, or raise the number evaluated")
-    for name, logits in (("reference", reference), ("compared", other)):
-        if not np.isfinite(logits).all():
-            raise CheckFailed(f"the {name} logits hold NaN or infinity", "look for NaN in the weights or the input")
+    check_pair("logits", reference, other, 4)
     if masks is None:
         return
     if masks.shape != (len(reference), *size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ PRECISIONS = {"evaluator": "float32", "evaluator_fp16": "float16"}
 """Kernel sets that run anywhere, and what each rounds its results to."""
 
 
-class _Package:
+class _Package(ABC):
     """What both ways of running a package share: floats at its ends, one image after the other."""
 
     _takes: Ports
@@ -48,8 +49,9 @@ class _Package:
         assert self._last is not None, "codes() puts an image in first"
         self._run(self._last)
 
+    @abstractmethod
     def _run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        raise NotImplementedError
+        """The outputs for one image."""
 
 
 class EvaluatedPackage(_Package):

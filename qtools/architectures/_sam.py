@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from qtools.architectures._prompted import MASKS, ChannelNorm
-from qtools.architectures._settings import settings
+from qtools.architectures._settings import squashed
 
 SIDE, WIDTH = 1024, 256
 """Of the picture in pixels, and of the embedding in channels."""
@@ -25,11 +25,4 @@ def neck(channels: int) -> nn.Sequential:
 
 def shown(side: int = SIDE) -> dict[str, Any]:
     """timm's configuration of a promptable network that sees whole pictures as squares."""
-    return settings(
-        num_classes=MASKS,
-        input_size=(3, side, side),
-        crop_pct=1.0,
-        crop_mode="squash",
-        interpolation="bilinear",
-        classifier="",
-    )
+    return squashed((side, side), num_classes=MASKS, classifier="")

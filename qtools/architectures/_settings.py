@@ -27,6 +27,15 @@ def settings(**changes: Any) -> dict[str, Any]:
     }
 
 
+def squashed(size: tuple[int, int], **changes: Any) -> dict[str, Any]:
+    """`settings` of a network that sees whole pictures, brought to one (height, width) whatever their form.
+
+    Where authors keep a picture's form, sizes differ from picture to picture; an artifact has one.
+    """
+    whole = {"input_size": (3, *size), "crop_pct": 1.0, "crop_mode": "squash", "interpolation": "bilinear"}
+    return settings(**{**whole, **changes})
+
+
 def enter(network: type[nn.Module], sizes: Mapping[str, Mapping[str, Any]]) -> None:
     """Registers a network's sizes with timm. Its module has their configurations as `default_cfgs` by then.
 

@@ -13,7 +13,7 @@ import torch
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from qtools.architectures._settings import enter, settings
+from qtools.architectures._settings import enter, squashed
 
 KINDS = 91
 """Of COCO, with the numbers that it leaves out."""
@@ -98,17 +98,7 @@ EPSILON = 1e-5
 SIZES: dict[str, dict[str, Any]] = {"detr_resnet_50": {"backbone": "resnet50"}}
 
 default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.coco": settings(
-            num_classes=KINDS,
-            input_size=(3, 800, 800),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
-            classifier="class_labels_classifier",
-        )
-        for name in SIZES
-    }
+    {f"{name}.coco": squashed((800, 800), num_classes=KINDS, classifier="class_labels_classifier") for name in SIZES}
 )
 """The authors resize the short side to 800; an artifact has one size, and squashes."""
 enter(Detr, SIZES)

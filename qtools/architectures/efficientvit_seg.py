@@ -15,7 +15,7 @@ from timm.models.efficientvit_mit import ConvNormAct, MBConv, ResidualBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qtools.architectures._settings import enter, settings
+from qtools.architectures._settings import enter, squashed
 
 EXPAND = 4
 """Widening inside a bottleneck, and of the layer in front of the classifier."""
@@ -103,12 +103,8 @@ SIZES: dict[str, dict[str, Any]] = {
 
 default_cfgs = generate_default_cfgs(
     {
-        f"{name}.cityscapes": settings(
-            num_classes=CITYSCAPES,
-            input_size=(3, 512, 512),
-            crop_pct=1.0,
-            crop_mode="squash",
-            classifier="head.classifier",
+        f"{name}.cityscapes": squashed(
+            (512, 512), num_classes=CITYSCAPES, interpolation="bicubic", classifier="head.classifier"
         )
         for name in SIZES
     }

@@ -18,7 +18,7 @@ from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qtools.architectures._settings import enter, settings
+from qtools.architectures._settings import enter, squashed
 
 ADE20K, CITYSCAPES = 150, 19
 MAPS = 3
@@ -229,16 +229,6 @@ SIZES: dict[str, tuple[int, tuple[int, int]]] = {
 """Name -> classes and the picture's (height, width) in training."""
 
 default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.semantic": settings(
-            num_classes=classes,
-            input_size=(3, *size),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
-            classifier="",
-        )
-        for name, (classes, size) in SIZES.items()
-    }
+    {f"{name}.semantic": squashed(size, num_classes=classes, classifier="") for name, (classes, size) in SIZES.items()}
 )
 enter(Mask2Former, {name: {} for name in SIZES})

@@ -12,7 +12,7 @@ from typing import Any
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from qtools.architectures._settings import enter, settings
+from qtools.architectures._settings import enter, squashed
 
 ADE20K, CITYSCAPES = 150, 19
 
@@ -62,14 +62,7 @@ SIZES: dict[str, tuple[int, tuple[int, int]]] = {
 
 default_cfgs = generate_default_cfgs(
     {
-        f"{name}.finetuned": settings(
-            num_classes=classes,
-            input_size=(3, *size),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
-            classifier="decode_head.classifier",
-        )
+        f"{name}.finetuned": squashed(size, num_classes=classes, classifier="decode_head.classifier")
         for name, (classes, size) in SIZES.items()
     }
 )

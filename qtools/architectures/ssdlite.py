@@ -18,7 +18,7 @@ from timm.layers import ConvNormAct
 from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
-from qtools.architectures._settings import enter, settings
+from qtools.architectures._settings import enter, squashed
 from qtools.core.boxes import CORNERS, Anchors, shapes
 
 SIDE, CLASSES = 320, 80
@@ -161,16 +161,6 @@ class SsdLite(nn.Module):
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.coco": settings(
-            num_classes=CLASSES,
-            input_size=(3, SIDE, SIDE),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
-            classifier="answers",
-        )
-        for name in BACKBONES
-    }
+    {f"{name}.coco": squashed((SIDE, SIDE), num_classes=CLASSES, classifier="answers") for name in BACKBONES}
 )
 enter(SsdLite, BACKBONES)

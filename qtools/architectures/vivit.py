@@ -17,7 +17,7 @@ from timm.models import generate_default_cfgs
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from qtools.architectures._settings import enter, settings
+from qtools.architectures._settings import enter, squashed
 
 KINETICS = 400
 TUBELET, BASE = (2, 16), (768, 12)
@@ -139,12 +139,9 @@ SIZES = {**FACTORISED, **JOINT}
 
 default_cfgs = generate_default_cfgs(
     {
-        f"{name}.k400": settings(
+        f"{name}.k400": squashed(
+            (sizes["frames"] * sizes["side"], sizes["side"]),
             num_classes=KINETICS,
-            input_size=(3, sizes["frames"] * sizes["side"], sizes["side"]),
-            crop_pct=1.0,
-            crop_mode="squash",
-            interpolation="bilinear",
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
             classifier="head",

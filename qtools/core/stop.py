@@ -56,7 +56,7 @@ def heard() -> Iterator[None]:
     """A block out of which a signal comes as itself, even where an SDK made an error of its own out of it."""
     try:
         yield
-    except Exception:
+    except Exception:  # broad: whatever an SDK made of the signal; all else goes on as it is
         check()
         raise
 

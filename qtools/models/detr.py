@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from qtools.core.boxes import Decoding
+from qtools.models._renamed import renamed
 from qtools.models._spec import Family, own_card
 
 if TYPE_CHECKING:
@@ -29,13 +30,7 @@ def from_release(state: State) -> State:
     Args:
         state: Parameter name -> tensor.
     """
-    return {_present(key): value for key, value in state.items()}
-
-
-def _present(key: str) -> str:
-    for old, new in _RENAMED:
-        key = old.sub(new, key)
-    return key
+    return {renamed(key, _RENAMED): value for key, value in state.items()}
 
 
 def decoding(architecture: str, size: tuple[int, int]) -> Decoding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from qtools.models._renamed import renamed
 from qtools.models._spec import Family, own_card
 
 if TYPE_CHECKING:
@@ -43,13 +44,7 @@ def from_release(state: State) -> State:
     Args:
         state: Parameter name -> tensor.
     """
-    return {_present(key): value for key, value in state.items() if not _UNUSED.match(key)}
-
-
-def _present(key: str) -> str:
-    for old, new in _RENAMED:
-        key = old.sub(new, key)
-    return key
+    return {renamed(key, _RENAMED): value for key, value in state.items() if not _UNUSED.match(key)}
 
 
 def _classes(state: State) -> int | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from qtools.core.clips import Clip
 from qtools.core.errors import InputError
+from qtools.models._renamed import renamed
 from qtools.models._spec import Family, ModelSpec, own_card
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def from_release(state: State) -> State:
     Args:
         state: Parameter name -> tensor.
     """
-    named = {_ours(key): value for key, value in state.items()}
+    named = {renamed(key, _RENAMED): value for key, value in state.items()}
     found = {}
     for key, value in named.items():
         place, word, kind = key.rpartition(QUERY)
@@ -81,12 +82,6 @@ def from_release(state: State) -> State:
         elif not any(part in key for part in PARTS):
             found[key] = value.flatten(1, 2) if value.ndim == TUBELETS else value
     return found
-
-
-def _ours(key: str) -> str:
-    for old, new in _RENAMED:
-        key = old.sub(new, key)
-    return key
 
 
 FAMILY = Family(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,20 +11,18 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from calibration.method import method
-from qtools.core import files
 from qtools.core.checks import Check, Status
 from qtools.core.errors import InputError
 from qtools.core.exits import Exits
 from qtools.core.ports import Ports
-from qtools.pipeline import cascade_contract, data, quantize, seal
-from qtools.pipeline.config import PIXELS, Options, RunConfig
+from qtools.pipeline import cascade_contract, data, quantize
+from qtools.pipeline.config import Options, RunConfig
 from qtools.pipeline.evaluate import Logits, Stage
 from qtools.pipeline.judge import AGREEMENT_TO_SHIP_PERCENT, ISLAND_AGREEMENT_PERCENT, STAGES
 from qtools.pipeline.leg import Leg, RunResult
+from qtools.pipeline.parts import check_options, check_patterns, few_enough, in_batches, moved, of_part, promise
 from qtools.pipeline.pieces import Piece, passed_on, pieces_of
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
-from qtools.pipeline.prompted import JOINED, few_enough, in_batches, of_part
 from reports.accuracy import wilson_interval
 from reports.exits import agreement, paired_exits
 from reports.joined import Joined, JoinedRow
@@ -90,7 +87,7 @@ def run(config: RunConfig, listener: Listener) -> CascadeResult:
         with watch.stage("load"):
             loaded = quantize.load_model(config)
             pieces, exits = pieces_of(loaded)
-            _check_patterns(config, pieces)
+            check_patterns(config, [piece.name for piece in pieces], "piece")
             largest = max((piece.gives.shapes[0] for piece in pieces[:-1]), key=np.prod)
             images = data.choose(loaded, few_enough(config, largest).images)
         folder, work = quantize.place(held, config, loaded, targets[0][1])
@@ -102,27 +99,17 @@ def run(config: RunConfig, listener: Listener) -> CascadeResult:
                 place = Path(held.enter_context(tempfile.TemporaryDirectory()))
                 with watch.stage("pass features on"):
                     read = passed_on(piece, read, place)
-        joined = {}
+        joined, contracts = {}, {}
         for at, (target, _) in enumerate(targets):
             name = target.spec.name
             legs = [each.legs[at] for each in made]
             with watch.stage("join"):
                 seen = [each.outputs[name] for each in made]
                 joined[name] = _together(loaded.spec.name, (pieces, exits), legs, seen, images)
-            promise = cascade_contract.of_legs(loaded.spec.name, pieces, exits, legs)
-            suffix = f"-{name}" if len(targets) > 1 else ""
-            files.write_text(work / f"contract{suffix}.json", files.to_json(promise))
-        files.write_text(work / JOINED, files.to_json(list(joined.values())))
-        seal.sums(work)
-    several = len(targets) > 1
-    results = tuple(_moved(each, folder / piece.name, several) for each, piece in zip(made, pieces, strict=True))
+            contracts[name] = cascade_contract.of_legs(loaded.spec.name, pieces, exits, legs)
+        promise(work, contracts, joined)
+    results = tuple(moved(each, folder / piece.name) for each, piece in zip(made, pieces, strict=True))
     return CascadeResult(folder, results, joined)
-
-
-def _moved(made: quantize.Produced, folder: Path, several: bool) -> dict[str, RunResult]:
-    """Results where they lie once the folder is whole."""
-    both = zip(made.legs, made.results, strict=True)
-    return {leg.name: dataclasses.replace(r, folder=folder / leg.name if several else folder) for leg, r in both}
 
 
 def _refuse(config: RunConfig) -> None:
@@ -132,17 +119,7 @@ def _refuse(config: RunConfig) -> None:
             "the features that pass between pieces have none",
             "leave them or --cascade out; --int16 and --dynamic name values of your own choice",
         )
-    if config.io == PIXELS:
-        raise InputError("--io pixels is for networks that are one program", "give --io int8 or float32")
-    if method(config.method).baseline is not None:
-        raise InputError(f"--method {config.method} searches by the logits of classes", "take auto, fast or a range")
-
-
-def _check_patterns(config: RunConfig, pieces: Sequence[Piece]) -> None:
-    names = [piece.name for piece in pieces]
-    for each in (*config.int16, *config.dynamic):
-        if each.partition(":")[0] not in names:
-            raise InputError(f"'{each}' does not say in which piece", f"write {names[0]}:{each}, or {names[-1]}:{each}")
+    check_options(config)
 
 
 def _together(

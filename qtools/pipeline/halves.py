@@ -8,7 +8,7 @@ pictures and every stage walks over them again.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from qtools.graph.rows import Rows
 from qtools.models import Loaded
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.prepare import BATCH
+from qtools.pipeline.rows import RowImages, RowSource, written
 from qtools.pipeline.task import task_of
 from qtools.reference import prompts
 
@@ -89,47 +90,6 @@ def halves_of(loaded: Loaded) -> Halves:
     )
 
 
-class RowSource:
-    """Rows in a file, as a source of images that need no preparation.
-
-    Args:
-        rows: Shape (count, numbers), float32.
-        digest: sha256 of what they were made from.
-    """
-
-    classes: tuple[str, ...] = ()
-
-    def __init__(self, rows: NDArray[np.float32], digest: str) -> None:
-        self.rows, self.digest = rows, digest
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], None]:
-        """A row, and no label."""
-        if not 0 <= index < len(self.rows):
-            raise IndexError(f"index {index} is outside 0..{len(self.rows) - 1}")
-        return np.asarray(self.rows[index]), None
-
-
-class RowBatches(ImageBatches):
-    """Batches of rows, shape (batch, numbers)."""
-
-    def _load(self, start: int) -> NDArray[np.float32]:
-        stop = min(start + self.batch_size, len(self.source))
-        rows = [self.source[index][0] for index in range(start, stop)]
-        return np.stack(rows).astype(np.float32, copy=False)
-
-
-@dataclass(frozen=True)
-class RowImages(RunImages):
-    """`RunImages` whose two sets are rows."""
-
-    def batches(self, source: ImageSource, size: int) -> ImageBatches:
-        """Batches of one of the two sets."""
-        return RowBatches(source, self.input, size)
-
-
 def rows_of(halves: Halves, images: RunImages, folder: Path) -> RowImages:
     """The decoder's images: the network's own embeddings of the pictures, and a prompt for each.
 
@@ -140,22 +100,27 @@ def rows_of(halves: Halves, images: RunImages, folder: Path) -> RowImages:
     """
     sets = []
     for name, source in (("calibration", images.calibration), ("evaluation", images.evaluation)):
-        made = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            folder / f"{name}.npy", "w+", np.float32, (len(source), sum(map(_size, halves.takes.shapes)))
-        )
         asked = prompted(source, images.input, halves.frame)
-        at = 0
-        with torch.inference_mode():
-            for pixels in images.batches(source, BATCH):
-                embedding = halves.encoder.module(torch.from_numpy(pixels)).numpy()
-                some = slice(at, at + len(pixels))
-                made[some] = halves.takes.join([embedding, asked[0][some], asked[1][some]])
-                at += len(pixels)
+        shape = (len(source), sum(map(_size, halves.takes.shapes)))
+        rows = written(folder / f"{name}.npy", shape, _rows(halves, images.batches(source, BATCH), asked))
         told = [source.digest, halves.encoder.weights.sha256, images.input, *(each.tolist() for each in asked)]
-        sets.append(RowSource(made, files.digest_json(told)))
+        sets.append(RowSource(rows, files.digest_json(told)))
     calibration, evaluation = sets
     described = images.described
     return RowImages(calibration, evaluation, images.labels, described, images.input, ())  # type: ignore[arg-type]
+
+
+def _rows(
+    halves: Halves, pictures: ImageBatches, asked: tuple[NDArray[np.float32], NDArray[np.float32]]
+) -> Iterator[NDArray[np.float32]]:
+    """Embedding and prompt of each picture, batch by batch."""
+    at = 0
+    for pixels in pictures:
+        with torch.inference_mode():
+            embedding = halves.encoder.module(torch.from_numpy(pixels)).numpy()
+        some = slice(at, at + len(pixels))
+        yield halves.takes.join([embedding, asked[0][some], asked[1][some]])
+        at += len(pixels)
 
 
 def prompted(source: ImageSource, spec: InputSpec, frame: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

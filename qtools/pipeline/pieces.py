@@ -7,13 +7,16 @@ features of the float network, which lie in a file, because every stage walks ov
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from calibration.batches import ImageBatches
 from qtools.core import files
 from qtools.core.answers import EXIT
 from qtools.core.errors import InputError
@@ -22,8 +25,8 @@ from qtools.core.ports import IMAGE, Ports
 from qtools.graph.rows import Rows
 from qtools.models import Loaded
 from qtools.pipeline.data import RunImages
-from qtools.pipeline.halves import RowImages, RowSource
 from qtools.pipeline.prepare import BATCH
+from qtools.pipeline.rows import RowImages, RowSource, written
 from qtools.pipeline.task import PIECE, task_of
 
 FEATURES = "features_"
@@ -89,17 +92,17 @@ def passed_on(piece: Piece, images: RunImages, folder: Path) -> RowImages:
     sets = []
     for name, source in (("calibration", images.calibration), ("evaluation", images.evaluation)):
         shape = (len(source), *piece.gives.shapes[0][1:])
-        made = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            folder / f"{name}.npy", "w+", np.float32, shape
-        )
-        at = 0
-        with torch.inference_mode():
-            for batch in images.batches(source, BATCH):
-                rows = piece.loaded.module(torch.from_numpy(batch)).numpy()
-                made[at : at + len(batch)] = piece.gives.split(rows)[0]
-                at += len(batch)
+        features = written(folder / f"{name}.npy", shape, _features(piece, images.batches(source, BATCH)))
         told = [source.digest, piece.loaded.weights.sha256, piece.name, images.input]
-        sets.append(RowSource(made, files.digest_json(told)))
+        sets.append(RowSource(features, files.digest_json(told)))
     calibration, evaluation = sets
     known = images.labels, images.described, images.input, images.classes
     return RowImages(calibration, evaluation, *known)  # type: ignore[arg-type]
+
+
+def _features(piece: Piece, batches: ImageBatches) -> Iterator[NDArray[np.float32]]:
+    """What a piece passes on, batch by batch."""
+    for batch in batches:
+        with torch.inference_mode():
+            rows = piece.loaded.module(torch.from_numpy(batch)).numpy()
+        yield piece.gives.split(rows)[0]

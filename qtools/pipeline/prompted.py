@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,17 +12,16 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from calibration.method import method
-from qtools.core import files
 from qtools.core.checks import Check, Status
 from qtools.core.errors import InputError
 from qtools.core.target import TargetSpec
-from qtools.pipeline import data, joint_contract, quantize, seal
-from qtools.pipeline.config import CALIBRATION_IMAGES, EVALUATION_IMAGES, PIXELS, Options, RunConfig
+from qtools.pipeline import data, joint_contract, quantize
+from qtools.pipeline.config import Options, RunConfig
 from qtools.pipeline.evaluate import Logits, Stage, of_module
 from qtools.pipeline.halves import DECODER, ENCODER, Halves, RowImages, halves_of, rows_of, with_embeddings
 from qtools.pipeline.judge import AGREEMENT_TO_SHIP_PERCENT, ISLAND_AGREEMENT_PERCENT, STAGES
 from qtools.pipeline.leg import Leg, RunResult
+from qtools.pipeline.parts import check_options, check_patterns, few_enough, in_batches, moved, of_part, promise
 from qtools.pipeline.progress import Listener, Silent, Stopwatch
 from reports.accuracy import wilson_interval
 from reports.joined import Joined, JoinedRow
@@ -32,10 +30,6 @@ from reports.masks import alike, paired_overlap
 if TYPE_CHECKING:
     from torch import nn
 
-JOINED = "joined.json"
-MOST_BYTES = 64 << 20
-"""Embeddings of one stage held at once, where nobody asked for so many images: SAM's own take 4 MB each."""
-FEWEST = 16
 ISLANDS = 8
 """What the report says to try: six of so many brought the shipped network's masks from 95.8 to 98.1 % of float's."""
 
@@ -100,31 +94,17 @@ def run(config: RunConfig, listener: Listener) -> PromptedResult:
         rows = held.enter_context(tempfile.TemporaryDirectory())
         bare = dataclasses.replace(images.described, labelled=False)
         pictures = dataclasses.replace(images, labels=None, described=bare)
-        own = [of_part(config, half) for half in (ENCODER, DECODER)]
+        own = of_part(config, ENCODER, islands=True), of_part(config, DECODER)
         first = quantize.produce((halves.encoder, pictures), targets, own[0], work / ENCODER, watch)
         with watch.stage("embed"):
             asked = rows_of(halves, images, Path(rows))
         second = quantize.produce((halves.decoder, asked), targets, own[1], work / DECODER, watch)
-        joined = {}
+        joined, contracts = {}, {}
         for a, b in zip(first.legs, second.legs, strict=True):
             joined[a.name] = _together(halves, asked, ((a, first.outputs[a.name]), (b, second.outputs[a.name])), watch)
-            promise = joint_contract.of_legs(halves, (a, b))
-            suffix = f"-{a.name}" if len(targets) > 1 else ""
-            files.write_text(work / f"contract{suffix}.json", files.to_json(promise))
-        files.write_text(work / JOINED, files.to_json(list(joined.values())))
-        seal.sums(work)
-    several = len(targets) > 1
-    return PromptedResult(folder, _moved(first, folder, several), _moved(second, folder, several), joined)
-
-
-def _moved(half: quantize.Produced, folder: Path, several: bool) -> dict[str, RunResult]:
-    """Results where they lie once the folder is whole."""
-    name = DECODER if half.of == "masks" else ENCODER
-    found = {}
-    for leg, result in zip(half.legs, half.results, strict=True):
-        place = folder / name / leg.name if several else folder / name
-        found[leg.name] = dataclasses.replace(result, folder=place)
-    return found
+            contracts[a.name] = joint_contract.of_legs(halves, (a, b))
+        promise(work, contracts, joined)
+    return PromptedResult(folder, moved(first, folder / ENCODER), moved(second, folder / DECODER), joined)
 
 
 def _refuse(config: RunConfig) -> None:
@@ -133,38 +113,10 @@ def _refuse(config: RunConfig) -> None:
             "--max-drop and --size-budget choose by what errors cost the probabilities of classes, and masks have none",
             "leave them out; --max-islands holds values of the encoder more precisely",
         )
-    if config.io == PIXELS:
-        raise InputError("--io pixels is for networks that are one program", "give --io int8 or float32")
-    lost = [each for each in (*config.int16, *config.dynamic) if not each.startswith((f"{ENCODER}:", f"{DECODER}:"))]
-    if lost:
-        raise InputError(f"'{lost[0]}' does not say in which half", f"write {ENCODER}:{lost[0]} or {DECODER}:{lost[0]}")
+    check_options(config)
+    check_patterns(config, (ENCODER, DECODER), "half")
     if config.labels is not None:
         raise InputError("--labels names classes, and masks have none", "leave it out")
-    if method(config.method).baseline is not None:
-        raise InputError(f"--method {config.method} searches by the logits of classes", "take auto, fast or a range")
-
-
-def of_part(config: RunConfig, part: str) -> RunConfig:
-    """What is for one of several programs: its patterns, and islands where it is an encoder, which can tell errors."""
-    mine = f"{part}:"
-    int16, dynamic = (
-        tuple(each.removeprefix(mine) for each in patterns if each.startswith(mine))
-        for patterns in (config.int16, config.dynamic)
-    )
-    most = config.max_islands if part == ENCODER else None
-    return dataclasses.replace(config, int16=int16, dynamic=dynamic, max_islands=most)
-
-
-def few_enough(config: RunConfig, shape: Sequence[int]) -> RunConfig:
-    """As many images as asked for; where nobody asked, as many as fit into memory at once with an array of a shape."""
-    fit = max(FEWEST, MOST_BYTES // (4 * math.prod(shape)))
-    images = config.images
-    if images.data is None:
-        counts = images.calibration or min(fit, CALIBRATION_IMAGES), images.evaluation or min(fit, EVALUATION_IMAGES)
-        images = dataclasses.replace(images, calibration=counts[0], evaluation=counts[1])
-    elif images.evaluation is None and fit < EVALUATION_IMAGES:
-        images = dataclasses.replace(images, evaluation=fit)
-    return dataclasses.replace(config, images=images)
 
 
 def _together(
@@ -192,11 +144,6 @@ def _together(
     shipped = scores[-1].score.agreement
     said = () if shipped >= AGREEMENT_TO_SHIP_PERCENT else (_warning(shipped, first.target.spec),)
     return Joined(model, first.name, plan.scheme, tuple(scores), (_check(simulated, real),), said)
-
-
-def in_batches(decode: Stage, rows: np.ndarray, batch: int) -> Logits:
-    """A stage over arrays that are there at once."""
-    return np.concatenate([decode(rows[at : at + batch]) for at in range(0, len(rows), batch)])
 
 
 def _warning(percent: float, spec: TargetSpec) -> str:

@@ -45,6 +45,13 @@ def _unknown(chosen: ImageSource, spec: InputSpec) -> None:
     """Nothing says what is right."""
 
 
+def judged_by_model(
+    labels: Labels | None, reference: Answers, other: Answers, size: tuple[int, int], classes: tuple[str, ...]
+) -> Scores:
+    """The judge of a task that has none before `task_of` adds what only the model knows."""
+    raise AssertionError("these answers mean nothing without what the model says of them: ask `task_of`")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What a file in qtools/pipeline/tasks exposes as TASK; its name is the word in `ModelSpec.task`.

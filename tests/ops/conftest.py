@@ -20,6 +20,8 @@ from qtools.core.protocols import Lowered, Runner, Target
 from qtools.core.types import QuantParams, QuantPlan, QuantScheme, TensorStats
 from qtools.graph.capture import Program, capture
 from qtools.simulate.run import open_simulator
+from tests.ops import good_networks
+from tests.ops.good_networks import Good
 
 INT8 = QuantScheme.activation(8)
 _NONE = np.empty(0, np.float32)
@@ -245,3 +247,25 @@ def onnx_qnn_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("ops"))
+
+
+@pytest.fixture(scope="module")
+def repvit() -> Good:
+    return good_networks.repvit()
+
+
+@pytest.fixture(scope="module")
+def mobilevit() -> Good:
+    return good_networks.mobilevit()
+
+
+@pytest.fixture(scope="module")
+def vit() -> Good:
+    return good_networks.vit()
+
+
+@pytest.fixture
+def network(request: pytest.FixtureRequest) -> Good:
+    """The one that `good_networks.on` names."""
+    found: Good = request.getfixturevalue(request.param)
+    return found

@@ -20,7 +20,6 @@ from calibration.read_through import read_through
 from exporters.tflite import TARGET
 from qtools.core.types import OpKind
 from qtools.pipeline.audit.examine import examine
-from tests.ops import good_networks
 from tests.ops.good_networks import (
     BATCH,
     NETWORKS,
@@ -31,27 +30,6 @@ from tests.ops.good_networks import (
     same_in_float,
     seen,
 )
-
-
-@pytest.fixture(scope="module")
-def repvit() -> Good:
-    return good_networks.repvit()
-
-
-@pytest.fixture(scope="module")
-def mobilevit() -> Good:
-    return good_networks.mobilevit()
-
-
-@pytest.fixture(scope="module")
-def vit() -> Good:
-    return good_networks.vit()
-
-
-@pytest.fixture
-def network(request: pytest.FixtureRequest) -> Good:
-    found: Good = request.getfixturevalue(request.param)
-    return found
 
 
 @on(*NETWORKS)

@@ -11,7 +11,6 @@ from exporters.tflite import TARGET
 from qtools.core.target import OpRule
 from qtools.core.types import OpKind
 from qtools.pipeline.audit.examine import examine
-from tests.ops import good_networks
 from tests.ops.good_networks import (
     Good,
     layers,
@@ -20,22 +19,6 @@ from tests.ops.good_networks import (
     same_in_float,
     transformer,
 )
-
-
-@pytest.fixture(scope="module")
-def mobilevit() -> Good:
-    return good_networks.mobilevit()
-
-
-@pytest.fixture(scope="module")
-def vit() -> Good:
-    return good_networks.vit()
-
-
-@pytest.fixture
-def network(request: pytest.FixtureRequest) -> Good:
-    found: Good = request.getfixturevalue(request.param)
-    return found
 
 
 def test_an_outlier_channel_inside_attention(vit: Good) -> None:

@@ -209,7 +209,7 @@ def test_probes_of_detectors_have_the_divergence_as_their_square() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     exact = _answers(2)
     labels = np.array([[[0, 0, 0, 0.5, 0.5, 0]]] * 2, float)
-    with pytest.raises(ValueError, match="no pair of detectors"):
+    with pytest.raises(ValueError, match="are no pair"):
         paired_ap(labels, exact, exact[:1], DECODING)
     with pytest.raises(ValueError, match="labels of shape"):
         paired_ap(labels[:1], exact, exact, DECODING)

@@ -127,7 +127,7 @@ def test_the_mean_root_of_kl_does_not_hang_on_one_image() -> None:
 
 def test_paired_accuracy_refuses_what_cannot_be_paired() -> None:
     logits = np.zeros((2, 3))
-    with pytest.raises(ValueError, match="cannot be paired"):
+    with pytest.raises(ValueError, match="are no pair"):
         paired_accuracy(None, logits, np.zeros((3, 3)))
     with pytest.raises(CheckFailed, match="NaN"):
         paired_accuracy(None, logits, np.full((2, 3), np.nan))

@@ -153,7 +153,7 @@ def test_labels_are_drawn_for_every_pixel() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     masks, exact = _masks(2), _answers(2)
-    with pytest.raises(ValueError, match="no pair of maps"):
+    with pytest.raises(ValueError, match="are no pair"):
         paired_miou(masks, exact, exact[:1], SIZE)
     with pytest.raises(ValueError, match="masks of shape"):
         paired_miou(masks, exact, exact, (8, 12))

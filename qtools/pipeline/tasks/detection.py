@@ -16,7 +16,7 @@ from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import ModelSpec
 from qtools.models._catalogue import family_of
-from qtools.pipeline.task import Answers, Labels, Task
+from qtools.pipeline.task import Answers, Labels, Task, judged_by_model
 from reports.detection import AGREED, METRIC, agreement, paired_ap
 from reports.scores import PairedScore
 
@@ -69,12 +69,6 @@ def _of(task: Task, spec: ModelSpec) -> Task:
     )
 
 
-def _judge(
-    labels: Labels | None, reference: Answers, other: Answers, size: tuple[int, int], classes: tuple[str, ...]
-) -> PairedScore:
-    raise AssertionError("a detector's answers mean nothing without its anchors: `task_of` adds them")
-
-
 TASK = Task(
     metric=METRIC,
     agreed=AGREED,
@@ -83,7 +77,7 @@ TASK = Task(
     folder=_folder,
     labels=_labels,
     rendered=_rendered,
-    judge=_judge,
+    judge=judged_by_model,
     by_image=False,
     of=_of,
 )

@@ -9,7 +9,7 @@ from qtools.core.errors import InputError
 from qtools.core.exits import Exits
 from qtools.models import ModelSpec
 from qtools.models._catalogue import family_of
-from qtools.pipeline.task import Answers, Labels, Task
+from qtools.pipeline.task import Answers, Labels, Task, judged_by_model
 from qtools.pipeline.tasks import classification
 from reports.exits import AGREED, METRIC, agreement, paired_exits
 from reports.scores import PairedScore
@@ -41,18 +41,12 @@ def _of(task: Task, spec: ModelSpec) -> Task:
     return dataclasses.replace(task, judge=judge, agreement=partial(agreement, exits=exits), exits=exits, of=None)
 
 
-def _judge(
-    labels: Labels | None, reference: Answers, other: Answers, size: tuple[int, int], classes: tuple[str, ...]
-) -> PairedScore:
-    raise AssertionError("answers of several exits mean nothing without their thresholds: `task_of` adds them")
-
-
 TASK = dataclasses.replace(
     classification.TASK,
     metric=METRIC,
     agreed=AGREED,
     answer="one number per class, before softmax, at one of the exits",
-    judge=_judge,
+    judge=judged_by_model,
     by_image=False,
     of=_of,
 )

@@ -6,7 +6,7 @@ import dataclasses
 from functools import partial
 
 from qtools.models import ModelSpec
-from qtools.pipeline.task import Answers, Labels, Task
+from qtools.pipeline.task import Answers, Labels, Task, judged_by_model
 from qtools.pipeline.tasks import classification
 from reports.pieces import AGREED, METRIC, alike, distances, paired_piece
 from reports.scores import PairedScore
@@ -25,18 +25,12 @@ def _of(task: Task, spec: ModelSpec) -> Task:
     return dataclasses.replace(task, judge=judge, distances=near, agreement=same, of=None)
 
 
-def _judge(
-    labels: Labels | None, reference: Answers, other: Answers, size: tuple[int, int], classes: tuple[str, ...]
-) -> PairedScore:
-    raise AssertionError("a piece's answers mean nothing without the number of classes: `task_of` adds it")
-
-
 TASK = dataclasses.replace(
     classification.TASK,
     metric=METRIC,
     agreed=AGREED,
     answer="features for the next piece, and one number per class, before softmax, at this exit",
-    judge=_judge,
+    judge=judged_by_model,
     by_image=False,
     by_class=False,
     direction=None,
