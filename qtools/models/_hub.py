@@ -22,6 +22,8 @@ from qtools.models import _timm
 from qtools.models._spec import ModelSpec
 
 PROBE_SECONDS = 5.0
+OR_REFERENCE = " or --weights reference"
+"""End of what to do without a hub, for models of which a reference checkpoint ships."""
 _FILES = ("model.safetensors", "pytorch_model.bin")  # the names under which timm publishes
 
 
@@ -112,5 +114,5 @@ def _checked(module: nn.Module) -> nn.Module:
 def _no_hub(name: str, reason: str) -> MissingPlatform:
     return MissingPlatform(
         f"pretrained weights {name} are not cached and the hub cannot be used: {reason}",
-        "connect to the network, or give --weights PATH or --weights reference",
+        f"connect to the network, or give --weights PATH{OR_REFERENCE}",
     )

@@ -59,7 +59,7 @@ def _automatic(spec: ModelSpec, reference: Reference | None) -> Loaded:
         if path is None:
             raise MissingPlatform(
                 f"{error.what}; there is no reference checkpoint of {spec.name} to fall back to",
-                "connect to the network, or give --weights PATH",
+                error.next_step.removesuffix(_hub.OR_REFERENCE),
             ) from error
         loaded = _from_file(spec, path, is_reference=True)
         notes = (f"{error.what}: the reference checkpoint is used instead", *loaded.weights.notes)
