@@ -98,7 +98,7 @@ def agreement_warning(task: Task, outputs: Outputs, kernels: str) -> tuple[str, 
     if percent >= AGREEMENT_TO_SHIP_PERCENT:
         return ()
     advice = "look at the weakest tensors, try another --method, or calibrate on more images"
-    return (f"the artifact agrees with float on only {percent:.1f} % of the {task.agreed}: {advice}",)
+    return (f"the artifact agrees with float on only {percent:.1f} % of the {task.agreed.rstrip(',')}: {advice}",)
 
 
 def metadata(prepared: Prepared, plan: QuantPlan, config: RunConfig, notices: tuple[str, ...]) -> dict[str, Any]:

@@ -202,7 +202,8 @@ def places_said(places: Places, prices: Prices | None) -> str:
     if not prices.rows:
         return f"{places.summary}. Time of each: {prices.note}."
     return (
-        f"{places.summary}. Time: shares of one inference on {prices.threads} thread(s), by {prices.source}; behind a "
+        f"{places.summary}. Time: shares of what all kernels take in one inference on {prices.threads} thread(s), "
+        f"by {prices.source}, which sees no kernel shorter than a microsecond; behind a "
         "plus, what converts into and out of an island. "
         f"Input and output are converted in {number(100 * prices.ends, 1)} %; {number(100 * prices.loose, 1)} % belong "
         "to no operation."
