@@ -41,8 +41,8 @@ class App:
         }
         self.picture = json.loads((folder / self.joint["encoder"]["folder"] / "contract.json").read_text())["input"]
 
-    def masks(self, pixels: np.ndarray, points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """The mask to show, at the picture's size."""
+    def mask(self, pixels: np.ndarray, points: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, int]:
+        """The mask to show, at the picture's size, and how many of its pixels only rounding puts in or out."""
         table = np.asarray(self.picture["table"], self.picture["dtype"])
         image = table[np.arange(3)[:, None, None], pixels.transpose(2, 0, 1)][None]
         embedding = dict(self.run("encoder", {self.picture["name"]: image}))
@@ -51,7 +51,8 @@ class App:
         answer = self.run("decoder", {**carried, **asked})
         said = self.joint["masks"]
         wide = functional.interpolate(torch.from_numpy(answer[said["masks"]]), pixels.shape[:2], mode="bilinear")
-        return wide[0, int(answer[said["scores"]].argmax())].numpy() > said["threshold"]
+        over = wide[0, int(answer[said["scores"]].argmax())].numpy() - said["threshold"]
+        return over > 0, int((abs(over) < 1e-5).sum())
 
     def run(self, name: str, floats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         ends = self.joint[name]
@@ -80,20 +81,22 @@ def test_an_app_draws_what_the_run_was_judged_by(made: Any) -> None:
     network = load(NAME, "reference", checkpoint)
     mean, std = (np.float32(x) for x in (network.spec.input.mean, network.spec.input.std))
     images, app = PromptedImages("test", COUNT, 128), App(made.folder)
-    ious, right = [], []
+    ious, right, unsure = [], [], []
     for index in range(COUNT):
         pixels, (asked, shown) = images[index][0], images.asked(index)
         picture = torch.from_numpy(((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1)[None])
         with torch.inference_mode():
             masks, scores = network.module(picture, *(torch.from_numpy(x)[None] for x in (asked.points, asked.labels)))
         exact = functional.interpolate(masks, (128, 128), mode="bilinear")[0, int(scores.argmax())].numpy() > 0
-        ours = app.masks(pixels, asked.points, asked.labels)
+        ours, on_the_line = app.mask(pixels, asked.points, asked.labels)
         ious.append((ours & exact).sum() / (ours | exact).sum())
         right.append((ours & shown).sum() / (ours | shown).sum())
+        unsure.append(2 * on_the_line / min((ours | exact).sum(), (ours | shown).sum()))
+    near = 100 * np.mean(unsure) + 1e-4  # codes meet between two pixels, and the sum of two products is not quite 0
     joined = json.loads((made.folder / "joined.json").read_text())[0]
     last = joined["rows"][-1]["score"]
-    assert last["agreement"] == pytest.approx(100 * np.mean(ious), abs=0.05)
-    assert last["score"] == pytest.approx(100 * np.mean(right), abs=0.05)
+    assert last["agreement"] == pytest.approx(100 * np.mean(ious), abs=near)
+    assert last["score"] == pytest.approx(100 * np.mean(right), abs=near)
     assert last["agreement"] > 90 and [c["status"] for c in joined["checks"]] == ["passed"]
 
 
