@@ -48,5 +48,5 @@ def test_a_small_one_goes_through(target: str, tmp_path: Path) -> None:
         "logits": (1, QUERIES, KINDS + 1),
         "boxes": (1, QUERIES, 4),
     }
-    ran = [row.accuracy for row in result.report.ledger if row.accuracy is not None]  # TensorFlow's may refuse the file
+    ran = [row.accuracy for row in result.report.ledger if row.accuracy is not None]  # TensorFlow is not asked here
     assert len(ran) > 2 and np.isfinite([accuracy.kl for accuracy in ran]).all()

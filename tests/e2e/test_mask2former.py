@@ -64,5 +64,5 @@ def test_a_small_one_goes_through(target: str, tmp_path: Path) -> None:
     assert not failed, failed
     (answer,) = read(result.folder / "vectors.npz")[0].outputs.values()
     assert sorted(answer.shape) == sorted((1, CLASSES, SIDE // 4, SIDE // 4)) and np.isfinite(answer).all()
-    ran = [row.accuracy for row in result.report.ledger if row.accuracy is not None]  # TensorFlow's may refuse the file
+    ran = [row.accuracy for row in result.report.ledger if row.accuracy is not None]  # TensorFlow is not asked here
     assert min(accuracy.agreement for accuracy in ran) > 95
