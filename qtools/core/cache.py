@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qtools.core import files, unfinished
-from qtools.core.errors import InputError, QtoolsError
+from qtools.core.errors import InputError, Overtaken, QtoolsError
 
 PLACE = "QTOOLS_CACHE"
 """Environment variable that names another folder."""
@@ -67,7 +67,11 @@ class Cache:
         if self.folder is None:
             return None
         entry = self.folder / kind / key
-        if not entry.is_dir() or _open_to_all(self.folder):
+        try:
+            if _open_to_all(self.folder):
+                return None
+            handle = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
             return None
         try:
             if _members(entry) != json.loads(files.read_text(entry / MEMBERS)):
@@ -78,10 +82,12 @@ class Cache:
         except FileNotFoundError:
             return None  # another run swept it in this moment
         except (OSError, ValueError, QtoolsError) as error:
-            if not entry.exists():
-                return None  # likewise
+            if not unfinished.is_at(handle, entry):
+                return None  # likewise, and may have written it anew
             why = error.what if isinstance(error, QtoolsError) else error
             warn(f"{kind} kept in {entry} are damaged and made again: {why}")
+        finally:
+            os.close(handle)
         _discard(entry)
         return None
 
@@ -106,6 +112,8 @@ class Cache:
                     write(work)
                     files.write_text(work / MEMBERS, files.to_json(_members(work)))
                 self._sweep()
+                return ""
+            except Overtaken:  # the entry that did so may be gone again by now: a third run clears
                 return ""
             except (OSError, InputError) as error:
                 if (entry / MEMBERS).is_file():  # another run was quicker

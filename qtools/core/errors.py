@@ -48,6 +48,10 @@ class InputError(QtoolsError):
     exit_status = ExitStatus.BAD_INPUT
 
 
+class Overtaken(InputError):
+    """Another run put its result into the place while this one was still making it."""
+
+
 class CheckFailed(QtoolsError):
     """A stage tried to prove its own work and could not, or an accuracy gate was missed."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qtools.core import unfinished
-from qtools.core.errors import FULL, InputError, unwritable
+from qtools.core.errors import FULL, InputError, Overtaken, unwritable
 
 TEXT_BYTES = 64 << 20
 """Most that is read as text, in one go: the plan of a graph of 2,000 operations takes a hundredth of it."""
@@ -147,6 +147,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Raises:
         InputError: If `path` exists and may not be replaced, its parent cannot be written, or the disk is full.
+        Overtaken: If it did not exist when the work began.
     """
     if path.exists() and not replace:
         raise exists_already(path)
@@ -174,8 +175,8 @@ def _take_place(work: Path, path: Path, replace: bool) -> None:
     if not (replace and path.exists()):
         try:
             os.replace(work, path)
-        except OSError as error:  # another run was quicker
-            raise InputError(f"cannot write {path}: {error.strerror}", "give another --out") from error
+        except OSError as error:
+            raise Overtaken(f"cannot write {path}: {error.strerror}", "give another --out") from error
         return
     old, handle = unfinished.make_folder(path, unfinished.REPLACED)
     try:

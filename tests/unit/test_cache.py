@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qtools.core import files
 from qtools.core.cache import MEMBERS, NONE, Cache, default
 
 CONTENT = b"0123456789" * 20
@@ -153,6 +154,35 @@ def test_the_place_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("QTOOLS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     assert default().folder == tmp_path / "caches" / "qtools" / "results"
+
+
+def test_a_quicker_run_whose_entry_is_cleared_at_once_is_no_trouble(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding the place taken and looking who took it, a third run clears it: that cannot be waited for."""
+    take = files._take_place
+
+    def overtaken(work: Path, path: Path, replace: bool) -> None:
+        (path / "other").mkdir(parents=True)
+        try:
+            take(work, path, replace)
+        finally:
+            files.remove(path)
+
+    monkeypatch.setattr(files, "_take_place", overtaken)
+    assert cache.keep("thing", "another", fill) == ""
+
+
+def test_an_entry_written_anew_while_it_was_read_is_not_called_damaged(cache: Cache) -> None:
+    kind, key = cache.entries()[0].kind, cache.entries()[0].key
+
+    def torn(place: Path) -> None:
+        cache.clear()
+        cache.keep(kind, key, fill)
+        raise ValueError("half of each")
+
+    assert cache.recall(kind, key, torn, refuse) is None
+    assert len(cache.entries()) == 1
 
 
 def _write_and_read(place: Path, number: int, said: Any) -> None:
