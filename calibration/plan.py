@@ -64,6 +64,8 @@ class Recipe:
         outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
         found: Ranges that a search found already.
+        reach: Value id -> how many times as wide as the method has it its range is to be, where the images that
+            calibrate are known to show too little of it.
     """
 
     model: str
@@ -81,6 +83,7 @@ class Recipe:
     outliers: bool = False
     through: Mapping[str, Function] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
+    reach: Mapping[str, float] = field(default_factory=dict)
 
     def range_of(self, name: str, stats: TensorStats, scheme: QuantScheme) -> tuple[float, float]:
         """The interval to quantize of one value."""
@@ -88,7 +91,9 @@ class Recipe:
             return self.found.ranges[name]
         if name in self.through:
             return least_squares_through(stats, scheme, self.through[name])
-        return self.ranges(stats, scheme)
+        lo, hi = self.ranges(stats, scheme)
+        farther = self.reach.get(name, 1.0)
+        return lo * farther, hi * farther
 
     def room(self, spec: TargetSpec) -> int | None:
         """Bits of the container in which a few weights may lie beyond a narrow grid; None where none may."""
@@ -215,7 +220,8 @@ class _Grids:
             params = numerics.params_from_range(*known[0], spec.activation)
             return {n: ValuePlan(params, "fixed", "whole numbers of a known range") for n in members}
         params = self.range_of(members, WIDE if is_wide else recipe.activation_bits)
-        first = ValuePlan(params, "explicit", recipe.method)
+        wider = "".join({f", {recipe.reach[n]:g} times as wide" for n in members if n in recipe.reach})
+        first = ValuePlan(params, "explicit", f"{recipe.method}{wider}")
         laid = {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
         return self._clamped(laid) if recipe.clamp and not is_wide else laid
 

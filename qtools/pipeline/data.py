@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ from qtools.pipeline.config import CALIBRATION_IMAGES, EVALUATION_IMAGES, Images
 from qtools.pipeline.task import Labels, task_of
 from reports.build import Data
 
+REACH = 2.0
+"""Logits of photographs reach up to so many times as far as those of stand-ins: a trained network is the surest of what
+it was trained on. Where its grid cuts them, classes tie; a grid twice as wide costs next to nothing."""
+
 
 @dataclass(frozen=True)
 class RunImages:
@@ -35,6 +40,7 @@ class RunImages:
         input: Preprocessing of both.
         classes: Names of the classes in the order of the labels, or () where nothing names them.
         pixels: Whether batches hold pixels 0 to 255, for a program that normalises them itself.
+        reach: How many times as far the network's answers may reach as on the calibration images.
     """
 
     calibration: ImageSource
@@ -44,6 +50,7 @@ class RunImages:
     input: InputSpec
     classes: tuple[str, ...] = ()
     pixels: bool = False
+    reach: float = 1.0
 
     def batches(self, source: ImageSource, size: int) -> ImageBatches:
         """Preprocessed batches of one of the two sets."""
@@ -93,7 +100,7 @@ def to_judge(loaded: Loaded, data: Path | None, count: int, how: tuple[InputSpec
     """
     spec, seed = how
     if data is None:
-        chosen = _rendered(loaded, Images(calibration=1, evaluation=count))
+        chosen = _rendered(loaded, Images(calibration=1, evaluation=count, seed=seed))
         source, labelling = chosen.evaluation, chosen.described.note
         kind = chosen.described.kind
     else:
@@ -125,17 +132,18 @@ def _share(available: int, images: Images) -> tuple[int, int]:
 
 def _rendered(loaded: Loaded, images: Images) -> RunImages:
     from qtools.reference import ReferenceImages
+    from qtools.reference.stand_ins import StandIns
 
-    size = loaded.spec.input.size[0]
-    scenes = task_of(loaded.spec).scenes or ReferenceImages
-    sets = (
-        scenes("calibration", images.calibration or CALIBRATION_IMAGES, size),
-        scenes("test", images.evaluation or EVALUATION_IMAGES, size),
-    )
-    if loaded.weights.kind == "reference":
-        return _described(loaded, sets, "reference", "labels of the rendered scenes")
+    size, task = loaded.spec.input.size[0], task_of(loaded.spec)
+    counts = {"calibration": images.calibration or CALIBRATION_IMAGES, "test": images.evaluation or EVALUATION_IMAGES}
+    own = loaded.weights.kind == "reference"
+    scenes = task.scenes or (ReferenceImages if own else partial(StandIns, seed=images.seed))
+    calibration, evaluation = (scenes(split, count, size) for split, count in counts.items())
+    if own:
+        return _described(loaded, (calibration, evaluation), "reference", "labels of the rendered scenes")
     note = "rendered stand-ins: your own images were not seen and accuracy was not measured, only agreement with float"
-    return _described(loaded, sets, "procedural renders", note)
+    chosen = _described(loaded, (calibration, evaluation), "procedural renders", note)
+    return dataclasses.replace(chosen, reach=REACH if task.by_class else 1.0)
 
 
 def _described(loaded: Loaded, sets: tuple[Any, Any], kind: Any, note: str) -> RunImages:

@@ -81,7 +81,8 @@ def recipe_of(
     through = read_through(view) if chosen.through else {}
     # codes that end where a narrow grid ends are what papers quote: then weights keep to theirs as well
     strict = apart.strict_weights or widths.activations < spec.activation.bits or chosen.baseline is not None
-    recipe = dataclasses.replace(recipe, outliers=not strict)
+    reach = dict.fromkeys(view.outputs, images.reach) if images.reach != 1 else {}
+    recipe = dataclasses.replace(recipe, outliers=not strict, reach=reach)
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 

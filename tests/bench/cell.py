@@ -68,6 +68,8 @@ def work(row: str, scheme: str, targets: Sequence[str], given: Given | None) -> 
         try:
             config, kind = _config(row, scheme, given, Path(folder))
             loaded, images = _loaded(row, config, Path(folder))
+            if kind == MADE_UP:
+                images = _its_own(images)
             fused = fuse_model(loaded, images, Stopwatch(clock))
         except QtoolsError as error:
             for _ in targets:
@@ -163,6 +165,17 @@ def _loaded(row: str, config: Any, folder: Path) -> Any:
     if half == HALVES[0]:
         return halves.encoder, replace(images, labels=None)
     return halves.decoder, rows_of(halves, images, folder)
+
+
+def _its_own(images: Any) -> Any:
+    """Scenes of the reference set instead of what stands in for photographs: a made-up classifier is fitted to them."""
+    from qtools.reference.stand_ins import StandIns
+
+    if not isinstance(images.calibration, StandIns):
+        return images
+    sets = (images.calibration, images.evaluation)
+    calibration, evaluation = (reference.ReferenceImages(own.split, len(own), own.size) for own in sets)
+    return replace(images, calibration=calibration, evaluation=evaluation, reach=1.0)
 
 
 def _made_up(row: str, folder: Path) -> Path:

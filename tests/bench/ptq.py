@@ -4,6 +4,8 @@ Each cell (network, widths, method, draw of calibration images) is measured once
 is made from what is there, so a run that was stopped goes on where it was. Draw 0 also runs the real artifact, with
 `--artifacts` every draw does. The evaluation images are the same for all draws and never calibrate.
 
+With `--image-free` nothing calibrates but what the product takes without `--data`: each draw is other stand-ins.
+
 Published methods that no kernel can run are simulated in float as their papers do, on the first 32 images of a draw.
 Most of them leave all but the operands of layers in float, which is an easier problem than whole networks in integers:
 the table says what each one covers.
@@ -31,7 +33,7 @@ from scipy import stats
 
 from calibration.apart import Apart
 from calibration.baseline import IMAGES
-from calibration.method import AUTO, Method, method, names
+from calibration.method import AUTO, FAST, Method, method, names
 from calibration.widths import Widths
 from qtools.core import files, plugins
 from qtools.core.cache import NONE
@@ -82,8 +84,16 @@ NETWORKS = (
 class Bench:
     """One network, captured and converted once for all its cells."""
 
-    def __init__(self, network: Network, target: Target, places: tuple[Path, Path], counts: tuple[int, int]) -> None:
-        self.network, self.target = network, target
+    def __init__(
+        self,
+        network: Network,
+        target: Target,
+        places: tuple[Path, Path],
+        counts: tuple[int, int],
+        *,
+        image_free: bool = False,
+    ) -> None:
+        self.network, self.target, self._image_free = network, target, image_free
         root, work = places
         self._asked = Images(
             _opened(root / network.calibration, work),
@@ -141,7 +151,10 @@ class Bench:
         return {stage: _told(paired_accuracy(labels, self._float["float"], found[stage])) for stage in stages}
 
     def _drawn(self, draw: int) -> data.RunImages:
-        drawn = data.choose(self._fused.loaded, dataclasses.replace(self._asked, seed=draw))
+        asked = dataclasses.replace(self._asked, seed=draw)
+        if self._image_free:
+            return data.choose(self._fused.loaded, dataclasses.replace(asked, data=None, eval_data=None))
+        drawn = data.choose(self._fused.loaded, asked)
         return dataclasses.replace(self._images, calibration=drawn.calibration)
 
     def _prepare(self, widths: Widths, name: str, draw: int) -> Prepared:
@@ -209,12 +222,12 @@ def _told(judged: PairedAccuracy) -> dict[str, Any]:
 Cell = tuple[Network, Widths, str, int]
 
 
-def cells(networks: Sequence[Network], methods: Sequence[str], draws: int) -> Iterator[Cell]:
-    """All methods on the first draw, then `auto` on the others."""
+def cells(networks: Sequence[Network], methods: Sequence[str], later: Sequence[str], draws: int) -> Iterator[Cell]:
+    """All methods on the first draw, then some on the `later` ones."""
     for network in networks:
         for draw in range(draws):
             for widths in SCHEMES:
-                for name in methods if draw == 0 else [AUTO]:
+                for name in methods if draw == 0 else later:
                     yield network, widths, name, draw
 
 
@@ -271,13 +284,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench-ptq"))
     parser.add_argument("--target", default="tflite", choices=plugins.names("exporters"))
     parser.add_argument("--networks", default="", help="part of a network's name; all by default")
-    parser.add_argument("--methods", default=",".join(names()), help="by default all: %(default)s")
+    parser.add_argument("--methods", default="", help=f"by default all, image-free {AUTO},{FAST}: {','.join(names())}")
     parser.add_argument("--calibration", type=int, default=256, help="images of one draw")
     parser.add_argument(
         "--evaluation", type=int, default=0, help="images to evaluate on; by default each network's own"
     )
     parser.add_argument("--widths", default="", help="e.g. w8a8,w6a6; all by default")
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--image-free", action="store_true", help="calibrate on what stands in for the images")
     parser.add_argument(
         "--artifacts", action="store_true", help="the real artifact of every draw, not only of the first"
     )
@@ -286,17 +300,21 @@ def main() -> None:
         parser.error(f"'{asked.data}' does not hold weights/ and images/: make bench-ptq DATA=FOLDER")
     asked.out.mkdir(parents=True, exist_ok=True)
     few = f"-{asked.evaluation}" if asked.evaluation else ""
-    kept = asked.out / f"results-{asked.target}-{asked.calibration}{few}.json"
+    free = "-image-free" if asked.image_free else ""
+    kept = asked.out / f"results-{asked.target}-{asked.calibration}{few}{free}.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
     networks = [network for network in NETWORKS if asked.networks.lower() in network.name.lower()]
     target: Target = plugins.find("exporters", asked.target, "TARGET")
+    methods = asked.methods.split(",") if asked.methods else [AUTO, FAST] if asked.image_free else names()
+    later = methods if asked.image_free else [AUTO]
     bench: Bench | None = None
-    for network, widths, name, draw in cells(networks, asked.methods.split(","), asked.draws):
+    for network, widths, name, draw in cells(networks, methods, later, asked.draws):
         key = " | ".join((network.name, widths.scheme, name, str(draw)))
         if key in results or widths.scheme not in (asked.widths or widths.scheme).split(","):
             continue
         if bench is None or bench.network is not network:
-            bench = Bench(network, target, (asked.data, asked.out), (asked.calibration, asked.evaluation))
+            counts = (asked.calibration, asked.evaluation)
+            bench = Bench(network, target, (asked.data, asked.out), counts, image_free=asked.image_free)
         with one_thread():
             results[key] = bench.cell(widths, name, draw, draw == 0 or asked.artifacts)
         files.write_text(kept, files.to_json(results))

@@ -208,3 +208,18 @@ def test_a_method_that_cannot_ship_is_simulated_on_the_papers_number_of_images(
     images = torch.from_numpy(next(iter(prepared.images.batches(prepared.images.evaluation, 4))))
     exact = execute.run(prepared.program, images)
     assert 0 < float((network.logits(images) - exact).norm() / exact.norm()) < 0.1
+
+
+def test_answers_to_stand_ins_get_a_grid_twice_as_wide_and_nothing_else_does(prepared: Prepared) -> None:
+    view = prepared.program.view
+    weights = {name: tensor.numpy() for name, tensor in prepared.program.constants.items()}
+    asked = (method("fast"), Widths(8, 8), Apart())
+    plans = []
+    for images in (prepared.images, dataclasses.replace(prepared.images, reach=1.0)):
+        recipe = decide.recipe_of("m", view, TARGET.spec, images, asked)
+        plans.append(planning.plan(view, TARGET.spec, prepared.stats, weights, recipe, {}))
+    wide, plain = plans
+    (answer,) = view.outputs
+    assert wide.params(answer).scale[0] == pytest.approx(2 * plain.params(answer).scale[0], rel=1e-6)
+    assert "2 times as wide" in wide.values[answer].reason
+    assert {n for n in view.activations if wide.values[n] != plain.values[n]} == {answer}

@@ -13,7 +13,7 @@ from PIL import Image
 from qtools.core.errors import InputError
 from qtools.core.types import InputSpec
 from qtools.pipeline.config import Images
-from qtools.pipeline.data import _share, choose
+from qtools.pipeline.data import REACH, _share, choose
 from qtools.reference import CLASSES
 
 INPUT = InputSpec((16, 16), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear", 0.9)
@@ -97,6 +97,15 @@ def test_without_images_reference_weights_have_labels_and_others_have_not():
     assert own.input.crop_pct == other.input.crop_pct == 1.0  # renders come at the network's own size
     assert own.calibration.digest != own.evaluation.digest
     assert own.classes == CLASSES and other.classes == ()
+    assert (own.reach, other.reach) == (1.0, REACH), "photographs make a network surer than stand-ins do"
+
+
+def test_the_seed_draws_other_stand_ins_and_the_same_reference_set():
+    digests = {
+        kind: {choose(loaded(kind), Images(seed=seed)).calibration.digest for seed in (0, 0, 1)}
+        for kind in ("file", "reference")
+    }
+    assert [len(digests[kind]) for kind in ("file", "reference")] == [2, 1]
 
 
 def test_names_of_the_classes_come_from_the_folders(tmp_path):
