@@ -1,10 +1,10 @@
 """Pictures that stand in for photographs where a network comes without any.
 
 No network is asked what it would like to see. What photographs have in common is drawn instead. Every other picture is
-of textured shapes of all sizes, one in front of the other (the dead leaves model: Lee, Mumford and Huang 2001, IJCV 41),
+of textured shapes of all sizes one in front of the other (the dead leaves model: Lee, Mumford and Huang 2001, IJCV 41),
 with light and texture whose amplitudes fall with the frequency (Field 1987, JOSA A 4) and colours that differ mostly in
 brightness, less between yellow and blue and least between green and red (Ruderman, Cronin and Chiao 1998, JOSA A 15).
-The others are scenes of the reference set, one object on a quiet ground: some networks answer to that with their largest
+The others are scenes of the reference set, one object on quiet ground: some networks answer that with their largest
 activations. Both get the brightness and contrast that photographs have, of which the reference set has a third.
 """
 
