@@ -60,7 +60,10 @@ def notices(report: Report) -> tuple[str, ...]:
             "not for a network trained on your task."
         )
     if report.data.kind == "procedural renders":
-        found.append("Your own images were not seen: ranges were set on procedural renders. Give --data DIR.")
+        found.append(
+            "Your own images were not seen: ranges were set on rendered pictures like photographs. What yours alone "
+            "make large, and how sure the network is of them, these numbers do not know. Give --data DIR."
+        )
     if alone(report):
         found.append("There is no float network to compare with: what quantization cost is not known. Give --against.")
     elif not measured_accuracy(report):

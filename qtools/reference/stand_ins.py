@@ -46,12 +46,12 @@ def stand_in(index: int, *, split: str, size: int, seed: int = 0) -> NDArray[np.
         index: Number of the picture, from 0; there is no upper end.
         split: "train", "calibration" or "test"; their random streams are disjoint.
         size: Side in pixels, at least 16.
-        seed: Another seed draws other pictures.
+        seed: Any whole number; another one draws other pictures.
 
     Returns:
         RGB, shape (size, size, 3).
     """
-    key = (STAND_INS_VERSION, SPLITS[split], seed, index)
+    key = (STAND_INS_VERSION, SPLITS[split], seed % 2**64, index)
     draw = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
     side = max(16, round(size * draw.uniform(*SHARPNESS)))
     if index % 2:

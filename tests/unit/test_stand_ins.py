@@ -44,7 +44,7 @@ def test_another_process_gives_the_same_bytes() -> None:
 
 def test_splits_seeds_and_neighbours_share_no_picture(pictures: np.ndarray) -> None:
     others = [
-        StandIns(split, 8, SIZE, seed)[i][0] for split, seed in (("test", 0), ("calibration", 1)) for i in range(8)
+        StandIns(split, 8, SIZE, seed)[i][0] for split, seed in (("test", 0), ("calibration", -1)) for i in range(8)
     ]
     digests = {hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in (*pictures, *others)}
     assert len(digests) == len(pictures) + len(others)
