@@ -34,6 +34,7 @@ from qtools.pipeline.level import level
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Silent, Stopwatch
 from qtools.pipeline.trial import Decision
+from qtools.reference import ReferenceImages
 
 W8A8 = Widths(8, 8)
 WIDTH = 16
@@ -92,7 +93,9 @@ def network(*, planted: bool) -> Residual:
 
 def prepare(folder: Path, target: Target, *, planted: bool) -> Prepared:
     loaded = models.wrap_module(network(planted=planted).eval(), input_size=32)
-    images = data.choose(loaded, Images(calibration=96, evaluation=16))
+    chosen = data.choose(loaded, Images(calibration=96, evaluation=16))
+    scenes = {"calibration": ReferenceImages("calibration", 96, 32), "evaluation": ReferenceImages("test", 16, 32)}
+    images = dataclasses.replace(chosen, **scenes, reach=1.0)  # its own images: nothing reaches farther elsewhere
     examples = [pixels for pixels, _ in zip(images.batches(images.calibration, 1), range(2), strict=False)]
     module, certificate = fuse(loaded.module, torch.from_numpy(examples[0]))
     program = capture(module, torch.from_numpy(examples[0]), target.spec.expand)
