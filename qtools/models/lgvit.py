@@ -1,6 +1,7 @@
 """LGViT (Xu et al., ACM MM 2023, arXiv 2308.00255), written in `qtools.architectures.lgvit`.
 
-Parameters and multiply-accumulates: counted with the 100 classes of CIFAR-100, all exits running.
+Parameters and multiply-accumulates: counted with the 100 classes of CIFAR-100, all exits running. Not verified: the
+paper's table could not be reached. The places of the exits are those of the authors' README.
 """
 
 from __future__ import annotations
