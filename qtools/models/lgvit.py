@@ -1,7 +1,8 @@
 """LGViT (Xu et al., ACM MM 2023, arXiv 2308.00255), written in `qtools.architectures.lgvit`.
 
 Parameters and multiply-accumulates: counted with the 100 classes of CIFAR-100, all exits running. Not verified: the
-paper's table could not be reached. The places of the exits are those of the authors' README.
+paper's table could not be reached. The exits' places are those of the authors' README, and their parameters add up to
+what the authors' code has, to the last one.
 """
 
 from __future__ import annotations
