@@ -26,6 +26,8 @@ from torch.nn import functional
 
 from qtools.architectures._settings import enter, settings
 
+PATCH = 16
+"""Side of a patch in pixels."""
 WIDER, NARROWER = 4, 2
 """Hidden channels of the perceptrons: a compressed token's width times one, a lookup token's divided by the other."""
 NORM = partial(nn.LayerNorm, eps=1e-6)
@@ -104,7 +106,6 @@ class LookupVit(nn.Module):
         heads: Of every attention.
         depth: Number of blocks.
         few: Side of the square of compressed tokens.
-        patch: Side of a patch in pixels.
         img_size: Side or (height, width) of the input in pixels.
         num_classes: Number of logits.
     """
@@ -115,15 +116,14 @@ class LookupVit(nn.Module):
         heads: int,
         depth: int = 12,
         few: int = 5,
-        patch: int = 16,
         img_size: int | tuple[int, int] = 224,
         num_classes: int = 1000,
     ) -> None:
         super().__init__()
         self.num_classes, self.few = num_classes, few
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.embed = nn.Conv2d(3, dim, patch, patch)
-        positions = torch.zeros(1, dim, height // patch, width // patch)
+        self.embed = nn.Conv2d(3, dim, PATCH, PATCH)
+        positions = torch.zeros(1, dim, height // PATCH, width // PATCH)
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
         self.blocks = nn.ModuleList(LookupBlock(dim, heads) for _ in range(depth))
         self.norm_few, self.norm_many = NORM(dim), NORM(dim)

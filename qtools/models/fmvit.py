@@ -15,9 +15,10 @@ NONE = ("", "")  # the authors' page says "code coming soon"
 FAMILY = Family(
     name="fmvit",
     paper="https://arxiv.org/abs/2311.05707",
-    note="built from the paper's abstract and Next-ViT's layout, with widths and depths chosen to meet the published "
-    "sizes: the paper's table of layers could not be reached; not verified against the authors' weights, of which none "
-    "are published",
+    note="built from the paper's abstract and Next-ViT's layout, with widths and depths of ours that meet the "
+    "published sizes; layers not verified: the paper's table could not be reached; the authors publish neither code "
+    "nor weights",
+    level="converted",
     cards=(
         own_card("fmvit_t", 2.019, 0.3052, None, NONE),
         own_card("fmvit_s", 6.372, 0.8226, None, NONE),

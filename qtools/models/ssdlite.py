@@ -1,8 +1,7 @@
 """SSDLite detectors, written in `qtools.architectures.ssdlite`, and the anchors that their answers start from.
 
 Parameters and multiply-accumulates: counted, with the 80 classes of COCO at 320 x 320. The authors print 2.0, 3.6 and
-5.6 M for MobileViTv2 (github.com/apple/ml-cvnets, README-model-zoo.md); their multiply-accumulates were in no source
-within reach. Nobody publishes RepViT with this head.
+5.6 M for MobileViTv2 (github.com/apple/ml-cvnets, README-model-zoo.md).
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ FAMILY = Family(
     paper="https://arxiv.org/abs/1801.04381",
     task="detection",
     note="written after the paper and the configuration of apple/ml-cvnets, with one convolution for logits and one "
-    "for boxes where that code has one for both; not verified against the authors' weights",
+    "for boxes where that code has one for both; not verified against the authors' weights, nor multiply-accumulates "
+    "and RepViT's sizes against a published figure, of which none could be reached",
     classes=_classes,
     decoding=decoding,
     level="converted",

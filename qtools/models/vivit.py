@@ -2,7 +2,6 @@
 
 Parameters and multiply-accumulates: counted, with the 400 classes of Kinetics and 32 frames of 224 x 224; of the small
 member with 8 frames of 64 x 64. Model 1 has as many parameters as google/vivit-b-16x2-kinetics400, a file of 356 MB.
-Not verified: multiply-accumulates, and model 2; the paper's table could not be reached.
 """
 
 from __future__ import annotations
@@ -92,7 +91,8 @@ FAMILY = Family(
     clip=clip,
     translate=from_release,
     note="models 1 and 2 (_fe), written after the paper; model 1 reads the keys of transformers' "
-    "VivitForVideoClassification; the authors' weights were never read",
+    "VivitForVideoClassification; the authors' weights were never read; multiply-accumulates and model 2's size not "
+    "verified: the paper's table could not be reached",
     level="converted",
     cards=(
         own_card("vivit_thin", 0.8601, 0.04156, None, NONE),

@@ -248,8 +248,8 @@ def test_light_attention_reads_a_smaller_map(reduction: int) -> None:
     assert difference(layer.proj(seen), layer(x)) < 1e-5
 
 
-def test_a_low_share_attends_and_the_rest_is_near() -> None:
-    """A pixel reaches all of an FMB's low channels, and of the others only those of its neighbours at once."""
+def test_a_share_of_the_channels_attends_and_the_rest_stays_near() -> None:
+    """A pixel reaches all of an FMB's low channels; the others, made of these, answer to it where it is."""
     torch.manual_seed(0)
     block, x = randomized(fmvit.FrequencyBlock(64, 2)), picture(1, 64, 8, 8)
     kept: list[torch.Tensor] = []
