@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
 from timm.models import generate_default_cfgs
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -121,16 +122,15 @@ class LookupVit(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.few = num_classes, few
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.embed = nn.Conv2d(3, dim, PATCH, PATCH)
-        positions = torch.zeros(1, dim, height // PATCH, width // PATCH)
+        self.patch_embed = PatchEmbed(img_size, PATCH, 3, dim, flatten=False)
+        positions = torch.zeros(1, self.patch_embed.num_patches, dim)
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(positions, std=0.02))
         self.blocks = nn.ModuleList(LookupBlock(dim, heads) for _ in range(depth))
         self.norm_few, self.norm_many = NORM(dim), NORM(dim)
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        cells = self.embed(x) + self.pos_embed
+        cells = self.patch_embed(x) + self.pos_embed.mT.unflatten(2, self.patch_embed.grid_size)
         few = functional.interpolate(cells, (self.few, self.few), mode="bilinear").flatten(2).transpose(1, 2)
         many = cells.flatten(2).transpose(1, 2)
         for block in self.blocks:
