@@ -1,8 +1,8 @@
 """SegFormer for segmentation, from the parts of transformers, put together in `qtools.architectures.segformer`.
 
 Parameters and multiply-accumulates: counted, at 512 x 512 with the 150 classes of ADE20K, and at 512 x 1024 with the 19
-of Cityscapes. As the table of arXiv 2412.06674 has it, SegFormer-B0 takes 3.8 M and 8.4 G on ADE20K; keras-hub counts
-3,719,027 parameters with 19 classes.
+of Cityscapes. The paper prints 3.8 millions, and 8.4 and 17.7 billions (table 2); keras-hub counts 3,719,027 parameters
+with 19 classes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FAMILY = Family(
     task="segmentation",
     note="reads the keys of transformers' SegformerForSemanticSegmentation and of the files on the hub (nvidia/"
     "segformer-b0-finetuned-ade-512-512, -cityscapes-512-1024); pictures are squashed to one size; not verified "
-    "against the authors' weights, nor multiply-accumulates on Cityscapes: the paper's table could not be reached",
+    "against the authors' weights",
     translate=from_release,
     level="converted",
     cards=(

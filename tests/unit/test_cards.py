@@ -79,11 +79,13 @@ PUBLISHED = {
     "fmvit_m": ("12.8", "2.0"),
     "fmvit_b": ("24.3", "4.2"),
     "fmvit_l": ("35.3", "7.1"),
-    "ssdlite_mobilevitv2_050": ("2.0", ""),  # github.com/apple/ml-cvnets, README-model-zoo.md
-    "ssdlite_mobilevitv2_075": ("3.6", ""),
-    "ssdlite_mobilevitv2_100": ("5.6", ""),
-    "segformer_b0": ("3.8", "8.4"),  # arXiv 2412.06674's table of segmentation
-    "segformer_b0_cityscapes": ("3.719", ""),  # 3,719,027: keras-hub's presets of SegFormer
+    "ssdlite_mobilevitv2_050": ("2.0", "0.9"),  # arXiv 2206.02680, table 4
+    "ssdlite_mobilevitv2_075": ("3.6", "1.8"),
+    "ssdlite_mobilevitv2_100": ("5.6", ""),  # github.com/apple/ml-cvnets, README-model-zoo.md
+    "segformer_b0": ("3.8", "8.4"),  # arXiv 2105.15203, table 2
+    "segformer_b0_cityscapes": ("3.719", "17.7"),  # parameters: 3,719,027 in keras-hub's presets
+    "vivit_b_16x2": ("88.9", "455.2"),  # arXiv 2103.15691, table 2
+    "vivit_b_16x2_fe": ("115.1", "284.4"),
     "mask2former_swin_tiny": ("47", ""),  # arXiv 2205.14756's table of ADE20K, whose 74 G are counted otherwise
 }
 FILES = {
