@@ -16,6 +16,8 @@ from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
+UNASKED = {"Softmax": OpKind.SOFTMAX, "AveragePool": OpKind.AVG_POOL}
+"""Operators that onnxruntime has an integer kernel for, of kinds (or of forms of these) that no rule gives one."""
 PACKED_OPSET = 21
 """The first with 4-bit tensors; what it says of every other operator in our graphs is what opset 20 says."""
 
@@ -58,6 +60,7 @@ class QdqWriter:
             params = self.plan.params(name)
             if params is not None and name in self.binding and self._tensor(name) is not None:
                 self._write_pair(name, params, ends)
+        self._keep_in_float()
         self.edit.forget_unused()
         if any(entry.packed for entry in self.plan.values.values()):
             self.edit.graph.opset_imports[""] = PACKED_OPSET
@@ -168,6 +171,35 @@ class QdqWriter:
         moved = self.edit.node("Reshape", [source, self.edit.stored(f"{op.id}.shape", np.array(shape))], None, shape)
         self.edit.put(node, moved)
         self.edit.replace(node, moved)
+
+    def _keep_in_float(self) -> None:
+        """Puts an exact doubling between such an operator and the DequantizeLinear it reads, whose scale is halved.
+
+        onnxruntime would make its integer kernel of the two and the QuantizeLinear behind them. That for softmax (1.31,
+        qlinear_softmax.cc) rounds the inverse of the output's scale down; it gives 0 where the grid ends below 1.7
+        times the mean weight, as a product overflows; and its int8 codes wrap around (issue 29727). That for pooling
+        gives other numbers where windows lie across the map's end.
+        """
+        for op in self.view.ops:
+            bound = op.kind in UNASKED.values() and not self._is_integer(op) and op.outputs[0] in self.binding
+            node = self._tensor(op.outputs[0]).producer() if bound else None
+            if node is None or node.op_type not in UNASKED or node.inputs[0] is None:
+                continue
+            read = node.inputs[0].producer()
+            if read is not None and read.op_type == "DequantizeLinear":
+                node.replace_input_with(0, self._doubled(op, read, node))
+
+    def _doubled(self, op: Op, read: ir.Node, before: ir.Node) -> ir.Value:
+        """Twice what codes mean on a grid of half the scale: the same numbers, by way of another operator."""
+        codes, scale, zero_point = (value for value in read.inputs if value is not None)
+        assert scale.const_value is not None and codes.shape is not None  # `Editor.numbers` stored it
+        half = self.edit.stored(f"{op.id}.half.scale", scale.const_value.numpy() / np.float32(2))
+        real = self.edit.node("DequantizeLinear", [codes, half, zero_point], f"{op.id}.half{REAL}", codes.shape)
+        two = self.edit.stored(f"{op.id}.two", np.array(2, np.float32))
+        doubled = self.edit.node("Mul", [real, two], f"{op.id}.doubled", codes.shape)
+        for value in (real, doubled):
+            self.edit.put(before, value)
+        return doubled
 
     def _leaves(self, op: Op) -> str:
         """The value that leaves the operation's kernel: its own, or that of the ReLU fused into it."""

@@ -3,7 +3,7 @@
 Each rule was also seen at work: onnxruntime 1.31 replaces DequantizeLinear -> op -> QuantizeLinear by the integer
 kernel, or drops the pairs around an operation that only moves codes. GELU, LayerNorm, Div, Sub, HardSwish, Tanh and a
 ReLU with no kernel in front of it stay in float there, so they have no rule. A softmax kernel exists, but its 8-bit
-attention weights cost accuracy: no rule either.
+attention weights cost accuracy: no rule either, and what is written keeps it away (`QdqWriter`).
 """
 
 from __future__ import annotations

@@ -28,6 +28,18 @@ def into_kernel(branch: nn.Conv2d, kernel: nn.Conv2d) -> Tensor:
     return nn.functional.pad(branch.weight, [columns, columns, rows, rows])
 
 
+def with_groups(conv: nn.Conv2d, groups: int) -> nn.Conv2d:
+    """The same convolution written with fewer groups, a divisor of its own: zeros where it reads nothing."""
+    inner, narrow = conv.in_channels // groups, conv.in_channels // conv.groups
+    row = torch.arange(conv.out_channels, device=conv.weight.device)
+    first = row // (conv.out_channels // conv.groups) * narrow - row // (conv.out_channels // groups) * inner
+    weight = conv.weight.new_zeros(conv.out_channels, inner, *conv.kernel_size)
+    weight[row[:, None], first[:, None] + torch.arange(narrow, device=row.device)] = conv.weight
+    wide = with_weights(conv, weight, _bias(conv))
+    wide.groups = groups
+    return wide
+
+
 def identity_kernel(conv: nn.Conv2d, scale: Tensor | None = None) -> Tensor:
     """The kernel of `conv`'s shape that returns its input, times `scale` (channels,) where given."""
     kernel = torch.zeros_like(conv.weight)
@@ -67,16 +79,37 @@ def _is_summed_block(module: nn.Module) -> bool:
 def _fold_summed_block(module: nn.Module) -> Chain:
     """act(attn(sum of conv branches + bn(x))) with the sum as one convolution, named as timm names its own."""
     kernels, points = _summed_convs(module)
-    convs = [folded(branch) for branch in (*kernels, *points)]
+    one = _summed([folded(branch) for branch in (*kernels, *points)], getattr(module, "identity", None))
+    return (nn.Sequential(OrderedDict(reparam_conv=one, **_behind(module))),)
+
+
+def _summed(convs: Sequence[nn.Conv2d], identity: nn.Module | None) -> nn.Conv2d:
+    """Convolutions that line up, and a BatchNorm of their input where there is one, as one of the first's kind."""
     main = convs[0]
     weight, bias = torch.zeros_like(main.weight), torch.zeros_like(_bias(main))
     for conv in convs:
         weight, bias = weight + into_kernel(conv, main), bias + _bias(conv)
-    identity = getattr(module, "identity", None)
     if isinstance(identity, nn.BatchNorm2d):
         scale, shift = scale_and_shift(identity)
         weight, bias = weight + identity_kernel(main, scale), bias + shift
-    return (nn.Sequential(OrderedDict(reparam_conv=with_weights(main, weight, bias), **_behind(module))),)
+    return with_weights(main, weight, bias)
+
+
+def _is_multi_group(module: nn.Module) -> bool:
+    """gMLP's layer (`qtools.architectures.fmvit`) while it still has its branches, the first of the fewest groups."""
+    listed, identity = getattr(module, "branches", None), getattr(module, "identity", None)
+    if type(module).__name__ != "MultiGroupConv" or not isinstance(listed, nn.ModuleList):
+        return False
+    convs = [conv for branch in listed if (conv := _conv_of(branch)) is not None]
+    whole = len(convs) == len(listed) > 0 and (identity is None or is_bare_batch_norm_2d(identity))
+    return whole and not any(conv.groups % convs[0].groups for conv in convs) and _line_up(convs, same_groups=False)
+
+
+def _fold_multi_group(module: nn.Module) -> Chain:
+    """Sum of conv branches + bn(x): one convolution with the groups of the first."""
+    first, *others = [folded(branch) for branch in module.get_submodule("branches").children()]
+    convs = [first, *(with_groups(conv, first.groups) for conv in others)]
+    return (_summed(convs, getattr(module, "identity", None)),)
 
 
 def _is_repmixer(module: nn.Module) -> bool:
@@ -169,20 +202,21 @@ def _summed_convs(module: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     return listed, [point for point in points if isinstance(point, nn.Module)]
 
 
-def _line_up(convs: Sequence[nn.Conv2d]) -> bool:
+def _line_up(convs: Sequence[nn.Conv2d], same_groups: bool = True) -> bool:
     """Whether every kernel, of the first's size or 1x1, would look at the same pixels."""
     main = convs[0]
     fits = (conv.kernel_size == (1, 1) or _spread(conv) == _spread(main) for conv in convs)
-    return _centred(convs) and all(fits)
+    return _centred(convs, same_groups) and all(fits)
 
 
-def _centred(convs: Sequence[nn.Conv2d]) -> bool:
+def _centred(convs: Sequence[nn.Conv2d], same_groups: bool = True) -> bool:
     """Whether every kernel, laid into the middle of the first, looks at the same pixels: same stride and padding."""
     main = convs[0]
     for conv in convs:
         reach = tuple(d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
         centred = not isinstance(conv.padding, str) and tuple(2 * p for p in conv.padding) == reach
-        same = (conv.stride, conv.groups, conv.padding_mode) == (main.stride, main.groups, "zeros")
+        groups = main.groups if same_groups else conv.groups
+        same = (conv.stride, conv.groups, conv.padding_mode) == (main.stride, groups, "zeros")
         dense = conv.kernel_size == (1, 1) or conv.dilation == main.dilation
         if not (centred and same and dense):
             return False
@@ -199,6 +233,7 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 REPVIT_MIXER = Rule("RepViT mixer: depthwise + 1x1 + identity", _is_repvit_mixer, _fold_repvit_mixer)
 SUMMED_BLOCK = Rule("summed branches", _is_summed_block, _fold_summed_block)
+MULTI_GROUP = Rule("branches of different groups", _is_multi_group, _fold_multi_group)
 REPVIT_HEAD = Rule("RepViT heads averaged", _is_repvit_head, _fold_repvit_head)
 REPMIXER = Rule("RepMixer: identity + scaled difference of mixer and norm", _is_repmixer, _fold_repmixer)
 LARGE_KERNEL = Rule("large kernel + small kernel", _is_large_kernel, _fold_large_kernel)

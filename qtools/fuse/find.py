@@ -19,6 +19,7 @@ RULES: tuple[Rule, ...] = (
     branches.REPVIT_MIXER,
     branches.REPMIXER,
     branches.SUMMED_BLOCK,
+    branches.MULTI_GROUP,
     branches.LARGE_KERNEL,
     linear_bn.SEQUENTIAL,
     linear_bn.OVER_TOKENS,

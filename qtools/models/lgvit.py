@@ -1,6 +1,7 @@
 """LGViT (Xu et al., ACM MM 2023, arXiv 2308.00255), written in `qtools.architectures.lgvit`.
 
-Parameters and multiply-accumulates: counted with the 100 classes of CIFAR-100, all exits running.
+Parameters and multiply-accumulates: counted with the 100 classes of CIFAR-100, all exits running. The exits' places are
+those of the authors' README, and their parameters add up to what the authors' code has, to the last one.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ FAMILY = Family(
     exits=exits,
     classes=_classes,
     note="written after the paper and the authors' code (falcon-xu/LGViT), on timm's backbones and under their names; "
-    "not verified against the authors' weights, of which none are published",
+    "not verified against the authors' weights, of which none are published, nor sizes: the paper's table could not "
+    "be reached; the exits have as many parameters as the authors' code",
     level="converted",
     cards=(
         own_card("lgvit_deit_thin", 0.8116, 0.05192, None, NONE),

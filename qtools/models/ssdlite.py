@@ -1,6 +1,8 @@
 """SSDLite detectors, written in `qtools.architectures.ssdlite`, and the anchors that their answers start from.
 
-Parameters and multiply-accumulates: counted, with the 80 classes of COCO at 320 x 320.
+Parameters and multiply-accumulates: counted, with the 80 classes of COCO at 320 x 320. Published for MobileViTv2 are
+2.0, 3.6 and 5.6 M (github.com/apple/ml-cvnets, README-model-zoo.md), and 0.9 and 1.8 G of the first two (arXiv
+2206.02680, table 4).
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ FAMILY = Family(
     paper="https://arxiv.org/abs/1801.04381",
     task="detection",
     note="written after the paper and the configuration of apple/ml-cvnets, with one convolution for logits and one "
-    "for boxes where that code has one for both; not verified against the authors' weights",
+    "for boxes where that code has one for both; not verified against the authors' weights; none publishes figures "
+    "for RepViT with this head",
     classes=_classes,
     decoding=decoding,
     level="converted",

@@ -211,6 +211,38 @@ def test_float_islands_give_the_same_codes_around_them(onnx_bench: Any, name: st
     assert all(total[n].worst <= FLOAT_NOISE * 2**12 for n in noisy), total
 
 
+def attention(m: Any, x: torch.Tensor) -> torch.Tensor:
+    y = m.a(x).flatten(2)
+    return torch.softmax(y.mT @ m.b(x).flatten(2), -1) @ y.mT
+
+
+EVEN, PEAKED = (0.05, 0.1), (1.0, 20.0)
+"""Ends of the grids of weights and of scores: 30 weights of about a thirtieth; one near 1."""
+
+
+@pytest.mark.parametrize("ends", [EVEN, PEAKED], ids=["even", "peaked"])
+def test_a_softmax_between_codes_stays_in_float(onnx_bench: Any, ends: tuple[float, float]) -> None:
+    """onnxruntime's own integer kernel would give 0 for weights this even, and wrap int8 codes where one is near 1."""
+    parts = {"a": conv(3, 8, 1), "b": conv(3, 8, 1)}
+    tiny = onnx_bench.tiny("attention", lambda: onnx_bench.Forward(attention, **parts), (3, 5, 6))
+    spans = dict.fromkeys(tiny.program.view.activations, (-3.0, 3.0))
+    plan = tiny.plan({**spans, "softmax": (0.0, ends[0]), "matmul": (-ends[1], ends[1])})
+    assert "softmax" in plan.float_ops and plan.params("softmax") and plan.params("matmul")
+    count = tiny.compare(plan, tiny.images(plan, np.random.default_rng(3)))["softmax"]
+    assert count.worst <= 1 and count.different <= 1e-3 * count.total, count
+
+
+def test_a_pooling_across_the_maps_end_stays_in_float(onnx_bench: Any) -> None:
+    def compute(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.b(F.avg_pool2d(m.a(x), 3, 2, ceil_mode=True))
+
+    parts = {"a": conv(3, 4, 1), "b": conv(4, 4, 1)}
+    tiny = onnx_bench.tiny("pooled", lambda: onnx_bench.Forward(compute, **parts), (3, 8, 8))
+    plan = tiny.plan(lambda: (-2.0, 2.0))
+    assert list(plan.float_ops) == ["avg_pool2d"]
+    onnx_bench.assert_equal(tiny.compare(plan, tiny.images(plan, np.random.default_rng(0))))
+
+
 def npu(m: Any, x: torch.Tensor) -> torch.Tensor:
     y = m.b(F.hardswish(F.gelu(m.a(x))) - torch.tanh(m.c(x)))
     return torch.softmax(y.flatten(2), -1).mean(1)

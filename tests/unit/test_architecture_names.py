@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from qtools import architectures
-from qtools.architectures import elasticvit, mpcvit
+from qtools.architectures import elasticvit, lookupvit, mpcvit
 from qtools.core.errors import MissingPlatform
 from qtools.models import families, load, resolve
 from tests.unit.test_fuse_families import randomized
@@ -225,6 +226,17 @@ def test_the_searched_heads_come_with_the_weights(tmp_path: Path) -> None:
     assert loaded.spec.arguments["alphas"] == [alphas[0]] * 6 + [alphas[1]]
     runs = [block.self_attn.runs for block in loaded.module.classifier.blocks]
     assert runs[0] == ((1.0, 0, 1), (0.0, 1, 3), (1.0, 3, 4)) and runs[6] == ((None, 0, 1), (0.0, 1, 2), (1.0, 2, 4))
+
+
+def test_lookup_tokens_say_how_large_pictures_are(tmp_path: Path) -> None:
+    """Compressed tokens have no parameters: one file serves any number of them, asked for in its header."""
+    torch.manual_seed(0)
+    state = lookupvit.LookupVit(12, 3, 1, img_size=96, num_classes=5).state_dict()
+    words = {"kwargs": '{"dim": 12, "heads": 3, "depth": 1, "few": 2}'}
+    save_file(state, tmp_path / "small.safetensors", words)
+    loaded = load("lookupvit_ti16", tmp_path / "small.safetensors")
+    assert loaded.spec.input.size == (96, 96) and loaded.spec.classes == 5 and loaded.module.few == 2
+    assert any("the paper's table could not be reached" in note for note in loaded.weights.notes)
 
 
 def test_a_subnet_is_cut_out_of_its_supernet(tmp_path: Path) -> None:

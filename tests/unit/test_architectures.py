@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from qtools import architectures
-from qtools.architectures import edgevit, elasticvit, fastervit, mobileformer, mpcvit
+from qtools.architectures import edgevit, elasticvit, fastervit, fmvit, lookupvit, mobileformer, mpcvit
 from qtools.core.types import OpKind
 from qtools.graph.capture import capture
 from tests.unit.test_fuse_families import randomized
@@ -236,6 +236,53 @@ def test_attention_reads_its_positions_by_distance() -> None:
     assert layer(x).shape == (2, 9, 32)
 
 
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_light_attention_reads_a_smaller_map(reduction: int) -> None:
+    """Against torch's attention over tokens that are averages of squares."""
+    torch.manual_seed(0)
+    layer, x = randomized(fmvit.LightAttention(64, reduction)), picture(2, 64, 4, 6)
+    squares = x.reshape(2, 64, 4 // reduction, reduction, 6 // reduction, reduction).mean((3, 5))
+    query, *others = (part(seen).flatten(2) for part, seen in ((layer.q, x), (layer.k, squares), (layer.v, squares)))
+    heads = [part.reshape(2, 2, 32, -1).mT for part in (query, *others)]
+    seen = nn.functional.scaled_dot_product_attention(*heads).mT.reshape(2, 64, 4, 6)
+    assert difference(layer.proj(seen), layer(x)) < 1e-5
+
+
+def test_a_share_of_the_channels_attends_and_the_rest_stays_near() -> None:
+    """A pixel reaches all of an FMB's low channels; the others, made of these, answer to it where it is."""
+    torch.manual_seed(0)
+    block, x = randomized(fmvit.FrequencyBlock(64, 2)), picture(1, 64, 8, 8)
+    kept: list[torch.Tensor] = []
+    block.mlp.register_forward_pre_hook(lambda _, read: kept.append(read[0]))
+    moved = x.clone()
+    moved[0, :, 0, 0] += 1
+    block(x), block(moved)
+    low, high = (kept[0] - kept[1])[0].abs().split(32)
+    assert bool((low.amax(0) > 0).all()) and float(high[:, 0, 0].max()) > 10 * float(high[:, 4:, 4:].max())
+
+
+def test_lookup_both_ways_is_attention_and_its_transpose() -> None:
+    torch.manual_seed(0)
+    layer, few, many = randomized(lookupvit.Lookup(12, 3)), picture(2, 4, 12), picture(2, 10, 12) + 1
+    query = layer.q(layer.norm_few(few)).reshape(2, 4, 3, 4).transpose(1, 2)
+    key, value = (part.reshape(2, 10, 3, 4).transpose(1, 2) for part in layer.kv(layer.norm_many(many)).split(12, -1))
+    seen = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(2, 4, 12)
+    read, weights = layer.gather(few, many)
+    assert difference(layer.proj(seen), read) < 1e-6
+    assert difference(torch.ones(2, 3, 4), weights.sum(-1)) < 1e-6
+    back = layer.v_back(layer.norm_back(few)).reshape(2, 4, 3, 4)
+    spread = torch.einsum("nhft,nfhd->nthd", weights, back).reshape(2, 10, 12)
+    assert difference(layer.proj_back(spread), layer.spread(few, weights)) < 1e-6
+
+
+def test_the_order_of_lookup_tokens_is_no_matter() -> None:
+    torch.manual_seed(0)
+    block, few, many = randomized(lookupvit.LookupBlock(12, 3)), picture(2, 4, 12), picture(2, 10, 12)
+    order = torch.randperm(10)
+    before, after = block(few, many), block(few, many[:, order])
+    assert difference(before[0], after[0]) < 1e-5 and difference(before[1][:, order], after[1]) < 1e-5
+
+
 # ---------------------------------------------------------------- the graph
 
 REDUCED: dict[str, tuple[int, dict[str, Any]]] = {
@@ -245,6 +292,8 @@ REDUCED: dict[str, tuple[int, dict[str, Any]]] = {
     "mpcvit_cifar": (32, {"alphas": [[1.0, 0.0, 0.5]], "dim": 12}),
     "elasticvit_400m": (64, {"img_size": 64, "depths": (1, 1, 1, 1, 1, 1, 1), "channels": (8, 8, 8, 16, 16, 16, 16)}),
     "turbovit": (224, {"embed_dim": 8, "stages": (1, 1, 1, 1)}),
+    "fmvit_t": (64, {"dims": (32, 64, 64, 64), "depths": (1, 1, 1, 1)}),
+    "lookupvit_ti16": (64, {"img_size": 64, "dim": 12, "heads": 3, "depth": 1, "few": 2}),
 }
 IN_FLOAT = {"aten.amax.default", "aten.pad.default"}
 """No kinds of ours, but converters know them: Q-pooling, and a ring of zeros around a map of odd size."""
@@ -256,7 +305,7 @@ IN_FLOAT = {"aten.amax.default", "aten.pad.default"}
 def test_every_operation_of_the_graph_is_known(name: str) -> None:
     size, arguments = REDUCED[name]
     torch.manual_seed(0)
-    model = randomized(timm.create_model(name, num_classes=5, **arguments))
+    model = reparameterize_model(randomized(timm.create_model(name, num_classes=5, **arguments)))
     program = capture(model, picture(1, 3, size, size), frozenset({OpKind.ATTENTION, OpKind.AVG_POOL}))
     unknown = [op.attrs["aten"] for op in program.view.ops if op.kind is OpKind.OTHER]
     assert not set(unknown) - IN_FLOAT and max(len(value.shape) for value in program.view.values.values()) <= 5

@@ -99,6 +99,30 @@ def test_exits_travel_beside_each_other(count: int, exits: int, classes: int) ->
     assert torch.equal(joined(ports, tensors), torch.from_numpy(travelling))
 
 
+AUTHORS: dict[str, tuple[str, tuple[int, ...], int]] = {
+    # backbone, channels at the exits, what else a classifier has per channel (times two: a norm's scale and shift)
+    "lgvit_vit_b": ("vit_base_patch16_224", (768,) * 8, 0),
+    "lgvit_deit_b": ("deit_base_distilled_patch16_224", (768,) * 8, 0),
+    "lgvit_swin_b": ("swin_base_patch4_window7_224", (256, *(512,) * 6, 1024), 2),
+}
+
+
+@pytest.mark.all_models
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_exits_have_the_authors_parameters(name: str) -> None:
+    """Written out from github.com/falcon-xu/LGViT, highway.py of either backbone: two heads of two convolutions around
+    a depthwise one, two of two convolutions, four of attention without a bias at its entry, and classifiers."""
+    backbone, channels, norm = AUTHORS[name]
+    depthwise = [2 * d * d + 18 * d for d in channels[:2]]
+    pointwise = [2 * d * d + 6 * d for d in channels[2:4]]
+    attention = [4 * d * d + d for d in channels[4:]]
+    votes = 2 if name == "lgvit_deit_b" else 1
+    classifiers = [norm * d + votes * 100 * (d + 1) for d in channels]
+    with torch.device("meta"):
+        sizes = [sum(p.numel() for p in timm.create_model(n, num_classes=100).parameters()) for n in (name, backbone)]
+    assert sizes[0] - sizes[1] == sum(depthwise + pointwise + attention + classifiers)
+
+
 def test_exits_of_another_number_do_not_come_apart() -> None:
     ports = Ports((f"{EXIT}1", f"{EXIT}2"), ((1, 3), (1, 3)))
     with pytest.raises(ValueError, match="do not hold"):

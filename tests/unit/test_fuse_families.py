@@ -13,6 +13,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from qtools import architectures
+from qtools.architectures.fmvit import MultiGroupConv
 from qtools.core.errors import CheckFailed
 from qtools.fuse import branches, conv_bn, find, fuse, layer_norm, linear_bn
 from qtools.fuse.rule import Rule
@@ -80,6 +81,8 @@ FAMILIES: dict[str, tuple[int, dict[str, Any], dict[Rule, int]]] = {
     "mobileformer_26m": (64, {}, {conv_bn.NEIGHBOURS: 31, linear_bn.NORM_AFTER: 1}),
     "mpcvit_cifar": (32, {}, {layer_norm.LAYER_NORM: 7}),
     "elasticvit_400m": (64, {"img_size": 64}, {conv_bn.NEIGHBOURS: 39, linear_bn.NORM_AFTER: 1}),
+    "fmvit_t": (64, {}, {branches.MULTI_GROUP: 48, conv_bn.SEQUENTIAL: 11, linear_bn.NORM_BEFORE: 1}),
+    "lookupvit_ti16": (64, {"img_size": 64, "depth": 2, "few": 2}, {layer_norm.LAYER_NORM: 12}),
 }
 
 
@@ -98,9 +101,12 @@ def test_no_batch_norm_is_left(name: str) -> None:
     assert difference(model(other), fused(other)) <= 10 * max(certificate.tolerance_float32, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["mobileone_s0", "fastvit_t8"])
+@pytest.mark.parametrize("name", ["mobileone_s0", "fastvit_t8", "fmvit_t"])
 def test_timm_makes_the_same_of_it(name: str) -> None:
-    """timm's own re-parameterization folds branches and leaves plain pairs of convolution and BatchNorm."""
+    """timm's own re-parameterization folds branches and leaves plain pairs of convolution and BatchNorm.
+
+    FMViT's is ours, and knows nothing of the rule: it reads a block's kernel off its answers to impulses.
+    """
     torch.manual_seed(1)
     model = randomized(timm.create_model(name, num_classes=5))
     fused, _ = fuse(model, picture(64))
@@ -119,6 +125,37 @@ def test_a_repmixer_is_one_convolution() -> None:
     block.reparameterize()
     assert difference(block.reparam_conv.weight, fold.weight) < 1e-6
     assert not branches.REPMIXER.matches(block)
+
+
+@pytest.mark.parametrize(("groups", "kernel"), [((1, 2, 4), 1), ((1, 8), 3), ((2, 4, 8), 3)])
+@pytest.mark.parametrize("written", [8, 16])
+def test_branches_of_different_groups_are_one(groups: tuple[int, ...], kernel: int, written: int) -> None:
+    torch.manual_seed(2)
+    block = randomized(MultiGroupConv((8, written), groups, kernel))
+    assert (block.identity is not None) == (written == 8) and branches.MULTI_GROUP.matches(block)
+    (fold,) = branches.MULTI_GROUP.build(block)
+    assert isinstance(fold, nn.Conv2d) and fold.groups == groups[0]
+    assert difference(block(picture(7, 8)), fold(picture(7, 8))) < 1e-6
+
+
+def test_fewer_groups_read_zeros() -> None:
+    """Entry by entry: an output reads the inputs of its own group and no other."""
+    torch.manual_seed(2)
+    conv = nn.Conv2d(12, 24, (3, 1), groups=6)
+    wide = branches.with_groups(conv, 2)
+    expected = torch.zeros(24, 6, 3, 1)
+    for out in range(24):
+        for read in range(12):
+            if read // 2 == out // 4:  # two inputs and four outputs of each of six groups
+                expected[out, read - out // 12 * 6] = conv.weight[out, read % 2]
+    assert torch.equal(wide.weight, expected) and wide.groups == 2 and conv.groups == 6
+
+
+def test_branches_that_are_no_one_convolution_are_left() -> None:
+    larger = MultiGroupConv((8, 8), (2, 4))
+    larger.branches[1] = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False), nn.BatchNorm2d(8))
+    for block in (MultiGroupConv((12, 12), (4, 6)), MultiGroupConv((8, 8), (4, 2)), larger):
+        assert not branches.MULTI_GROUP.matches(block.eval())
 
 
 @pytest.mark.parametrize(("stride", "small"), [(1, 3), (2, 3), (2, 5)])
@@ -183,7 +220,9 @@ def test_a_class_of_that_name_that_does_more_is_refused() -> None:
         fuse(model, picture(6))
 
 
-@pytest.mark.parametrize("rule", [branches.REPMIXER, branches.LARGE_KERNEL, conv_bn.NORM_BEFORE, conv_bn.ALONE])
+@pytest.mark.parametrize(
+    "rule", [branches.REPMIXER, branches.MULTI_GROUP, branches.LARGE_KERNEL, conv_bn.NORM_BEFORE, conv_bn.ALONE]
+)
 def test_a_planted_wrong_fold_is_refused(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(*modules: nn.Module) -> Any:
         fold = rule.build(*modules)
@@ -196,6 +235,7 @@ def test_a_planted_wrong_fold_is_refused(rule: Rule, monkeypatch: pytest.MonkeyP
     torch.manual_seed(6)
     parts: dict[Rule, nn.Module] = {
         branches.REPMIXER: RepMixer(3),
+        branches.MULTI_GROUP: MultiGroupConv((3, 3), (1, 3)),
         branches.LARGE_KERNEL: ReparamLargeKernelConv(3, 3, 7, 1, 1, small_kernel=3),
         conv_bn.NORM_BEFORE: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)),
         conv_bn.ALONE: nn.BatchNorm2d(3),
