@@ -26,10 +26,22 @@ GIVEN, SHIPPED, MADE_UP = "given", "reference", "made up"
 CLASSES = 16
 CALIBRATION, EVALUATION = 8, 16
 SIDES = {
-    **{"detr": 128, "efficientvit_sam": 128, "efficientvit_seg": 128, "mask2former": 128, "mobile_sam": 128},
-    **{"naflexvit": 112, "repvit_sam": 128, "segformer": 128, "ssdlite": 128},
-    **{"efficientnetv2_rw_t": 128, "efficientvit_l1": 128, "fastvit_sa12": 128, "lgvit_vit_b": 96},
-    **{"mobilenetv4_hybrid_medium": 128, "pvt_v2_b1": 128, "pvt_v2_b2_li": 128},
+    "detr": 128,
+    "efficientnetv2_rw_t": 128,
+    "efficientvit_l1": 128,
+    "efficientvit_sam": 128,
+    "efficientvit_seg": 128,
+    "fastvit_sa12": 128,
+    "lgvit_vit_b": 96,
+    "mask2former": 128,
+    "mobile_sam": 128,
+    "mobilenetv4_hybrid_medium": 128,
+    "naflexvit": 112,
+    "pvt_v2_b1": 128,
+    "pvt_v2_b2_li": 128,
+    "repvit_sam": 128,
+    "segformer": 128,
+    "ssdlite": 128,
 }
 """Model, else family -> side of the input in pixels where made-up weights are measured below the published size.
 
