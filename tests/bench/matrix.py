@@ -1,4 +1,4 @@
-"""The kept cells as tables for the README: the smallest member of each family, then the others, then what is special."""
+"""The kept cells as tables for the README: the smallest member of each family, then others, then what is special."""
 
 from __future__ import annotations
 
