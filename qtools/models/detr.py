@@ -53,5 +53,6 @@ FAMILY = Family(
     translate=from_release,
     classes=_classes,
     decoding=decoding,
+    level="converted",
     cards=(own_card("detr_resnet_50", 41.58, 60.17, None, NONE),),
 )
