@@ -47,11 +47,12 @@ def _counted_otherwise(model: ir.Model) -> ir.Model:
     return model
 
 
-@pytest.fixture
-def shifted(make_bench: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="module")
+def shifted(make_bench: Any) -> Any:
     bench, plain = make_bench("onnx"), convert.convert
-    monkeypatch.setattr(convert, "convert", lambda program: _counted_otherwise(plain(program)))
-    return bench.tiny("shifted", lambda: _built(bench), SHAPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert, "convert", lambda program: _counted_otherwise(plain(program)))
+        return bench.tiny("shifted", lambda: _built(bench), SHAPE)
 
 
 def test_twins_are_bound_in_their_order_and_the_artifact_answers_as_simulated(shifted: Any) -> None:
