@@ -19,6 +19,8 @@ from qtools.graph.execute import observe
 
 TOLERANCE = 1e-4
 """Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
+SAMPLED = 64
+"""Numbers that are compared before all of them are."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class TensorBinding:
 def bind(
     program: Program, model: ir.Model, examples: Sequence[NDArray[np.float32]]
 ) -> tuple[dict[str, TensorBinding], dict[str, str]]:
-    """Takes each value to the tensor of its own name, or else to the one with its numbers, and checks the numbers.
+    """Takes each value to the tensor with its numbers; where several have them, see `_told_apart`.
 
     Args:
         program: The captured graph.
@@ -52,20 +54,8 @@ def bind(
     """
     theirs = _artifact_values(model, [program.takes.split(each) for each in examples])
     ours = _program_values(program, examples)
-    # names first, and all of them: what computes the same is told apart by its name alone
-    named = {name: _same(array, name, theirs) for name, array in ours.items() if name in theirs}
-    found = {name: match for name, match in named.items() if match is not None}
-    unbound: dict[str, str] = {}
-    for name, array in ours.items():
-        if name in found:
-            continue
-        taken = {bound.tensor for bound in found.values()}
-        free = (_same(array, other, theirs) for other in theirs if other not in taken)
-        match = next((match for match in free if match is not None), None)
-        if match is None:
-            unbound[name] = _why(program.view, name)
-        else:
-            found[name] = match
+    found = _told_apart({name: _alike(array, theirs) for name, array in ours.items()})
+    unbound = {name: _why(program.view, name) for name in ours if name not in found}
     for end in (*program.view.inputs, *program.view.outputs):
         if end in unbound:
             raise CheckFailed(f"the float artifact computes something else than the program: '{end}' is nowhere in it")
@@ -90,17 +80,46 @@ def _artifact_values(model: ir.Model, examples: Sequence[Sequence[NDArray[np.flo
     feeds = [dict(zip(sources, given, strict=True)) for given in examples]
     floats = [out.name for node in model.graph for out in node.outputs if out.dtype == ir.DataType.FLOAT and out.name]
     opened = session.start(session.expose(proto, floats), threads=1, optimize=False)
-    runs = [dict(zip(floats, opened.run(floats, feed), strict=True)) | feed for feed in feeds]
+    runs = [feed | dict(zip(floats, opened.run(floats, feed), strict=True)) for feed in feeds]
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _same(array: NDArray[Any], tensor: str, theirs: Mapping[str, NDArray[Any]]) -> TensorBinding | None:
-    """The tensor, where its numbers are the value's."""
-    other, limit = theirs[tensor], TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
-    if other.shape != array.shape:
-        return None
-    error = float(np.abs(array - other).max(initial=0))
-    return TensorBinding(tensor, error * TOLERANCE / limit) if error <= limit else None
+def _alike(array: NDArray[Any], theirs: Mapping[str, NDArray[Any]]) -> list[TensorBinding]:
+    """The tensors whose numbers are the value's, in the order of the graph."""
+    found, limit = [], TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
+    few = slice(None, None, max(1, array.size // SAMPLED))
+    for tensor, other in theirs.items():
+        if other.shape != array.shape or (np.abs(array.ravel()[few] - other.ravel()[few]) > limit).any():
+            continue
+        error = float(np.abs(array - other).max(initial=0))
+        if error <= limit:
+            found.append(TensorBinding(tensor, error * TOLERANCE / limit))
+    return found
+
+
+def _told_apart(matches: Mapping[str, Sequence[TensorBinding]]) -> dict[str, TensorBinding]:
+    """One tensor for each value, and no tensor for two.
+
+    What computes the same lies in the same order on both sides. Where some of it is gone from the artifact, names tell;
+    they cannot be asked first, because torch.onnx counts its operations anew, and `relu_1` may be the program's `relu`.
+    """
+    together: dict[tuple[str, ...], list[str]] = {}
+    for name, found in matches.items():
+        together.setdefault(tuple(match.tensor for match in found), []).append(name)
+    told: dict[str, TensorBinding] = {}
+    taken: set[str] = set()
+    for tensors, names in together.items():
+        if len(tensors) == len(names) and taken.isdisjoint(tensors):
+            told |= {name: matches[name][at] for at, name in enumerate(names)}
+            taken |= set(tensors)
+    for by_name in (True, False):
+        for name, found in matches.items():
+            free = [] if name in told else [match for match in found if match.tensor not in taken]
+            match = next((match for match in free if match.tensor == name or not by_name), None)
+            if match is not None:
+                told[name] = match
+                taken.add(match.tensor)
+    return told
 
 
 def _why(view: GraphView, name: str) -> str:

@@ -1,10 +1,14 @@
-"""Exact: a number that scales what one convolution or linear layer makes goes into its weights and bias.
+"""Exact: what scales all that one convolution or linear layer makes, or each of its channels, goes into its weights.
 
-Attention scales its queries that way. Converters fold it too, behind the planner, and the layer's own result is then
-nowhere in the artifact; and where they do not, it is one more operation with a grid of its own.
+Attention scales its queries by a number, and a residual branch ends in a factor per channel (layer scale: Touvron et
+al., ICCV 2021, arXiv 2103.17239, section 2). Converters fold both too, behind the planner, and the layer's own result
+is then nowhere in the artifact, so that its weights would have to stay in float; and where they do not, it is one more
+operation with a grid of its own.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
@@ -13,50 +17,84 @@ from qtools.graph.constants import constant_of, replace_constant
 
 aten = torch.ops.aten
 
-_LAYERS = (aten.conv2d.default, aten.linear.default)
+_CHANNELS = {aten.conv2d.default: 1, aten.linear.default: -1}
+"""Layers, and which dimension of their results the rows of their weights are."""
 _MOVES = (aten.reshape.default, aten.view.default, aten.permute.default, aten.transpose.int)
 
 
+@dataclass(frozen=True)
+class _Path:
+    """A layer, and what its result is moved by before it is scaled; nothing else reads it on the way."""
+
+    layer: fx.Node
+    moves: tuple[fx.Node, ...]
+
+
 def fold_scales(exported: torch.export.ExportedProgram) -> None:
-    """Folds in place every product with a plain number or a constant of one element."""
+    """Folds in place every product of a layer's result with a constant that is one number for each of its channels."""
     for node in list(exported.graph.nodes):
         if node.target is not aten.mul.Tensor:
             continue
         one, two = node.args[:2]
         for value, factor in ((one, two), (two, one)):
-            number = _number(exported, factor)
-            layer = _layer_behind(value) if number is not None else None
-            if number is not None and layer is not None and _scaled(exported, layer, number):
+            tensor = _constant(exported, factor)
+            path = _path_to(value) if tensor is not None else None
+            rows = _by_channel(tensor, path, node) if tensor is not None and path is not None else None
+            if rows is not None and path is not None and _scaled(exported, path.layer, rows):
                 node.replace_all_uses_with(value)  # type: ignore[arg-type]
+                exported.graph_signature.replace_all_uses(node.name, value.name)  # type: ignore[union-attr]
                 exported.graph.erase_node(node)
                 break
 
 
-def _number(exported: torch.export.ExportedProgram, factor: object) -> float | None:
+def _constant(exported: torch.export.ExportedProgram, factor: object) -> torch.Tensor | None:
     if isinstance(factor, (int, float)):
-        return float(factor)
-    constant = constant_of(exported, factor) if isinstance(factor, fx.Node) else None
-    return float(constant) if constant is not None and constant.ndim == 0 else None
+        return torch.tensor(float(factor))
+    return constant_of(exported, factor) if isinstance(factor, fx.Node) else None
 
 
-def _layer_behind(value: object) -> fx.Node | None:
-    """The layer whose result, only moved around since, is this value and nothing else."""
+def _path_to(value: object) -> _Path | None:
+    moves: list[fx.Node] = []
     while isinstance(value, fx.Node) and len(value.users) == 1:
-        if value.target in _LAYERS:
-            return value
+        if value.target in _CHANNELS:
+            return _Path(value, tuple(reversed(moves)))
         if value.target not in _MOVES:
             return None
+        moves.append(value)
         value = value.args[0]
     return None
 
 
-def _scaled(exported: torch.export.ExportedProgram, layer: fx.Node, number: float) -> bool:
-    """Multiplies the layer's weight and bias; False, and nothing done, where they are no constants of its own."""
+def _by_channel(factor: torch.Tensor, path: _Path, product: fx.Node) -> torch.Tensor | None:
+    """The factor of each of the layer's channels, shape (1,) or (channels,); None where it is not one for each.
+
+    Channels are followed through the moves by their numbers, so that no rule about moves is needed.
+    """
+    if factor.ndim == 0:
+        return factor.reshape(1)
+    shape = product.meta["val"].shape
+    last = path.moves[-1] if path.moves else path.layer
+    if last.meta["val"].shape != shape:
+        return None  # the factor makes it larger
+    made = path.layer.meta["val"].shape
+    axis = _CHANNELS[path.layer.target] % len(made)
+    numbers = torch.arange(made[axis]).reshape([-1 if at == axis else 1 for at in range(len(made))]).expand(made)
+    for move in path.moves:
+        numbers = move.target(numbers, *move.args[1:])  # type: ignore[operator]
+    everywhere = factor.detach().expand(shape)
+    rows = factor.new_zeros(made[axis])
+    rows[numbers] = everywhere
+    return rows if torch.equal(rows[numbers], everywhere) else None
+
+
+def _scaled(exported: torch.export.ExportedProgram, layer: fx.Node, rows: torch.Tensor) -> bool:
+    """Multiplies the rows of a layer's weight and bias; False, and nothing done, where these are not its own."""
     parts = [part for part in layer.args[1:3] if part is not None]
     known = [constant_of(exported, part) for part in parts if isinstance(part, fx.Node) and len(part.users) == 1]
     if len(known) != len(parts) or any(tensor is None for tensor in known):
         return False
     for part, tensor in zip(parts, known, strict=True):
         assert isinstance(part, fx.Node) and tensor is not None
-        replace_constant(exported, part, nn.Parameter(tensor.detach() * number, requires_grad=False))
+        scaled = tensor.detach() * rows.reshape(-1, *(1,) * (tensor.ndim - 1))
+        replace_constant(exported, part, nn.Parameter(scaled, requires_grad=False))
     return True

@@ -36,6 +36,12 @@ def from_release(state: State) -> State:
     return {renamed(key, _RENAMED): value for key, value in state.items()}
 
 
+def _classes(state: State) -> int | None:
+    """A row of the classifier for each kind, and one for no object."""
+    bias = state.get("class_labels_classifier.bias")
+    return None if bias is None else len(bias) - 1
+
+
 def decoding(architecture: str, size: tuple[int, int]) -> Decoding:
     """How answers are meant: whole boxes, the last class is nothing, and no two queries are one object."""
     return Decoding(None, background=-1, overlap=None, most=100)
@@ -48,6 +54,8 @@ FAMILY = Family(
     note="reads the keys of transformers' DetrForObjectDetection; pictures are squashed to one size where the authors "
     "keep their sides' ratio; not verified against the authors' weights",
     translate=from_release,
+    classes=_classes,
     decoding=decoding,
+    level="converted",
     cards=(own_card("detr_resnet_50", 41.58, 60.17, None, NONE),),
 )

@@ -25,8 +25,32 @@ METHOD = "mse"
 GIVEN, SHIPPED, MADE_UP = "given", "reference", "made up"
 CLASSES = 16
 CALIBRATION, EVALUATION = 8, 16
-SIDES = {"naflexvit": 112, "segformer": 128}
-"""Family -> side of the input in pixels, where made-up weights need not be measured at the published size."""
+SIDES = {
+    "detr": 128,
+    "efficientnetv2_rw_t": 128,
+    "efficientvit_l1": 128,
+    "efficientvit_sam": 128,
+    "efficientvit_seg": 128,
+    "fastvit_sa12": 128,
+    "lgvit_vit_b": 96,
+    "mask2former": 128,
+    "mobile_sam": 128,
+    "mobilenetv4_hybrid_medium": 128,
+    "naflexvit": 112,
+    "pvt_v2_b1": 128,
+    "pvt_v2_b2_li": 128,
+    "repvit_sam": 128,
+    "segformer": 128,
+    "ssdlite": 128,
+}
+"""Model, else family -> side of the input in pixels where made-up weights are measured below the published size.
+
+Layers and kernels are the same; what grows with the picture is not seen: long rows of tokens, large maps, times.
+"""
+ARGUMENTS: dict[str, dict[str, Any]] = {"lgvit_vit_b": {"img_size": 96}, "vivit_b_16x2_fe": {"frames": 8, "side": 64}}
+"""Model -> constructor arguments without which it would not take such an input."""
+CLIPS = {"vivit_b_16x2_fe": (512, 64)}
+"""Model -> height and width of its clips with these."""
 MOVES = {"reshape", "transpose", "quantize", "dequantize", "quantizelinear", "dequantizelinear"}
 COMPARED = 2
 """Images whose inner values are compared."""
@@ -180,22 +204,23 @@ def _its_own(images: Any) -> Any:
 
 def _made_up(row: str, folder: Path) -> Path:
     """A checkpoint of the row's architecture with made-up weights."""
-    import timm
     import torch
     from safetensors.torch import save_file
 
-    from qtools.models import resolve
+    from qtools.models import create, resolve
     from tests.bench.trained_like import renders, trained_like
 
     spec = resolve(row)
-    side = SIDES.get(spec.family)
-    picture = replace(spec.input, size=(side, side)) if side else spec.input
-    height, width = picture.size
+    side = SIDES.get(row, SIDES.get(spec.family))
+    size = CLIPS.get(row, (side, side) if side else spec.input.size)
+    classes = spec.classes if spec.task == "prompted" else CLASSES
+    spec = replace(spec, classes=classes, arguments=ARGUMENTS.get(row, {}))
+    picture = replace(spec.input, size=size)
     torch.manual_seed(0)
-    module = timm.create_model(spec.architecture, num_classes=CLASSES)
-    module = trained_like(module, *renders(picture), CLASSES)
+    module = trained_like(create(spec), *renders(picture), CLASSES)
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    words = {"model": row, "num_classes": str(CLASSES), "input": f"3x{height}x{width} RGB"}
+    words = {"model": row, "num_classes": str(classes), "input": f"3x{size[0]}x{size[1]} RGB"}
+    words |= {"kwargs": json.dumps(spec.arguments)}
     save_file(state, folder / f"{row}.safetensors", words)
     return folder / f"{row}.safetensors"
 

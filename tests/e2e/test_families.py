@@ -113,8 +113,17 @@ def test_given_weights_are_found_by_their_header(tmp_path: Path) -> None:
 
 
 def _cell_of(**changes: Any) -> dict[str, Any]:
-    facts = {"status": "ok", "snr_db": 14.4, "snr_simulated_db": 14.5, "size_ratio": 0.41, "agreed": "images"}
-    return facts | {"simulated_real_agreement": 87.5, "compared_codes": 10000} | changes
+    facts = {"status": "ok", "snr_db": 14.41, "snr_simulated_db": 14.5, "size_ratio": 0.41, "agreed": "images"}
+    return (
+        facts
+        | {"input": 224, "weights": "made up", "simulated_real_agreement": 87.5, "compared_codes": 10000}
+        | changes
+    )
+
+
+def _row(lines: list[str], name: str) -> list[str]:
+    (line,) = (line for line in lines if line.startswith(f"| {name} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_the_table_says_why_simulation_and_artifact_differ() -> None:
@@ -124,10 +133,31 @@ def test_the_table_says_why_simulation_and_artifact_differ() -> None:
     known = {
         "repvit_m0_9 w8a8 tflite": _cell_of(status="explained", sources=[softmax], flips=flips),
         "repvit_m0_9 w8a8 onnx": _cell_of(status="differs", sources=[softmax, add]),
-        "efficientvit_sam_b0_decoder w8a8 onnx": cell.failed("export", "it broke"),
+        "efficientvit_sam_b0_decoder w6a6 onnx": cell.failed("export", "it broke"),
     }
-    *_, first, second = matrix.table(known).splitlines()
-    assert "41 of 10,000 codes move from equal operands, behind float softmax, 0.0002 steps and less" in first
-    assert "two best classes are at most 0.2 apart, quantization moves logits by 3, the simulation is 0.1 off" in first
-    assert "7 of 10,000 codes move from equal operands, behind integer add |" in first
-    assert second.count("not run") == 2 and "fails at export: it broke" in second
+    lines = matrix.table(known).splitlines()
+    heads = _row(lines, "model")
+    first = dict(zip(heads, _row(lines, "repvit_m0_9"), strict=True))
+    second = dict(zip(heads, _row(lines, "efficientvit_sam_b0_decoder"), strict=True))
+    assert (first["TFLite W8A8"], first["ONNX W8A8"]) == ("14.4 (14.5) [1]", "**14.4 (14.5) differs** [2]")
+    assert first["TFLite size"] == "0.41" and first["px"] == "224"
+    assert second["ONNX W6A6"] == "**fails** [3]"
+    assert list(first.values()).count("–") == 5 and list(second.values()).count("–") == 8
+    one, two, three = lines[-3:]
+    assert one.startswith("1. repvit_m0_9, TFLite, W8A8: as simulated on 87.5 % of the images: 41 of 10,000 codes move")
+    assert "behind float softmax, 0.0002 steps and less" in one
+    assert "two best classes are at most 0.2 apart, quantization moves logits by 3, the simulation is 0.1 off" in one
+    assert two.endswith("7 of 10,000 codes move from equal operands, behind integer add")
+    assert three == "3. efficientvit_sam_b0_decoder, ONNX, W6A6: fails at export: it broke"
+
+
+def test_larger_members_are_folded_and_a_smaller_side_is_said() -> None:
+    known = {
+        "repvit_m1_1 w8a8 onnx": _cell_of(snr_simulated_db=14.44),
+        "repvit_m0_9 w8a8 onnx": _cell_of(input=64, weights="given"),
+        "repvit_m0_9 w8a8 coreml": _cell_of(),
+    }
+    lines = matrix.table(known).splitlines()
+    fold = lines.index(matrix.FOLD)
+    assert _row(lines[:fold], "repvit_m0_9")[1:3] == ["64 of 224 / 224", "given / made up"]
+    assert "14.4" in _row(lines[fold:], "repvit_m1_1") and lines[-1] == matrix.END

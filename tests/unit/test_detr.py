@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from qtools.architectures.detr import Detr
 from qtools.graph.capture import capture
-from qtools.models import resolve
+from qtools.models import load, resolve
 from qtools.models.detr import from_release
 
 WEIGHTS = 41.3
@@ -69,6 +72,19 @@ def test_older_files_have_other_names(pair: tuple[Detr, Any]) -> None:
     assert "model.encoder.layers.0.self_attn.out_proj.weight" in old and "model.decoder.layers.1.fc2.bias" in old
     assert from_release(old).keys() == pair[1].state_dict().keys()
     assert from_release(dict(pair[1].state_dict())).keys() == pair[1].state_dict().keys()
+
+
+def test_a_file_of_theirs_is_loaded_with_its_kinds(pair: tuple[Detr, Any], tmp_path: Path) -> None:
+    """A row of the classifier is for no object, and not counted."""
+    sizes = {"backbone": "resnet10t", "queries": 6, "layers": 2, "width": 32, "hidden": 64, "heads": 2}
+    words = {"model": "detr_resnet_50", "input": "3x64x64", "kwargs": json.dumps(sizes)}
+    state = {key: value.contiguous() for key, value in pair[1].state_dict().items()}
+    save_file(state, tmp_path / "theirs.safetensors", words)
+    loaded = load("detr_resnet_50", tmp_path / "theirs.safetensors")
+    assert loaded.spec.classes == 3
+    image = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.module(image)[0], pair[0](image)[0])
 
 
 def test_size_as_published() -> None:
