@@ -64,9 +64,11 @@ def _of_real(whole: Whole, real: NDArray[np.float64], expected: NDArray[np.float
     rows = real.reshape(-1, said.shape[-1])  # of a detector one for each place
     if said.meaning == "logits" and real.min() >= 0 and (abs(rows.sum(1) - 1) < 1e-3).all():
         raw = "write the numbers as the runtime gives them, before softmax: they are logits"
-        logits = np.log(np.maximum(rows, np.finfo(np.float32).tiny))  # up to a constant
-        logits += (expected.reshape(rows.shape) - logits).mean(1, keepdims=True)
-        yield Form(logits.reshape(-1), ("softmax taken already",), (raw,))
+        tiny = np.finfo(np.float32).tiny
+        right, known = expected.reshape(rows.shape), rows > tiny  # of what is 0 in float32 the logarithm is lost
+        logits = np.log(np.maximum(rows, tiny))  # up to a constant of each row
+        logits += np.where(known, right - logits, 0).sum(1, keepdims=True) / known.sum(1, keepdims=True)
+        yield Form(np.where(known, logits, right).reshape(-1), ("softmax taken already",), (raw,))
 
 
 def _typed(found: NDArray[Any], kind: np.dtype[Any], count: int) -> Iterator[NDArray[Any]]:

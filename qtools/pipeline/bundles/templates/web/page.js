@@ -93,7 +93,8 @@ function boxed(found) {
   const context = canvas.getContext("2d");
   context.imageSmoothingEnabled = false;
   context.drawImage(seen, 0, 0, canvas.width, canvas.height);
-  Object.assign(context, { lineWidth: 2, font: "14px system-ui, sans-serif", textBaseline: "top" });
+  const line = Math.round(canvas.height / 16);
+  Object.assign(context, { lineWidth: line / 8, font: `${line}px system-ui, sans-serif`, textBaseline: "top" });
   for (const answer of found) {
     const [left, top, right, bottom] = answer.box.map((each, at) => each * (at % 2 ? canvas.height : canvas.width));
     const colour = `hsl(${(answer.index * 137) % 360} 90% 45%)`;
@@ -101,9 +102,9 @@ function boxed(found) {
     context.strokeRect(left, top, right - left, bottom - top);
     const name = called(answer);
     const at = [Math.max(0, left), Math.max(0, top)];
-    context.fillRect(...at, context.measureText(name).width + 6, 18);
+    context.fillRect(...at, context.measureText(name).width + line / 4, 1.2 * line);
     context.fillStyle = "white";
-    context.fillText(name, at[0] + 3, at[1] + 2);
+    context.fillText(name, at[0] + line / 8, at[1] + line / 8);
   }
   return canvas;
 }
