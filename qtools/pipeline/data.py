@@ -19,6 +19,7 @@ from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import Loaded
 from qtools.pipeline.config import CALIBRATION_IMAGES, EVALUATION_IMAGES, Images
+from qtools.pipeline.reader import Reader
 from qtools.pipeline.task import Labels, task_of
 from reports.build import Data
 
@@ -35,6 +36,8 @@ class RunImages:
         input: Preprocessing of both.
         classes: Names of the classes in the order of the labels, or () where nothing names them.
         pixels: Whether batches hold pixels 0 to 255, for a program that normalises them itself.
+        reader: Who reads the answers, where these are worth what another network makes of them; None where they are
+            what counts.
     """
 
     calibration: ImageSource
@@ -44,6 +47,7 @@ class RunImages:
     input: InputSpec
     classes: tuple[str, ...] = ()
     pixels: bool = False
+    reader: Reader | None = None
 
     def batches(self, source: ImageSource, size: int) -> ImageBatches:
         """Preprocessed batches of one of the two sets."""

@@ -25,11 +25,14 @@ from qtools.core.errors import InputError
 from qtools.core.types import WEIGHTED, OpKind, QuantPlan, QuantScheme, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
+from qtools.pipeline import prompted
 from qtools.pipeline.config import RunConfig
-from qtools.pipeline.gate import drop_check
+from qtools.pipeline.gate import drop_check, overlap_check
 from qtools.pipeline.islands import shortlist
+from qtools.pipeline.parts import of_part
 from qtools.pipeline.sensitivity import costs, weight_costs
 from reports.accuracy import PairedAccuracy, mean_root_kl, paired_accuracy
+from reports.scores import PairedScore
 
 NONE = np.empty(0, np.float32)
 SEEN = TensorStats(10, -4.0, 4.0, 0.0, NONE, NONE, NONE, np.ones(4, np.int64))
@@ -122,7 +125,7 @@ def test_targets_of_whole_graphs_have_none(program: Program) -> None:
         Apart(max_drop=1.0, clamp=True).check(TFLITE, Widths(6, 6), lambda: [TFLITE])
 
 
-@pytest.mark.parametrize("wishes", [{"max_islands": 0}, {"max_drop": -0.5}, {"max_drop": 100.0}])
+@pytest.mark.parametrize("wishes", [{"max_islands": -1}, {"max_drop": -0.5}, {"max_drop": 100.0}])
 def test_wishes_without_meaning_are_refused_at_once(wishes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="--max-"):
         RunConfig("m1_1", **wishes)
@@ -215,6 +218,30 @@ def test_without_labels_the_gate_is_about_agreement() -> None:
     assert check.status == "failed" and check.value == pytest.approx(1.5)
     assert "no labels" in check.note and "--act-bits" not in check.note
     assert drop_check(Apart(max_islands=2), _scores(3, 200), None, ONNX) == ()
+
+
+def test_masks_are_held_to_floats_whatever_was_asked_for() -> None:
+    score = PairedScore("mask IoU", "mask area", 40, 96.5, (95.0, 98.0), 0.01, "", 70.0, 71.0, -1.0, (-2.0, 0.5))
+    (check,) = overlap_check(Apart(max_drop=3.0), score, None, ONNX)
+    assert check.status == "failed" and check.value == pytest.approx(3.5), "the score itself even rose by a point"
+    assert "[2.00, 5.00]" in check.note and "does not overlap with float's" in check.note
+    assert overlap_check(Apart(max_drop=4.0), score, None, ONNX)[0].status == "passed"
+    assert overlap_check(Apart(), score, None, ONNX) == ()
+
+
+def test_no_island_is_a_number_of_islands() -> None:
+    assert not Apart(max_islands=0).raises and Apart(max_islands=0, max_drop=1.0).raises
+
+
+def test_an_encoder_is_raised_by_default_where_nobody_said_how_it_is_made() -> None:
+    def limit(**said: Any) -> float | None:
+        return prompted._of_encoder(RunConfig("efficientvit_sam_b0", **said)).max_drop
+
+    assert limit() == limit(method="fast") == limit(bits=8, act_bits=8) == prompted.OF_ENCODER * prompted.LOST
+    assert limit(max_drop=5.0) == limit(max_drop=5.0, bits=6) == prompted.OF_ENCODER * 5
+    for plain in ({"bits": 6}, {"act_bits": 16}, {"method": "minmax"}, {"max_islands": 3}, {"max_islands": 0}):
+        assert limit(**plain) is None, plain
+    assert of_part(RunConfig("efficientvit_sam_b0", max_drop=5.0), "decoder").max_drop is None
 
 
 def test_every_kind_of_island_has_a_source_and_a_price() -> None:
