@@ -55,8 +55,8 @@ MaxDrop = Annotated[
     float | None,
     Option(
         help="Points of top-1 that may be lost (of agreement with float, without labels; of overlap with float's "
-        "masks): raises the precision of the fewest values that meet it on calibration images, and fails where the artifact "
-        "loses more. Networks for prompts are made for 2.5 without it."
+        "masks): raises the precision of the fewest values that meet it on calibration images, and fails where the "
+        "artifact loses more. Networks for prompts are made for 2.5 without it."
     ),
 ]
 MaxIslands = Annotated[
