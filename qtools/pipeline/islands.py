@@ -65,6 +65,7 @@ class _Search:
         self._kept: Choice = []
         self._told: list[Step] = []
         self._ways, self._plans = 0, dict[str, QuantPlan]()
+        self._asked = 1.0
 
     @property
     def _measure(self) -> str:
@@ -91,6 +92,7 @@ class _Search:
                 left = [each for each in left if each[1].value not in taken]
             elif able:
                 lost = chosen
+                self._asked *= 2  # so few cannot be told from chance: more at once
             if able and (self._apart.max_drop is None or self.is_met()):
                 return
 
@@ -138,7 +140,10 @@ class _Search:
         return OUTSTANDING / max(1, values) * self._start.off**2
 
     def _need(self) -> float:
-        """What is still to be taken off the squared distance: errors that know nothing of each other add up so."""
+        """What is still to be taken off the squared distance: errors that know nothing of each other add up so.
+
+        After a choice that was lost it is more than that, as a larger one is to be tried.
+        """
         if self._apart.max_drop is None:
             return math.inf
         limit = self._apart.max_drop / 100
@@ -146,7 +151,7 @@ class _Search:
             factor = bearable(self._held.exact, self._now.answers, limit)
         else:  # what is lost along an outline grows as the errors do
             factor = min(1.0, limit / self._lost(self._now))
-        return self._now.off**2 * (1 - factor**2)
+        return self._asked * self._now.off**2 * (1 - factor**2)
 
     def _try(self, more: Choice) -> bool:
         """Raises these values too, and keeps them where that lowers the distance for sure."""

@@ -198,7 +198,7 @@ def test_the_doctor_looks_at_both_outputs(made: Any, tmp_path: Path) -> None:
     recorded = out / "vectors"
     logits, boxes = recorded / "1.output.bin", recorded / "1.boxes.bin"
     found = subject.run(subject.Asked(out, "1", logits, boxes=boxes))
-    assert [each.verdict for each in found] == ["equal", "equal"]
+    assert [(each.side, each.verdict) for each in found] == [("output", "equal"), ("boxes", "equal")]
     other = subject.run(subject.Asked(out, "1", boxes=recorded / "0.boxes.bin"))
     assert other[0].verdict == "mistake" and "vector 0 was shown" in other[0].explanations[0].mistakes[0]
     with pytest.raises(InputError, match="as long as the boxes"):

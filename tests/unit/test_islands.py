@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.apart import Apart
+from calibration.choice import Offer
 from calibration.float_ops import ISLAND
 from calibration.islands import Candidate, candidates, explained, with_islands
 from calibration.plan import Recipe, plan
@@ -25,7 +26,7 @@ from qtools.core.errors import InputError
 from qtools.core.types import WEIGHTED, OpKind, QuantPlan, QuantScheme, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
-from qtools.pipeline import prompted
+from qtools.pipeline import islands, prompted
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.gate import drop_check, overlap_check
 from qtools.pipeline.islands import shortlist
@@ -218,6 +219,36 @@ def test_without_labels_the_gate_is_about_agreement() -> None:
     assert check.status == "failed" and check.value == pytest.approx(1.5)
     assert "no labels" in check.note and "--act-bits" not in check.note
     assert drop_check(Apart(max_islands=2), _scores(3, 200), None, ONNX) == ()
+
+
+class Unlucky(islands._Search):
+    """A search in which no try can be told from chance, over eight values of equal promise."""
+
+    def __init__(self) -> None:
+        self._apart, self._asked, self._kept, self.tried = Apart(max_drop=1.0), 1.0, [], list[int]()
+
+    def _offers(self) -> islands.Choice:
+        some = [Candidate(f"v{at}", "float", (f"v{at}",), frozenset()) for at in range(8)]
+        return [(Offer(each.value, 1.0, 0.1), each) for each in some]
+
+    def _need(self) -> float:
+        return self._asked * 0.9
+
+    def is_met(self) -> bool:
+        return False
+
+    def _as_meant(self, candidate: Candidate) -> bool:
+        return True
+
+    def _try(self, more: islands.Choice) -> bool:
+        self.tried.append(len(more))
+        return False
+
+
+def test_a_choice_that_chance_hides_is_followed_by_a_larger_one() -> None:
+    search = Unlucky()
+    search.run()
+    assert search.tried == [1, 2, 4, 8]
 
 
 def test_masks_are_held_to_floats_whatever_was_asked_for() -> None:

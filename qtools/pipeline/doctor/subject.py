@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def run(asked: Asked) -> tuple[Diagnosis, ...]:
     if asked.output is not None:
         found.append(_of_output(subject, subject.content, asked.vector, asked.output))
     if asked.boxes is not None:
-        found.append(_of_output(subject, picture_vectors.of_boxes(subject.content), asked.vector, asked.boxes))
+        said = _of_output(subject, picture_vectors.of_boxes(subject.content), asked.vector, asked.boxes)
+        found.append(dataclasses.replace(said, side="boxes"))
     return tuple(found)
 
 
