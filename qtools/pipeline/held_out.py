@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qtools.core.macs import macs
+from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.prepare import Prepared
@@ -16,13 +18,23 @@ from qtools.pipeline.sensitivity import Direction
 from qtools.pipeline.task import task_of
 from qtools.simulate.run import Executor
 
-CORRECT_IMAGES = 32
-"""Images that correct weights and biases. With 128, MobileOne-S0's KL is a tenth less, in twice the time."""
+CORRECT_IMAGES = (32, 128)
+"""Fewest and most images that correct weights and biases, where there are so many."""
+CORRECT_WORK = 40e9
+"""Multiply-accumulates of one float run over them, between these: 32 images of RepViT-M1.1 at 224 pixels, and 128 of
+MobileOne-S0, whose KL is a seventh less by them than by 32."""
 JUDGE_IMAGES = 64
 """Further calibration images on which a step must not lose."""
 ISLAND_IMAGES = 256
 """The same for precision islands, which change results by little: all that are left. On 64 images four islands of
 RepViT-M1.1 cannot be told from none, on 192 they can."""
+
+
+def correct_images(view: GraphView) -> int:
+    """How many images correct a network: the more, the lighter it is."""
+    work = sum(macs(op, view) for op in view.ops)
+    least, most = CORRECT_IMAGES
+    return int(min(most, max(least, CORRECT_WORK // max(work, 1))))
 
 
 class HeldOut:
@@ -47,7 +59,7 @@ class HeldOut:
         self.task = task_of(prepared.loaded.spec) if images.reader is None else images.reader.task
         available = len(images.calibration)
         batch = prepared.batch if available >= 2 * prepared.batch else 1
-        number = max(1, min(CORRECT_IMAGES, available // 2) // batch)
+        number = max(1, min(correct_images(prepared.program.view), available // 2) // batch)
         batches = (pixels for pixels in images.batches(images.calibration, batch) if len(pixels) == batch)
         self.own: list[NDArray[np.float32]] = list(islice(batches, number))
         others = list(islice(batches, max(1, most // batch)))

@@ -54,7 +54,11 @@ QUIET = (NONE, Stopwatch(Silent()))
 
 @dataclass(frozen=True)
 class Network:
-    """A network and its images, by their places in the data folder."""
+    """A network and its images, by their places in the data folder.
+
+    Attributes:
+        crop_pct: Share of the short side that is looked at, where the evaluation images were cropped already.
+    """
 
     name: str
     model: str
@@ -62,14 +66,17 @@ class Network:
     calibration: str
     evaluation: str
     images: int
+    crop_pct: float | None = None
 
 
 SHIPS = "everything that the target's kernels take in integers, as the artifact has it"
+WHOLE = 224 / 227.5
+"""Pictures of 227 x 227 are not enlarged: their middle 224 pixels are what the data's own figures are of."""
 CIFAR = ("images/cifar10_train_50000_jpg.tar.gz", "images/cifar10_test_a.tar.gz")
 NETWORKS = (
     Network(
         "MobileOne-S0", "mobileone_s0", "weights/mobileone_s0_imagenet_fused.safetensors",
-        "images/imagenet_calibration", "images/imagenet_val_a/labels.csv", 650,
+        "images/imagenet_calibration", "images/imagenet_val_a/labels.csv", 650, WHOLE,
     ),
     Network("RepViT-M0.9, CIFAR-10", "repvit_m0_9", "weights/repvit_m0_9_cifar10_64.safetensors", *CIFAR, 1000),
     Network("MobileViT-XXS, CIFAR-10", "mobilevit_xxs", "weights/mobilevit_xxs_cifar10_64.safetensors", *CIFAR, 1000),
@@ -94,8 +101,10 @@ class Bench:
         config = RunConfig(
             network.model, weights=str(root / network.weights), target=target.spec.name, images=self._asked
         )
-        loaded, self._images = load(config)
-        self._fused = fuse_model(loaded, self._images, Stopwatch(Silent()))
+        loaded, images = load(config)
+        cut = dataclasses.replace(images.input, crop_pct=network.crop_pct or images.input.crop_pct)
+        self._images, self._evaluated = images, dataclasses.replace(images, input=cut)
+        self._fused = fuse_model(loaded, images, Stopwatch(Silent()))
         self._held = tempfile.TemporaryDirectory()  # gone with the bench
         self._folder = Path(self._held.name)
         self._known: dict[tuple[Any, ...], Captured] = {}
@@ -137,7 +146,7 @@ class Bench:
 
     def _judged(self, stages: dict[str, Stage], batch: int) -> dict[str, Any]:
         found = self._logits(stages, batch)
-        labels = self._images.labels
+        labels = self._evaluated.labels
         return {stage: _told(paired_accuracy(labels, self._float["float"], found[stage])) for stage in stages}
 
     def _drawn(self, draw: int) -> data.RunImages:
@@ -168,8 +177,8 @@ class Bench:
 
     def _logits(self, stages: dict[str, Stage], batch: int) -> dict[str, Any]:
         if not self._float:
-            stages = {**stages, "float": of_module(self._fused.loaded.module, self._images.normalised)}
-        found = evaluate(self._images, stages, {}, batch, Silent())
+            stages = {**stages, "float": of_module(self._fused.loaded.module, self._evaluated.normalised)}
+        found = evaluate(self._evaluated, stages, {}, batch, Silent())
         self._float = self._float or {"float": found["float"]}
         return found
 
