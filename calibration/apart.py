@@ -23,7 +23,7 @@ class Apart:
         dynamic: Patterns of operations to run on float activations over int8 weights.
         clamp: Whether activations below the target's width are cut where their grid ends.
         strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
-        max_islands: Most values to raise by measured benefit; None for no number.
+        max_islands: Most values to raise by measured benefit; 0 for none, None for no number.
         max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
         size_budget: How large the artifact may be; layers with the least to lose then get fewer bits. None: no limit.
         float_ends: Whether the artifact gives floats, so that what makes its output may be raised too.
@@ -39,8 +39,8 @@ class Apart:
     float_ends: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_islands is not None and self.max_islands < 1:
-            raise InputError(f"--max-islands {self.max_islands} raises nothing", "give 1 or more, or leave it out")
+        if self.max_islands is not None and self.max_islands < 0:
+            raise InputError(f"--max-islands {self.max_islands} is no number of values", "give 0 or more")
         if self.raises and self.size_budget is not None:
             raise InputError(
                 "--size-budget and --max-islands or --max-drop do not go together yet: one takes bits, the other adds",
@@ -52,7 +52,7 @@ class Apart:
     @property
     def raises(self) -> bool:
         """Whether values are to be raised by measured benefit."""
-        return self.max_islands is not None or self.max_drop is not None
+        return bool(self.max_islands) or self.max_drop is not None
 
     def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
         """Refuses what a target cannot have.

@@ -32,7 +32,8 @@ class Diagnosis:
     """What a device produced for one picture, against what it should have.
 
     Attributes:
-        side: "input" for the tensor that went in, "output" for the numbers that came out.
+        side: "input" for the tensor that went in, "output" for the numbers that came out, "boxes" for those of a
+            detector's other output.
         vector: Name of the picture.
         verdict: equal (every byte); within tolerance (of an output); mistake (exactly what the mistakes named give);
             likely mistake (much nearer to them than to what is right); close (right but for a level or two); unknown.
@@ -44,7 +45,7 @@ class Diagnosis:
         next_step: What to do now.
     """
 
-    side: Literal["input", "output"]
+    side: Literal["input", "output", "boxes"]
     vector: str
     verdict: Verdict
     gap: float | None

@@ -19,6 +19,10 @@ Output = Annotated[
     Path | None,
     Option("--device-output", help="What came out of the network on the device: bytes, .npy, or numbers as text."),
 ]
+Boxes = Annotated[
+    Path | None,
+    Option("--device-boxes", help="Of a detector, the boxes that came out; --device-output is the classes'."),
+]
 Input = Annotated[Path | None, Option("--device-input", help="The tensor that went in: names a mistake exactly.")]
 Vector = Annotated[str, Option("--vector", help="Name of the vector that was shown: 0, 1, ...")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object on stdout.")]
@@ -28,6 +32,7 @@ Debug = Annotated[bool, Option("--debug", help="Show the Python trace of an inte
 def doctor(
     folder: Folder = None,
     device_output: Output = None,
+    device_boxes: Boxes = None,
     device_input: Input = None,
     vector: Vector = "",
     json: Json = False,
@@ -37,7 +42,7 @@ def doctor(
 
     Example: qtools doctor app/vision --device-output phone.bin --vector 0
     """
-    asked = device_output is not None or device_input is not None
+    asked = any(given is not None for given in (device_output, device_boxes, device_input))
     if asked != bool(vector) or (folder is not None and not asked):
         raise InputError(
             "a diagnosis needs the vector that was shown and what the device gave",
@@ -49,7 +54,7 @@ def doctor(
     from qtools.core.files import to_json
     from qtools.pipeline.doctor.subject import Asked, run
 
-    found = run(Asked(folder or Path(), vector, device_output, device_input))
+    found = run(Asked(folder or Path(), vector, device_output, device_input, device_boxes))
     if json:
         sys.stdout.write(to_json(found))
     else:

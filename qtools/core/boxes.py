@@ -83,10 +83,12 @@ class Decoding:
     """How a detector's two outputs become detections, outside of its graph.
 
     With `anchors`, an answer (a, b, c, d) to the anchor (x, y, w, h) is the box around (x + a w v0, y + b h v0) that is
-    w exp(c v1) wide and h exp(d v1) high; without, (a, b, c, d) are the box's middle, width and height themselves.
-    Scores are the softmax over the classes. Of all pairs of a box and a class, the background's left out, those above
-    `least` stay, of these the `candidates` highest; of pairs of one class that overlap by more than `overlap` the
-    higher one stays; of what is left the `most` highest.
+    w exp(c v1) wide and h exp(d v1) high, where c v1 and d v1 count for at most log(1000); without, (a, b, c, d) are
+    the box's middle, width and height themselves. Scores are the softmax over the classes, computed in double precision
+    and rounded to float32, so that codes that tie do so everywhere. Of all pairs of a box and a class, the background's
+    left out, those above `least` stay, of these the `candidates` highest, of equal ones those of the first place, then
+    of the first class; of pairs of one class that overlap by more than `overlap` the first in this order stays; of what
+    is left the `most` first.
 
     Attributes:
         anchors: Where answers start from; None where they are whole boxes.
@@ -148,7 +150,7 @@ def detect(decoding: Decoding, logits: NDArray[np.floating], answers: NDArray[np
     wide = logits.astype(np.float64)
     shares = np.exp(wide - wide.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
-    shares = np.delete(shares, decoding.background, 1)
+    shares = np.delete(shares, decoding.background, 1).astype(np.float32).astype(np.float64)
     place, label = np.nonzero(shares > decoding.least)
     scores = shares[place, label]
     first = np.argsort(-scores, kind="stable")[: decoding.candidates]

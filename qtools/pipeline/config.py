@@ -96,9 +96,10 @@ class RunConfig:
         dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
         strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
-        max_drop: Points of top-1 that may be lost (of agreement with float, without labels): the fewest values that
-            meet it on held-out calibration images are held more precisely, and the artifact is checked against it.
-        max_islands: Most values to hold more precisely where that pays.
+        max_drop: Points of top-1 that may be lost (of agreement with float, without labels; of overlap with float's
+            masks): the fewest values that meet it on held-out calibration images are held more precisely, and the
+            artifact is checked against it. None: networks for prompts are made as `prompted.LOST` says, unchecked.
+        max_islands: Most values to hold more precisely where that pays; 0 for none.
         size_budget: How large the artifact may be, such as "6MB", or 0.22 of the float artifact: layers then get fewer
             bits where that costs least, on targets whose files get smaller by it.
         method: "auto", "fast", or the name of a file in calibration/ranges/ or (what can ship) calibration/baselines/.

@@ -69,11 +69,6 @@ def open_run(folder: Path) -> Run:
             "contract.json above it says how an app runs all of them",
         )
     artifact, target, facts = artifact_of(folder), target_of(report), run_facts.read(folder)
-    if facts.decoding is not None:
-        raise InputError(
-            f"{folder} holds a detector, and what replays or serves a run knows one output",
-            f"write the app's part as {contract.FILE} says: boxes, decoding",
-        )
     if facts.exits is not None:
         raise InputError(
             f"{folder} holds a network with early exits, and what replays or serves a run knows one output",

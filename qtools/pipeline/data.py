@@ -20,6 +20,7 @@ from qtools.core.protocols import ImageSource
 from qtools.core.types import InputSpec
 from qtools.models import Loaded
 from qtools.pipeline.config import CALIBRATION_IMAGES, EVALUATION_IMAGES, Images
+from qtools.pipeline.reader import Reader
 from qtools.pipeline.task import Labels, task_of
 from reports.build import Data
 
@@ -42,6 +43,8 @@ class RunImages:
         classes: Names of the classes in the order of the labels, or () where nothing names them.
         pixels: Whether batches hold pixels 0 to 255, for a program that normalises them itself.
         reach: How many times as far the network's answers may reach as on the calibration images.
+        reader: Who reads the answers, where these are worth what another network makes of them; None where they are
+            what counts.
     """
 
     calibration: ImageSource
@@ -52,6 +55,7 @@ class RunImages:
     classes: tuple[str, ...] = ()
     pixels: bool = False
     reach: float = 1.0
+    reader: Reader | None = None
 
     def batches(self, source: ImageSource, size: int) -> ImageBatches:
         """Preprocessed batches of one of the two sets."""

@@ -37,19 +37,45 @@ def drop_check(apart: Apart, scores: Scores, islands: Islands | None, spec: Targ
         islands: What the search came to.
         spec: The target, for what else it could do.
     """
+    if scores.drop is not None and scores.drop_interval is not None:
+        lost = scores.drop, scores.drop_interval, f"{scores.metric} drop"
+    else:
+        lost = *_differing(scores), _unlabelled(scores)
+    return _held(apart, (scores.n, lost), islands, spec)
+
+
+def overlap_check(apart: Apart, scores: Scores, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:
+    """The same of all programs of a network together, by what of their masks is not float's, whatever was asked for.
+
+    Args:
+        apart: The limit, in points.
+        scores: All of them against float on the evaluation images.
+        islands: What the search in the first of them came to.
+        spec: The target, for what else it could do.
+    """
+    lost = *_differing(scores), "share of the masks that does not overlap with float's"
+    return _held(apart, (scores.n, lost), islands, spec)
+
+
+def _differing(scores: Scores) -> tuple[float, tuple[float, float]]:
+    """Points that do not agree with float, and their interval."""
+    lo, hi = scores.agreement_interval
+    return 100 - scores.agreement, (100 - hi, 100 - lo)
+
+
+def _held(
+    apart: Apart,
+    measured: tuple[int, tuple[float, tuple[float, float], str]],
+    islands: Islands | None,
+    spec: TargetSpec,
+) -> tuple[Check, ...]:
+    """Whether what was lost, with its interval and its name, on so many images keeps the limit, where there is one."""
     limit = apart.max_drop
     if limit is None:
         return ()
-    if scores.drop is not None and scores.drop_interval is not None:
-        value, (lo, hi), what = scores.drop, scores.drop_interval, f"{scores.metric} drop"
-    else:
-        value = 100 - scores.agreement
-        lo, hi = (100 - end for end in reversed(scores.agreement_interval))
-        what = _unlabelled(scores)
+    n, (value, (lo, hi), what) = measured
     status: Status = "passed" if value <= limit else "failed"
-    note = (
-        f"{what} on {scores.n} evaluation images, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
-    )
+    note = f"{what} on {n} evaluation images, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
     if islands is not None:
         note += f"; {len(islands.candidates)} island(s)"
     if status == "failed":

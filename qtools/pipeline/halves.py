@@ -27,6 +27,7 @@ from qtools.graph.rows import Rows
 from qtools.models import Loaded
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.prepare import BATCH
+from qtools.pipeline.reader import Reader
 from qtools.pipeline.rows import RowImages, RowSource, written
 from qtools.pipeline.task import task_of
 from qtools.reference import prompts
@@ -108,6 +109,13 @@ def rows_of(halves: Halves, images: RunImages, folder: Path) -> RowImages:
     calibration, evaluation = sets
     described = images.described
     return RowImages(calibration, evaluation, images.labels, described, images.input, ())  # type: ignore[arg-type]
+
+
+def reader_of(halves: Halves, images: RunImages) -> Reader:
+    """The decoder in float, with a prompt for each calibration picture."""
+    asked = prompted(images.calibration, images.input, halves.frame)
+    rows = np.concatenate([each.reshape(len(each), -1) for each in asked], 1)
+    return Reader(halves.decoder.module, rows, task_of(halves.decoder.spec))
 
 
 def _rows(

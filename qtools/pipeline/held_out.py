@@ -14,6 +14,7 @@ from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.side_by_side import side_by_side
 from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.sensitivity import Direction
 from qtools.pipeline.task import task_of
 from qtools.simulate.run import Executor
 
@@ -42,8 +43,8 @@ class HeldOut:
     Attributes:
         own: Batches that corrections are made on.
         count: Number of images that judge.
-        exact: Logits of the float network on these, shape (count, classes).
-        task: What the answers mean.
+        exact: Answers of the float network on these, shape (count, classes), or what its reader makes of them.
+        task: What the answers mean: of a network that another one reads, what the reader makes of them.
     """
 
     def __init__(self, prepared: Prepared, most: int = JUDGE_IMAGES) -> None:
@@ -54,13 +55,16 @@ class HeldOut:
             most: Images that judge, where there are so many.
         """
         images = prepared.images
-        self.task = task_of(prepared.loaded.spec)
+        self._reader = images.reader
+        self.task = task_of(prepared.loaded.spec) if images.reader is None else images.reader.task
         available = len(images.calibration)
         batch = prepared.batch if available >= 2 * prepared.batch else 1
         number = max(1, min(correct_images(prepared.program.view), available // 2) // batch)
         batches = (pixels for pixels in images.batches(images.calibration, batch) if len(pixels) == batch)
         self.own: list[NDArray[np.float32]] = list(islice(batches, number))
-        others = list(islice(batches, max(1, most // batch))) or self.own
+        others = list(islice(batches, max(1, most // batch)))
+        self._first = sum(map(len, self.own)) if others else 0
+        others = others or self.own
         self.count = sum(map(len, others))
         self._others = [torch.from_numpy(pixels) for pixels in others]
         self.exact = self._logits(lambda x: execute.run(prepared.program, x))
@@ -77,5 +81,18 @@ class HeldOut:
         """Logits of a plan's simulation on the judging images, shape (images, classes)."""
         return self._logits(lambda images: simulator.logits(simulator.codes(images)))
 
+    def direction(self, image: int) -> Direction:
+        """What draws directions at the network's answers to an image of `own`, by its number among them.
+
+        Raises:
+            AssertionError: If the task has none.
+        """
+        found = self.task.direction if self._reader is None else self._reader.direction(image)
+        assert found is not None
+        return found
+
     def _logits(self, run: Callable[[torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
-        return np.concatenate([out.numpy() for out in side_by_side(run, self._others)])
+        outputs = side_by_side(run, self._others)
+        if self._reader is not None:
+            return self._reader.answers(outputs, self._first)
+        return np.concatenate([out.numpy() for out in outputs])

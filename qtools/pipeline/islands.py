@@ -65,6 +65,7 @@ class _Search:
         self._kept: Choice = []
         self._told: list[Step] = []
         self._ways, self._plans = 0, dict[str, QuantPlan]()
+        self._asked = 1.0
 
     @property
     def _measure(self) -> str:
@@ -74,7 +75,7 @@ class _Search:
     def is_met(self) -> bool:
         """Whether the held-out images say that the limit is kept."""
         limit = self._apart.max_drop
-        return limit is not None and 100 * self._flips(self._now) <= limit
+        return limit is not None and 100 * self._lost(self._now) <= limit
 
     def run(self) -> None:
         """Tries larger and larger choices until the limit is met; without one, the most promising choice."""
@@ -91,6 +92,7 @@ class _Search:
                 left = [each for each in left if each[1].value not in taken]
             elif able:
                 lost = chosen
+                self._asked *= 2  # so few cannot be told from chance: more at once
             if able and (self._apart.max_drop is None or self.is_met()):
                 return
 
@@ -124,8 +126,8 @@ class _Search:
         every = candidates(self._view, spec, plan, float_ends=self._apart.float_ends)
         self._ways = len(every)
         images = [pixels[i : i + 1] for pixels in self._held.own for i in range(len(pixels))][:EVIDENCE_IMAGES]
-        program, draw = self._trials.prepared.program, self._held.task.direction
-        evidence = costs(program, plan, every, images, draw).tolist() if every else []
+        program = self._trials.prepared.program
+        evidence = costs(program, plan, every, images, self._held.direction).tolist() if every else []
         found = shortlist(every, evidence, self._floor())
         return [(Offer(each.value, gain, each.price), each) for each, gain in found]
 
@@ -138,11 +140,18 @@ class _Search:
         return OUTSTANDING / max(1, values) * self._start.off**2
 
     def _need(self) -> float:
-        """What is still to be taken off the squared distance: errors that know nothing of each other add up so."""
+        """What is still to be taken off the squared distance: errors that know nothing of each other add up so.
+
+        After a choice that was lost it is more than that, as a larger one is to be tried.
+        """
         if self._apart.max_drop is None:
             return math.inf
-        factor = bearable(self._held.exact, self._now.answers, self._apart.max_drop / 100)
-        return self._now.off**2 * (1 - factor**2)
+        limit = self._apart.max_drop / 100
+        if self._held.task.by_class:
+            factor = bearable(self._held.exact, self._now.answers, limit)
+        else:  # what is lost along an outline grows as the errors do
+            factor = min(1.0, limit / self._lost(self._now))
+        return self._asked * self._now.off**2 * (1 - factor**2)
 
     def _try(self, more: Choice) -> bool:
         """Raises these values too, and keeps them where that lowers the distance for sure."""
@@ -176,8 +185,11 @@ class _Search:
             self._plans[candidate.name] = self._trials.plan(with_islands(self._start.recipe, [candidate]))
         return self._plans[candidate.name]
 
-    def _flips(self, trial: Trial) -> float:
-        return flips(self._held.exact, trial.answers)
+    def _lost(self, trial: Trial) -> float:
+        """Share, 0 to 1, that a limit is about: of classes expected to change, or of what no longer agrees."""
+        if self._held.task.by_class:
+            return flips(self._held.exact, trial.answers)
+        return 1 - self._held.task.agreement(self._held.exact, trial.answers)
 
     def _reason(self, candidate: Candidate, spared: float, alone: QuantPlan) -> str:
         """Why a value was raised, and at what price."""
@@ -204,12 +216,12 @@ class _Search:
             f"{before:.1f} -> {behind:.1f} %"
         )
         if task.by_class:
-            changes = (100 * self._flips(trial) for trial in (start, now))
+            changes = (100 * self._lost(trial) for trial in (start, now))
             text += ", expected changes of class {:.2f} -> {:.2f} %".format(*changes)
         if self._kept:
             text += f"; that the mean {self._measure} fell is sure at {SURE:.0%}"
         if limit is not None:
-            text += f"; {'within' if self.is_met() else 'above'} the {limit:g} points of --max-drop"
+            text += f"; {'within' if self.is_met() else 'above'} the limit of {limit:g} points"
         return text
 
 

@@ -57,15 +57,14 @@ def check_patterns(config: RunConfig, names: Sequence[str], word: str) -> None:
 
 
 def of_part(config: RunConfig, part: str, *, islands: bool = False) -> RunConfig:
-    """What is for one of the programs: its patterns, and `islands` where it can tell what errors cost."""
+    """What is for one of the programs: its patterns, and what is said of islands where they are searched for in it."""
     mine = f"{part}:"
     int16, dynamic = (
         tuple(each.removeprefix(mine) for each in patterns if each.startswith(mine))
         for patterns in (config.int16, config.dynamic)
     )
-    return dataclasses.replace(
-        config, int16=int16, dynamic=dynamic, max_islands=config.max_islands if islands else None
-    )
+    most, lost = (config.max_islands, config.max_drop) if islands else (None, None)
+    return dataclasses.replace(config, int16=int16, dynamic=dynamic, max_islands=most, max_drop=lost)
 
 
 def few_enough(config: RunConfig, shape: Sequence[int]) -> RunConfig:

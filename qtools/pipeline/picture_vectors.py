@@ -6,6 +6,7 @@ lie there as PNG and as plain bytes, so that a decoder can be told from a wrong 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,9 +25,11 @@ from qtools.core import files
 from qtools.core.errors import InputError
 from qtools.core.protocols import Session
 from qtools.pipeline import feeding
-from qtools.pipeline.contract import Contract, Whole
+from qtools.pipeline.contract import Contract, Output, Whole
 from qtools.pipeline.contract_of_run import Run
 from qtools.pipeline.feeding import Raw
+from qtools.pipeline.found import Found, about_boxes
+from qtools.pipeline.found import found as found_in
 from qtools.pipeline.inspect import run as inspect
 from qtools.reference.images import render
 
@@ -63,7 +66,9 @@ class PictureVector:
         tensor: As the runtime here takes it.
         memory: The same as an app holds it: the bytes of the input, row after row, little-endian.
         output: As the artifact gave it.
-        top: The largest answers, at most five.
+        top: The largest answers, at most five; of a detector none.
+        boxes: Of a detector, the other output.
+        found: Of a detector, what both outputs say.
     """
 
     name: str
@@ -73,6 +78,8 @@ class PictureVector:
     memory: bytes
     output: NDArray[Any]
     top: tuple[Top, ...]
+    boxes: NDArray[Any] | None = None
+    found: tuple[Found, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,11 +105,13 @@ class Content:
         whole: What the app has to do.
         vectors: Pictures with their answers.
         tolerance: How exact an answer has to be.
+        boxes: Of a detector, how exact its boxes have to be.
     """
 
     whole: Whole
     vectors: Sequence[PictureVector]
     tolerance: Tolerance
+    boxes: Tolerance | None = None
 
     @property
     def contract(self) -> Contract:
@@ -137,12 +146,38 @@ def make(run: Run, wanted: Wanted) -> Content:
     found = []
     for number, (what, picture) in enumerate(_pictures(run.whole.size, wanted)):
         tensor = reading.tensor(picture)
-        output = session({run.whole.input.name: tensor})[run.whole.output.name]
+        outputs = session({run.whole.input.name: tensor})
         memory = memory_of(run.whole, tensor)
-        found.append(
-            PictureVector(str(number), what, picture, tensor, memory, output, top(run.whole, values(run.whole, output)))
-        )
-    return Content(run.whole, tuple(found), _tolerance(run, found))
+        answer = answered(run.whole, outputs)
+        found.append(PictureVector(str(number), what, picture, tensor, memory, *answer))
+    boxes = None
+    if run.whole.contract.decoding is not None:
+        of_them = dataclasses.replace(run, whole=about_boxes(run.whole))
+        boxes = _tolerance(of_them, list(map(_about_boxes, found)))
+    return Content(run.whole, tuple(found), _tolerance(run, found), boxes)
+
+
+def answered(
+    whole: Whole, outputs: Mapping[str, NDArray[Any]]
+) -> tuple[NDArray[Any], tuple[Top, ...], NDArray[Any] | None, tuple[Found, ...]]:
+    """Output, largest answers, boxes and what they say, of what an artifact gave."""
+    output = outputs[whole.output.name]
+    numbers = values(whole, output)
+    if whole.contract.boxes is None:
+        return output, top(whole, numbers), None, ()
+    boxes = outputs[whole.contract.boxes.name]
+    return output, (), boxes, found_in(whole, numbers, values(about_boxes(whole), boxes))
+
+
+def of_boxes(content: Content) -> Content:
+    """A detector's content with its boxes for the output."""
+    assert content.boxes is not None  # asked of detectors only
+    return Content(about_boxes(content.whole), tuple(map(_about_boxes, content.vectors)), content.boxes)
+
+
+def _about_boxes(vector: PictureVector) -> PictureVector:
+    assert vector.boxes is not None  # of a detector
+    return dataclasses.replace(vector, output=vector.boxes, boxes=None, found=())
 
 
 def write(content: Content, folder: Path) -> None:
@@ -157,16 +192,21 @@ def write(content: Content, folder: Path) -> None:
             "input": (f"{vector.name}.input.bin", vector.memory),
             "output": (f"{vector.name}.output.bin", _little(vector.output).tobytes()),
         }
+        said: dict[str, Any] = {"name": vector.name, "what": vector.what, "top": vector.top}
+        if vector.boxes is not None:
+            parts["boxes"] = (f"{vector.name}.boxes.bin", _little(vector.boxes).tobytes())
+            said["found"] = vector.found
         for name, data in parts.values():
             files.write_bytes(folder / name, data)
         rows.append(
             {key: name for key, (name, _) in parts.items()}
-            | {"name": vector.name, "what": vector.what, "top": vector.top}
+            | said
             | dict(zip(("height", "width"), vector.picture.shape[:2], strict=True))
             | {"input_sha256": hashlib.sha256(vector.memory).hexdigest()}
         )
     index = {"schema_version": SCHEMA, "artifact_sha256": content.whole.artifact.sha256}
-    files.write_text(folder / FILE, files.to_json(index | {"tolerance": content.tolerance, "vectors": rows}))
+    exact = {"tolerance": content.tolerance} | ({} if content.boxes is None else {"boxes_tolerance": content.boxes})
+    files.write_text(folder / FILE, files.to_json(index | exact | {"vectors": rows}))
 
 
 def read(folder: Path, whole: Whole) -> Content:
@@ -179,7 +219,9 @@ def read(folder: Path, whole: Whole) -> Content:
         index = json.loads(files.read_text(folder / FILE))
         if index["artifact_sha256"] != whole.artifact.sha256:
             raise InputError(f"the vectors in {folder} are of another artifact than the contract", AGAIN)
-        return Content(whole, tuple(_read(folder, whole, row) for row in index["vectors"]), _said(index))
+        vectors = tuple(_read(folder, whole, row) for row in index["vectors"])
+        boxes = None if whole.contract.boxes is None else _said(index["boxes_tolerance"])
+        return Content(whole, vectors, _said(index["tolerance"]), boxes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"the vectors in {folder} cannot be read: {error!r}", AGAIN) from error
 
@@ -187,13 +229,19 @@ def read(folder: Path, whole: Whole) -> Content:
 def _read(folder: Path, whole: Whole, row: Any) -> PictureVector:
     rgb, memory, answer = (files.read_bytes(folder / Path(row[part]).name) for part in ("rgb", "input", "output"))
     pixels = np.frombuffer(rgb, np.uint8).reshape(row["height"], row["width"], 3)
-    output = np.frombuffer(answer, np.dtype(whole.output.dtype).newbyteorder("<")).reshape(whole.output.shape)
-    tops = tuple(Top(int(each["index"]), str(each["label"]), float(each["value"])) for each in row["top"])
-    return PictureVector(row["name"], row["what"], pixels, tensor_of(whole, memory), memory, output, tops)
+    outputs = {whole.output.name: _shaped(answer, whole.output)}
+    if whole.contract.boxes is not None:
+        data = files.read_bytes(folder / Path(row["boxes"]).name)
+        outputs[whole.contract.boxes.name] = _shaped(data, whole.contract.boxes)
+    known = row["name"], row["what"], pixels, tensor_of(whole, memory), memory
+    return PictureVector(*known, *answered(whole, outputs))
 
 
-def _said(index: Any) -> Tolerance:
-    said = index["tolerance"]
+def _shaped(data: bytes, said: Output) -> NDArray[Any]:
+    return np.frombuffer(data, np.dtype(said.dtype).newbyteorder("<")).reshape(said.shape)
+
+
+def _said(said: Any) -> Tolerance:
     return Tolerance(float(said["value"]), dict(said["measured"]), str(said["why"]))
 
 

@@ -21,6 +21,7 @@ from qtools.core.types import QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.side_by_side import side_by_side
 from qtools.graph.slopes import Tape, traced
+from reports import masks
 
 Direction = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 """(result of one image, chance) -> a random vector like it."""
@@ -33,7 +34,7 @@ def costs(
     plan: QuantPlan,
     candidates: Sequence[Candidate],
     images: Iterable[NDArray[np.float32]],
-    draw: Direction | None = None,
+    draws: Callable[[int], Direction] | None = None,
 ) -> NDArray[np.float64]:
     """What the rounding that each candidate would spare costs by itself: squared mean root of KL, shape (candidates,).
 
@@ -42,11 +43,11 @@ def costs(
         plan: The grids of now.
         candidates: What could be raised.
         images: float32 arrays of shape (1, 3, height, width), all of one kind.
-        draw: What draws directions, where a distance other than the root of KL counts.
+        draws: Number of an image -> what draws directions, where a distance other than the root of KL counts.
     """
-    draw = draw or direction
 
     def of_image(at: tuple[int, NDArray[np.float32]]) -> NDArray[np.float64]:
+        draw = direction if draws is None else draws(at[0])
         found: NDArray[np.float64] = traced(lambda: _of_image((program, plan), candidates, at, draw))
         return found
 
@@ -139,15 +140,13 @@ def direction(logits: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     return (drawn / math.sqrt(math.prod(logits.shape[2:]))).float()
 
 
-def direction_of_features(features: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
-    """The same for vectors of channels, shape (1, channels, ...), of which the direction counts and no length.
+def direction_of_masks(rows: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+    """The same for masks before the sigmoid, shape (1, numbers): each pixel is of its mask or not.
 
-    What is missing to a cosine of 1 is, for a small error e of a vector f, |e|^2 / 2 |f|^2 of the part of e across f;
-    where there are several places, the mean over them.
+    The Fisher information of such a number is p (1 - p). The distance is a mean over all masks' pixels
+    (`reports.masks.pixel_divergence`), in which what masks state of themselves has no part.
     """
-    flat = features.double().flatten(2) if features.ndim > 2 else features.double().unsqueeze(2)
-    length = flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    along = flat / length
-    normal = torch.randn(flat.shape, generator=chance, dtype=torch.float64)
-    across = normal - along * (along * normal).sum(1, keepdim=True)
-    return (across / length / math.sqrt(flat.shape[2])).float().reshape(features.shape)
+    maps = rows[:, : -masks.COUNT].double()
+    share = torch.sigmoid(maps)
+    drawn = (share * (1 - share) / maps.shape[1]).sqrt() * torch.randn(maps.shape, generator=chance, dtype=maps.dtype)
+    return torch.cat([drawn.float(), torch.zeros_like(rows[:, -masks.COUNT :])], 1)

@@ -30,7 +30,7 @@ def test_a_missed_limit_fails_and_says_what_next(missed: Any) -> None:
     rows = report["islands"]["rows"]
     assert "no labels" in check["note"] and f"{len(rows)} island(s)" in check["note"] and len(rows) <= 4
     assert "that is the best that was reached; next: " in check["note"] and "give --act-bits 16" in check["note"]
-    assert "above the 0 points of --max-drop" in report["islands"]["told"]
+    assert "above the limit of 0 points" in report["islands"]["told"]
     timed = report["measured"]["islands"] or {"ratios": []}
     expected = {*(row["value"] for row in rows), "all islands"} if rows else set()
     assert {ratio["name"] for ratio in timed["ratios"]} == expected

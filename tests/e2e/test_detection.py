@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from torch import nn
 import qtools
 from qtools.core.boxes import Anchors, Decoding
 from qtools.core.errors import InputError
-from qtools.pipeline import compare, contract, contract_of_run, verify
+from qtools.pipeline import bundle, compare, contract, verify
 from qtools.pipeline.audit.config import AuditConfig
 from qtools.pipeline.audit.run import audit
+from qtools.pipeline.bundle import BundleConfig
+from qtools.pipeline.doctor import subject
+from qtools.pipeline.picture_vectors import Wanted
 from qtools.pipeline.progress import Silent
 from qtools.pipeline.vectors import read
 from qtools.reference.exercises.detection import loss_of
@@ -138,8 +143,6 @@ def test_both_outputs_have_names_and_static_shapes_and_grids_of_their_own(made: 
         assert (said.output.name, said.boxes.name, said.boxes.meaning) == ("logits", "boxes", "boxes")
         assert said.decoding == Decoding(GRID) and said.anchors_sha256 == GRID.digest
         assert verify.run(result.folder).passed
-        with pytest.raises(InputError, match="holds a detector"):
-            contract_of_run.open_run(result.folder)
     tflite = contract.read(every.results["tflite"].folder / contract.FILE)
     assert tflite.output is not None and tflite.boxes is not None and tflite.output.scale != tflite.boxes.scale
 
@@ -164,6 +167,49 @@ def test_the_artifact_finds_the_blocks_when_decoded_as_the_contract_says(made: A
         middle, side = (x + a * w * v0, y + b * h * v0), (w * np.exp(c * v1), h * np.exp(d * v1))
         gaps = [np.abs([*(t[:2] + t[2:] / 2 - middle), *(t[2:] - side)]).max() for t in truth]
         assert min(gaps) < 0.1
+
+
+REPLAYS = (("tflite", "python", sys.executable, "replay.py"), ("onnx", "python", sys.executable, "replay.py"))
+
+
+@pytest.mark.e2e
+def test_apps_find_the_recorded_objects(made: Any, tmp_path: Path) -> None:
+    _, data, every = made
+    for target, platform, program, script in REPLAYS:
+        out = tmp_path / target
+        asked = BundleConfig(every.results[target].folder, platform, Wanted(data / "images", 3), out)
+        assert bundle.make(asked, Silent()).vectors == 3
+        ended = subprocess.run([program, script], cwd=out, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0 and "3 of 3 vectors passed" in ended.stdout, ended.stderr[-2000:]
+        index = json.loads((out / "vectors" / "vectors.json").read_text())
+        assert all(each["found"] and each["found"][0]["label"] in ("dark", "bright") for each in index["vectors"])
+        index["vectors"][1]["found"][0]["box"][2] += 0.01
+        (out / "vectors" / "vectors.json").write_text(json.dumps(index))
+        ended = subprocess.run([program, script], cwd=out, capture_output=True, text=True, check=False)
+        assert ended.returncode == 1 and ended.stdout.count("OBJECTS DECODED OTHERWISE") == 1
+    with pytest.raises(InputError, match="make no boxes yet"):
+        bundle.make(BundleConfig(every.folder, "cpp", Wanted(), tmp_path / "no"), Silent())
+
+
+@pytest.mark.e2e
+def test_the_doctor_looks_at_both_outputs(made: Any, tmp_path: Path) -> None:
+    folder, out = made[2].results["tflite"].folder, tmp_path / "app"
+    bundle.make(BundleConfig(folder, "python", Wanted(made[1] / "images", 2), out), Silent())
+    recorded = out / "vectors"
+    logits, boxes = recorded / "1.output.bin", recorded / "1.boxes.bin"
+    found = subject.run(subject.Asked(out, "1", logits, boxes=boxes))
+    assert [(each.side, each.verdict) for each in found] == [("output", "equal"), ("boxes", "equal")]
+    other = subject.run(subject.Asked(out, "1", boxes=recorded / "0.boxes.bin"))
+    assert other[0].verdict == "mistake" and "vector 0 was shown" in other[0].explanations[0].mistakes[0]
+    with pytest.raises(InputError, match="as long as the boxes"):
+        subject.run(subject.Asked(out, "1", boxes))
+    said = contract.read(out / contract.FILE).output
+    assert said is not None and said.scale is not None and said.zero_point is not None
+    real = (np.frombuffer(logits.read_bytes(), np.int8).astype(float) - said.zero_point) * said.scale
+    powers = np.exp(real.reshape(said.shape[1:]))
+    np.save(tmp_path / "softmax.npy", powers / powers.sum(1, keepdims=True))
+    (soft,) = subject.run(subject.Asked(out, "1", tmp_path / "softmax.npy"))
+    assert soft.verdict == "mistake" and "softmax taken already" in soft.explanations[0].mistakes
 
 
 @pytest.mark.e2e

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.apart import Apart
+from calibration.choice import Offer
 from calibration.float_ops import ISLAND
 from calibration.islands import Candidate, candidates, explained, with_islands
 from calibration.plan import Recipe, plan
@@ -25,11 +26,14 @@ from qtools.core.errors import InputError
 from qtools.core.types import WEIGHTED, OpKind, QuantPlan, QuantScheme, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
+from qtools.pipeline import islands, prompted
 from qtools.pipeline.config import RunConfig
-from qtools.pipeline.gate import drop_check
+from qtools.pipeline.gate import drop_check, overlap_check
 from qtools.pipeline.islands import shortlist
+from qtools.pipeline.parts import of_part
 from qtools.pipeline.sensitivity import costs, weight_costs
 from reports.accuracy import PairedAccuracy, mean_root_kl, paired_accuracy
+from reports.scores import PairedScore
 
 NONE = np.empty(0, np.float32)
 SEEN = TensorStats(10, -4.0, 4.0, 0.0, NONE, NONE, NONE, np.ones(4, np.int64))
@@ -122,7 +126,7 @@ def test_targets_of_whole_graphs_have_none(program: Program) -> None:
         Apart(max_drop=1.0, clamp=True).check(TFLITE, Widths(6, 6), lambda: [TFLITE])
 
 
-@pytest.mark.parametrize("wishes", [{"max_islands": 0}, {"max_drop": -0.5}, {"max_drop": 100.0}])
+@pytest.mark.parametrize("wishes", [{"max_islands": -1}, {"max_drop": -0.5}, {"max_drop": 100.0}])
 def test_wishes_without_meaning_are_refused_at_once(wishes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="--max-"):
         RunConfig("m1_1", **wishes)
@@ -215,6 +219,60 @@ def test_without_labels_the_gate_is_about_agreement() -> None:
     assert check.status == "failed" and check.value == pytest.approx(1.5)
     assert "no labels" in check.note and "--act-bits" not in check.note
     assert drop_check(Apart(max_islands=2), _scores(3, 200), None, ONNX) == ()
+
+
+class Unlucky(islands._Search):
+    """A search in which no try can be told from chance, over eight values of equal promise."""
+
+    def __init__(self) -> None:
+        self._apart, self._asked, self._kept, self.tried = Apart(max_drop=1.0), 1.0, [], list[int]()
+
+    def _offers(self) -> islands.Choice:
+        some = [Candidate(f"v{at}", "float", (f"v{at}",), frozenset()) for at in range(8)]
+        return [(Offer(each.value, 1.0, 0.1), each) for each in some]
+
+    def _need(self) -> float:
+        return self._asked * 0.9
+
+    def is_met(self) -> bool:
+        return False
+
+    def _as_meant(self, candidate: Candidate) -> bool:
+        return True
+
+    def _try(self, more: islands.Choice) -> bool:
+        self.tried.append(len(more))
+        return False
+
+
+def test_a_choice_that_chance_hides_is_followed_by_a_larger_one() -> None:
+    search = Unlucky()
+    search.run()
+    assert search.tried == [1, 2, 4, 8]
+
+
+def test_masks_are_held_to_floats_whatever_was_asked_for() -> None:
+    score = PairedScore("mask IoU", "mask area", 40, 96.5, (95.0, 98.0), 0.01, "", 70.0, 71.0, -1.0, (-2.0, 0.5))
+    (check,) = overlap_check(Apart(max_drop=3.0), score, None, ONNX)
+    assert check.status == "failed" and check.value == pytest.approx(3.5), "the score itself even rose by a point"
+    assert "[2.00, 5.00]" in check.note and "does not overlap with float's" in check.note
+    assert overlap_check(Apart(max_drop=4.0), score, None, ONNX)[0].status == "passed"
+    assert overlap_check(Apart(), score, None, ONNX) == ()
+
+
+def test_no_island_is_a_number_of_islands() -> None:
+    assert not Apart(max_islands=0).raises and Apart(max_islands=0, max_drop=1.0).raises
+
+
+def test_an_encoder_is_raised_by_default_where_nobody_said_how_it_is_made() -> None:
+    def limit(**said: Any) -> float | None:
+        return prompted._of_encoder(RunConfig("efficientvit_sam_b0", **said)).max_drop
+
+    assert limit() == limit(method="fast") == limit(bits=8, act_bits=8) == prompted.OF_ENCODER * prompted.LOST
+    assert limit(max_drop=5.0) == limit(max_drop=5.0, bits=6) == prompted.OF_ENCODER * 5
+    for plain in ({"bits": 6}, {"act_bits": 16}, {"method": "minmax"}, {"max_islands": 3}, {"max_islands": 0}):
+        assert limit(**plain) is None, plain
+    assert of_part(RunConfig("efficientvit_sam_b0", max_drop=5.0), "decoder").max_drop is None
 
 
 def test_every_kind_of_island_has_a_source_and_a_price() -> None:

@@ -63,6 +63,7 @@ def _names(content: Content) -> dict[str, Any]:
         "contract": content.contract,
         "vectors": content.vectors,
         "tolerance": content.tolerance,
+        "boxes_tolerance": content.boxes,
         "input": whole.input,
         "output": whole.output,
         "artifact": whole.artifact,

@@ -13,16 +13,19 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.images import fitted, normalise
+from qtools.core.answers import of_boxes, of_classes
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.pipeline import contract_of_run, feeding, picture_vectors
 from qtools.pipeline.audit import restore
 from qtools.pipeline.config import PIXELS
+from qtools.pipeline.found import Found, about_boxes, found
 from qtools.pipeline.inspect import run as inspect
 from qtools.pipeline.progress import Stopwatch
 from qtools.simulate.run import open_simulator
 
 Numbers = NDArray[np.float32]
+NONE: Numbers = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,21 @@ class Answer:
 
     Attributes:
         title: What computed it.
-        top: The likeliest classes: index, label, probability; at most five.
+        top: The likeliest classes: index, label, probability; at most five, and none of a detector.
         note: How long it took, and what else there is to know.
+        found: What a detector found; None of other networks.
     """
 
     title: str
     top: tuple[Mapping[str, Any], ...]
     note: str
+    found: tuple[Found, ...] | None = None
 
 
 Answering = Callable[[NDArray[np.uint8]], Answer]
-Compute = Callable[[NDArray[np.uint8]], Numbers]
-"""From a picture, RGB of shape (height, width, 3), to a number per class."""
+Compute = Callable[[NDArray[np.uint8]], tuple[Numbers, Numbers]]
+"""From a picture, RGB of shape (height, width, 3), to a number per class, of a detector per place and class, and the
+numbers of its boxes."""
 
 
 class Answers:
@@ -76,9 +82,11 @@ class Answers:
         def answer(picture: NDArray[np.uint8]) -> Answer:
             start = time.perf_counter()
             with torch.inference_mode():
-                numbers = compute(picture)
-            took = 1000 * (time.perf_counter() - start)
-            return Answer(title, self._top(numbers, probabilities), f"{took:.1f} ms with its preparation")
+                numbers, boxes = compute(picture)
+            note = f"{1000 * (time.perf_counter() - start):.1f} ms with its preparation"
+            if self._shipped.whole.contract.decoding is not None:
+                return Answer(title, (), note, found(self._shipped.whole, numbers, boxes))
+            return Answer(title, self._top(numbers, probabilities), note)
 
         return answer
 
@@ -87,21 +95,24 @@ class Answers:
         reading = feeding.reading(inspect(run.artifact).inspection, whole.contract)
         session = run.target.session(run.artifact, run.target.kernels[0], 1)
 
-        def compute(picture: NDArray[np.uint8]) -> Numbers:
-            output = session({whole.input.name: reading.tensor(picture)})[whole.output.name]
-            return picture_vectors.values(whole, output)
+        def compute(picture: NDArray[np.uint8]) -> tuple[Numbers, Numbers]:
+            outputs = session({whole.input.name: reading.tensor(picture)})
+            numbers = picture_vectors.values(whole, outputs[whole.output.name])
+            if whole.contract.boxes is None:
+                return numbers, NONE
+            return numbers, picture_vectors.values(about_boxes(whole), outputs[whole.contract.boxes.name])
 
         return compute
 
     def _exact(self) -> Compute:
         program = self._captured()
-        return lambda picture: execute.run(program, self._batch(picture)).numpy()[0]
+        return lambda picture: _parts(execute.run(program, self._batch(picture)).numpy())
 
     def _simulated(self) -> Compute:
         run = self._run
         shipped = self._captured().with_constants(run.kept.shipped)
         simulator = open_simulator(shipped, run.plan, run.target.simulator)
-        return lambda picture: np.asarray(simulator.logits(simulator.codes(self._batch(picture))))[0]
+        return lambda picture: _parts(np.asarray(simulator.logits(simulator.codes(self._batch(picture)))))
 
     def _captured(self) -> Program:
         if self._program is None:
@@ -119,3 +130,9 @@ class Answers:
         shares = powers / powers.sum()
         named = picture_vectors.top(self._shipped.whole, shares)
         return tuple({"index": each.index, "label": each.label, "probability": each.value} for each in named)
+
+
+def _parts(answers: Numbers) -> tuple[Numbers, Numbers]:
+    """The classes of one picture's answers, and a detector's boxes, both place by place as its artifact gives them."""
+    numbers, boxes = of_classes(answers)[0], of_boxes(answers)[0]
+    return (numbers.T, boxes.T) if boxes.size else (numbers, boxes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from dataclasses import dataclass
@@ -55,12 +56,14 @@ class Asked:
         vector: Name of the picture that was shown.
         output: File with what came out, or None.
         input: File with the tensor that went in, or None.
+        boxes: File with a detector's other output, or None.
     """
 
     folder: Path
     vector: str
     output: Path | None = None
     input: Path | None = None
+    boxes: Path | None = None
 
 
 def run(asked: Asked) -> tuple[Diagnosis, ...]:
@@ -72,19 +75,30 @@ def run(asked: Asked) -> tuple[Diagnosis, ...]:
     subject = open_subject(asked.folder)
     vector = _vector(subject.content, asked.vector)
     whole, found = subject.content.whole, []
+    if asked.boxes is not None and whole.contract.boxes is None:
+        raise InputError(f"{asked.folder} holds no detector: nothing gives boxes", "leave --device-boxes out")
     if asked.input is not None:
         numbers = read_numbers(asked.input)
         data = numbers if numbers.dtype == np.uint8 else _as_input(numbers, np.dtype(whole.input.dtype))
         said = _shown_instead(subject.content, vector, data.tobytes(), "input")
         found.append(said or diagnose.of_input(whole, vector, data.tobytes()))
     if asked.output is not None:
-        numbers = read_numbers(asked.output)
-        if numbers.nbytes == len(vector.memory) != vector.output.nbytes:
-            raise InputError(f"{asked.output} is as long as the input", "give it with --device-input")
-        said = _shown_instead(subject.content, vector, numbers.tobytes(), "output")
-        exact = (whole, subject.content.tolerance)
-        found.append(said or diagnose.of_output(exact, vector, numbers, subject.session()))
+        found.append(_of_output(subject, subject.content, asked.vector, asked.output))
+    if asked.boxes is not None:
+        said = _of_output(subject, picture_vectors.of_boxes(subject.content), asked.vector, asked.boxes)
+        found.append(dataclasses.replace(said, side="boxes"))
     return tuple(found)
+
+
+def _of_output(subject: Subject, content: Content, name: str, path: Path) -> Diagnosis:
+    """Says of the file with the content's output whether it is right."""
+    vector, numbers = _vector(content, name), read_numbers(path)
+    if numbers.nbytes == len(vector.memory) != vector.output.nbytes:
+        raise InputError(f"{path} is as long as the input", "give it with --device-input")
+    if vector.boxes is not None and numbers.nbytes == vector.boxes.nbytes != vector.output.nbytes:
+        raise InputError(f"{path} is as long as the boxes", "give it with --device-boxes")
+    said = _shown_instead(content, vector, numbers.tobytes(), "output")
+    return said or diagnose.of_output((content.whole, content.tolerance), vector, numbers, subject.session())
 
 
 def _shown_instead(

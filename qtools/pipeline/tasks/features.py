@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from calibration.data import open_folder
-from qtools.pipeline.sensitivity import direction_of_features
 from qtools.pipeline.task import Answers, Labels, Task
 from reports.features import AGREED, METRIC, alike, distances, paired_cosine
 from reports.scores import PairedScore
@@ -33,7 +32,7 @@ TASK = Task(
     by_image=False,
     distances=distances,
     measure="√(1 − cosine)",
-    direction=direction_of_features,
+    direction=None,
     agreement=alike,
     by_class=False,
 )

@@ -9,6 +9,7 @@ import numpy as np
 
 from calibration.data import FolderSource, open_folder
 from qtools.core.protocols import ImageSource
+from qtools.pipeline.sensitivity import direction_of_masks
 from qtools.pipeline.task import Answers, Labels, Task
 from reports.masks import AGREED, METRIC, alike, distances, paired_overlap
 from reports.scores import PairedScore
@@ -43,7 +44,7 @@ TASK = Task(
     judge=_judge,
     by_image=False,
     distances=distances,
-    direction=None,
+    direction=direction_of_masks,
     agreement=alike,
     by_class=False,
     scenes=_scenes,

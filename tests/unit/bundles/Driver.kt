@@ -2,6 +2,7 @@
 import java.io.File
 import qtools.core.Contract
 import qtools.core.Picture
+import qtools.core.detect
 import qtools.core.parseJson
 import qtools.core.prepare
 import qtools.core.realNumbers
@@ -24,9 +25,10 @@ fun main(arguments: Array<String>) {
     for (off in 0..2) { // a network that is right on the first vector and wrong by so many codes on all others
         var at = 0
         val found = replay(contract, recorded) { _ ->
-            recorded("${at}.output.bin").also { if (at++ > 0) it[0] = (it[0] + off).toByte() }
+            val bytes = recorded("${at}.output.bin").also { if (at++ > 0) it[0] = (it[0] + off).toByte() }
+            mapOf(contract.output.name to bytes)
         }
-        File(folder, "off$off").writeText(found.joinToString(" ") { "${it.gap}:${it.passed}" })
+        File(folder, "off$off").writeText(found.joinToString(" ") { "${it.gaps?.single()}:${it.passed}" })
     }
     fun named(end: String) = folder.listFiles()!!.filter { it.name.endsWith(end) }
     for (file in named(".rgb")) {
@@ -38,9 +40,18 @@ fun main(arguments: Array<String>) {
     for (file in named(".codes")) {
         val number = file.name.substringBefore('.')
         val contract = Contract.parse(File(folder, "$number.meaning").readText())
-        val numbers = realNumbers(file.readBytes(), contract)
+        val numbers = realNumbers(file.readBytes(), contract.output)
         val top = top(numbers, contract, 3).joinToString(" ") { "${it.index}:${it.label}:${it.probability}" }
         File(folder, "$number.top").writeText(numbers.joinToString(" ") { "%08x".format(it.toRawBits()) } + "\n" + top)
+    }
+    for (file in named(".logits")) {
+        val number = file.name.substringBefore('.')
+        val said = Contract.parse(File(folder, "$number.detector").readText())
+        val boxes = realNumbers(File(folder, "$number.boxes").readBytes(), checkNotNull(said.boxes))
+        val found = detect(realNumbers(file.readBytes(), said.output), boxes, said).map {
+            listOf(it.index, it.label, it.score, it.box.left, it.box.top, it.box.right, it.box.bottom)
+        }
+        File(folder, "$number.found").writeText(found.joinToString("\n") { it.joinToString(" ") })
     }
     for (file in named(".wrong")) {
         val said = try {

@@ -14,6 +14,19 @@ struct Drawn: Decodable {
     let contract: Contract
 }
 
+struct Detected: Decodable {
+    let logits: [Float]
+    let boxes: [Float]
+    let contract: Contract
+}
+
+struct Object: Encodable {
+    let index: Int
+    let label: String
+    let score: Double
+    let box: [Double]
+}
+
 struct Likely: Encodable {
     let index: Int
     let label: String
@@ -68,6 +81,14 @@ try leave(
             numbers: real, top: top.map { Likely(index: $0.index, label: $0.label, probability: $0.probability) },
             all: likeliest(real, each.contract, count: 99).count)
     }, "tops.json")
+
+let detectors = try decoder.decode([Detected].self, from: content("detectors.json"))
+try leave(
+    detectors.map { each in
+        detect(each.logits, each.boxes, each.contract).map {
+            Object(index: $0.index, label: $0.label, score: $0.score, box: $0.box)
+        }
+    }, "found.json")
 
 let first = try picture(0)
 try leave(

@@ -5,7 +5,7 @@ package org.tensorflow.lite;
 public enum DataType { FLOAT32, INT32, UINT8, INT64, STRING, BOOL, INT16, INT8 }
 
 package org.tensorflow.lite;
-public interface Tensor { DataType dataType(); int numBytes(); int[] shape(); }
+public interface Tensor { DataType dataType(); String name(); int numBytes(); int[] shape(); }
 
 package org.tensorflow.lite;
 public interface Delegate extends java.io.Closeable { long getNativeHandle(); default void close() {} }
@@ -18,7 +18,8 @@ public final class Interpreter implements AutoCloseable {
         public Options addDelegate(Delegate delegate) { return this; }
     }
     public Interpreter(java.nio.ByteBuffer byteBuffer, Options options) {}
-    public void run(Object input, Object output) {}
+    public void runForMultipleInputsOutputs(Object[] inputs, java.util.Map<Integer, Object> outputs) {}
+    public int getOutputTensorCount() { return 0; }
     public Tensor getInputTensor(int inputIndex) { return null; }
     public Tensor getOutputTensor(int outputIndex) { return null; }
     @Override public void close() {}

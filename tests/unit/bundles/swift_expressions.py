@@ -21,7 +21,7 @@ CONVERTED = {
     "Double": "({})",
     "Float": "Math.fround({})",
 }
-OF_DOUBLES = ("sin", "cos", "exp")
+OF_DOUBLES = ("sin", "cos", "exp", "sqrt")
 
 
 class Refused(Exception):

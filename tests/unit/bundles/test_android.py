@@ -7,6 +7,7 @@ of the documentation of the libraries, which proves their types and no more.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,8 @@ import pytest
 from qtools.core import files
 from qtools.pipeline import contract, picture_vectors
 from qtools.pipeline.bundles.android import BUNDLE
+from tests.unit.bundles import detector_cases
+from tests.unit.bundles.json_documents import documents, read
 
 COMPILER = os.environ.get("QTOOLS_KOTLINC") or shutil.which("kotlinc")
 MAIN = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
@@ -104,9 +107,7 @@ def test_files_that_the_kotlin_opens_are_there(bundle: Path) -> None:
     replay = (bundle / "core/src/test/kotlin/qtools/core/ReplayTest.kt").read_text()
     for path in re.findall(r'File\("([^"]+)"\)', replay):
         assert (bundle / "core" / path).exists(), path
-    assert (
-        f'CONTRACT = "{contract.FILE}"' in (bundle / "vision/src/main/kotlin/qtools/vision/Classifier.kt").read_text()
-    )
+    assert f'CONTRACT = "{contract.FILE}"' in (bundle / "vision/src/main/kotlin/qtools/vision/Network.kt").read_text()
     assert f'read("{picture_vectors.FILE}")' in (bundle / "core/src/main/kotlin/qtools/core/Replay.kt").read_text()
 
 
@@ -166,7 +167,7 @@ def libraries(tmp_path_factory) -> Path:
 
 @compiled
 @pytest.mark.skipif(ANDROID is None, reason="no android.jar: name an SDK's in QTOOLS_ANDROID_JAR")
-@pytest.mark.parametrize("planted", ["", "interpreter.run(input, output)"])
+@pytest.mark.parametrize("planted", ["", "interpreter.runForMultipleInputsOutputs(arrayOf(input), places)"])
 def test_the_modules_for_android_compile(
     bundle: Path, core: Path, libraries: Path, tmp_path: Path, planted: str
 ) -> None:
@@ -175,9 +176,9 @@ def test_the_modules_for_android_compile(
     for module in ("core/src/test", "vision/src", "sample/src"):
         sources += [shutil.copy(path, tmp_path) for path in sorted((bundle / module).rglob("*.kt"))]
     if planted:
-        changed = tmp_path / "Classifier.kt"
+        changed = tmp_path / "Network.kt"
         assert planted in changed.read_text()
-        changed.write_text(changed.read_text().replace(planted, planted.replace("output", "output, inMemory(output)")))
+        changed.write_text(changed.read_text().replace(planted, planted.replace("places", "places, inMemory(places)")))
     ended = kotlinc("-Werror", "-d", tmp_path / "out", *sources, libraries, path=(str(ANDROID), core))
     assert (ended.returncode != 0) == bool(planted), (ended.stdout + ended.stderr)[-3000:]
     assert not planted or "inMemory" in ended.stderr
@@ -233,61 +234,15 @@ def whole(said: dict[str, Any]) -> str:
         "artifact": {"name": "a", "sha256": "0"},
     }
     filled = {name: part | said.get(name, {}) for name, part in parts.items()}
-    return json.dumps(filled | {"schema_version": 2, "labels": said.get("labels", [])})
+    more = {name: part for name, part in said.items() if name not in parts}
+    return json.dumps({"schema_version": 2, "labels": []} | more | filled)
 
 
-def documents(draw: np.random.Generator, count: int) -> list[str]:
-    """JSON, half of it damaged at one place."""
-
-    def value(depth: int) -> Any:
-        kind = int(draw.integers(0, 8 if depth else 6))
-        if kind < 3:
-            return [None, True, False][kind]
-        if kind == 3:
-            return float(draw.normal() * 10.0 ** draw.integers(-30, 30))
-        if kind == 4:
-            return int(draw.integers(-(2**60), 2**60))
-        if kind == 5:
-            return "".join(draw.choice(list('aä"\\/\n\t\x01€😀 {}[]:,'), draw.integers(0, 6)))
-        if kind == 6:
-            return [value(depth - 1) for _ in range(draw.integers(0, 4))]
-        return {f"{name}": value(depth - 1) for name in draw.integers(0, 99, draw.integers(0, 4))}
-
-    found = []
-    for number in range(count):
-        text = json.dumps([value(3)], ensure_ascii=number % 4 < 2, indent=None if number % 3 else 1)
-        at = int(draw.integers(0, len(text)))
-        if number % 2:
-            text = text[:at] + str(draw.choice(["", "0", ",", '"', "e", "-", "}", "\\u00", ".", " x"])) + text[at + 1 :]
-        found.append(text)
-    return found
-
-
-def bits(value: Any) -> str:
-    """As the driver writes it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{bits(name)}:{bits(each)}" for name, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(bits, value)) + "]"
-    if isinstance(value, str):
-        return "<" + value.encode("utf-16-be", "surrogatepass").hex() + ">"
-    if isinstance(value, float):
-        return np.array(value, ">f8").tobytes().hex()
-    return {None: "null", True: "true", False: "false"}[value]
-
-
-def read(text: str) -> str:
-    """What Python's own reader makes of a document."""
-
-    def refuse(name: str) -> None:
-        raise ValueError(name)
-
-    try:
-        return bits(json.loads(text, parse_int=float, parse_constant=refuse))
-    except ValueError:
-        return "refused"
-
-
+FLOATS = {
+    "output": {"dtype": "float32"},
+    "boxes": {"name": "b", "shape": [1], "dtype": "float32", "meaning": "boxes", "scale": None, "zero_point": None},
+}
+"""Outputs of a detector that gives numbers as they are."""
 WRONG = {
     ("schema_version",): (3, "version 2, not 3"),
     ("preparation", "crop"): ("round", 'crop: this code knows no "round"'),
@@ -320,6 +275,10 @@ def driven(jvm, bundle, drawn, documented, tmp_path_factory) -> Path:
     for number, answer in enumerate(drawn.answers):
         (folder / f"{number}.codes").write_bytes(answer.memory)
         (folder / f"{number}.meaning").write_text(whole(answer.contract))
+    for number, each in enumerate(detector_cases.drawn()):
+        (folder / f"{number}.logits").write_bytes(each.logits.astype("<f4").tobytes())
+        (folder / f"{number}.boxes").write_bytes(each.boxes.astype("<f4").tobytes())
+        (folder / f"{number}.detector").write_text(whole(FLOATS | each.contract))
     for number, text in enumerate(documented):
         (folder / f"{number}.json").write_text(text, encoding="utf-8")
     for number, (entry, (value, _)) in enumerate(WRONG.items()):
@@ -352,6 +311,45 @@ def test_answers_mean_the_same_numbers_and_the_same_classes(client, driven: Path
         labels = answer.contract["labels"]
         assert [(int(row[0]), row[1]) for row in rows] == [(i, labels[i] if i < len(labels) else "") for i in order]
         np.testing.assert_allclose([float(row[2]) for row in rows], shares[order], rtol=1e-12)
+
+
+@compiled
+def test_objects_are_those_of_python_and_in_its_order(driven: Path) -> None:
+    cases = detector_cases.drawn()
+    found = []
+    for number in range(len(cases)):
+        rows = [line.split(" ") for line in (driven / f"{number}.found").read_text().splitlines()]
+        names = ("index", "label", "score")
+        found.append(
+            [
+                dict(zip(names, (int(row[0]), row[1], float(row[2])), strict=True)) | {"box": list(map(float, row[3:]))}
+                for row in rows
+            ]
+        )
+    detector_cases.check(cases, found)
+
+
+@compiled
+def test_a_detectors_vectors_are_replayed(jvm, made_up, tmp_path: Path) -> None:
+    """The numbers of a drawn case stand for both outputs; a box that lies elsewhere is noticed."""
+    content, case = made_up().content, detector_cases.case(1)
+    ends = ("logits", case.logits, "logits"), ("boxes", case.boxes, "boxes")
+    output, boxes = (contract.Output(name, (1, *array.shape), "float32", meaning) for name, array, meaning in ends)
+    said = dataclasses.replace(content.contract, output=output, boxes=boxes, decoding=case.decoding)
+    whole = contract.whole(said, "")
+    answer = picture_vectors.answered(whole, {"logits": case.logits[None], "boxes": case.boxes[None]})
+    vectors = [
+        dataclasses.replace(each, output=answer[0], top=(), boxes=answer[2], found=answer[3])
+        for each in content.vectors
+    ]
+    folder = written(picture_vectors.Content(whole, vectors, content.tolerance, content.tolerance), tmp_path)
+    call = "qtools.core.ReplayKt", str(folder / BUNDLE.assets / contract.FILE), str(folder / BUNDLE.vectors)
+    ended = jvm(*call)
+    assert (ended.returncode, ended.stdout.count("tensor equal")) == (0, len(vectors)), ended.stderr[-2000:]
+    index = json.loads((folder / BUNDLE.vectors / picture_vectors.FILE).read_text())
+    index["vectors"][2]["found"][0]["box"][3] += 1e-3
+    files.write_text(folder / BUNDLE.vectors / picture_vectors.FILE, json.dumps(index))
+    assert "objects lie elsewhere" in jvm(*call).stderr
 
 
 @compiled

@@ -25,6 +25,7 @@ from qtools.core.artifact import Runtime
 from qtools.pipeline import picture_vectors
 from qtools.pipeline.bundles import _templates
 from qtools.pipeline.bundles.ios import BUNDLE
+from tests.unit.bundles import detector_cases
 from tests.unit.bundles.swift_expressions import Refused
 from tests.unit.bundles.swift_subset import declared, translate, undecodable
 
@@ -35,13 +36,13 @@ CASES, ANSWERS = 240, 40
 PLANTED = 36
 """Cases that a planted fault is looked for in: six of each filter."""
 SWIFT = _templates.HERE / "ios" / "Sources" / "QtoolsPreparation"
-ARITHMETIC = ("Resize.swift", "Prepare.swift", "Answers.swift", "Bytes.swift")
+ARITHMETIC = ("Resize.swift", "Prepare.swift", "Answers.swift", "Bytes.swift", "Detect.swift")
 SCRIPT = """
 import { readFileSync, writeFileSync } from "node:fs";
-import { bgra, bytes, likeliest, numbers, places, prepare, realNumbers, upright } from "./swift.mjs";
+import { bgra, bytes, detect, likeliest, numbers, places, prepare, realNumbers, upright } from "./swift.mjs";
 const read = (at) => Array.from(readFileSync(`${at}.rgb`));
 const cases = JSON.parse(readFileSync("cases.json")), answers = JSON.parse(readFileSync("answers.json"));
-const strides = JSON.parse(readFileSync("strides.json"));
+const strides = JSON.parse(readFileSync("strides.json")), detectors = JSON.parse(readFileSync("detectors.json"));
 const back = [];
 cases.forEach(({ width, height, contract }, at) => {
   const tensor = prepare({ width, height, rgb: read(at) }, contract);
@@ -55,6 +56,7 @@ writeFileSync("tops.json", JSON.stringify(answers.map(({ codes, contract }) => {
   const real = realNumbers(codes, contract);
   return { numbers: real, top: likeliest(real, contract, 3), all: likeliest(real, contract, 99).length };
 })));
+writeFileSync("found.json", JSON.stringify(detectors.map((each) => detect(each.logits, each.boxes, each.contract))));
 writeFileSync("upright.json", JSON.stringify([1, 2, 3, 4, 5, 6, 7, 8, 0, 9].map((exif) =>
   upright({ width: cases[0].width, height: cases[0].height, rgb: read(0) }, exif))));
 writeFileSync("places.json", JSON.stringify(strides.map(([shape, steps]) => places(shape, steps))));
@@ -88,7 +90,8 @@ def whole(said: dict[str, Any]) -> dict[str, Any]:
         "output": {"name": "o", "shape": [1], "meaning": "logits", "byLabel": False} | output | {"dtype": "float32"},
         "artifact": {"name": "a", "format": "mlpackage", "sha256": "0"},
     }
-    return parts | {"schemaVersion": 2, "labels": said.get("labels", [])}
+    decoding = said.get("decoding")
+    return parts | {"schemaVersion": 2, "labels": said.get("labels", []), "boxes": None, "decoding": decoding}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,12 @@ def asked(
     given = [each | {"contract": whole(each["contract"])} for each in cases]
     shapes = [np.zeros(shape)[:, ::2].T for shape in ((3, 4), (2, 5, 3), (1, 7))]
     strides = [(each.shape, [step // each.itemsize for step in each.strides]) for each in shapes]
-    for name, entries in (("cases", given), ("answers", said), ("strides", strides)):
+    detectors = [
+        {"logits": each.logits.ravel().tolist(), "boxes": each.boxes.ravel().tolist(), "contract": whole(each.contract)}
+        for each in detector_cases.drawn()
+    ]
+    parts = ("cases", given), ("answers", said), ("strides", strides), ("detectors", detectors)
+    for name, entries in parts:
         (folder / f"{name}.json").write_text(json.dumps(entries))
     return folder, cases, answers
 
@@ -166,7 +174,7 @@ def replayed(request, asked, tmp_path_factory: pytest.TempPathFactory):
 
 def only_given(_: str, names: list[str]) -> list[str]:
     """What lies in the folder by another's hand."""
-    given = {"cases.json", "answers.json", "strides.json"}
+    given = {"cases.json", "answers.json", "strides.json", "detectors.json"}
     return [name for name in names if name not in given and not name.endswith(".rgb")]
 
 
@@ -199,6 +207,11 @@ def test_answers_mean_the_same_numbers_and_the_same_classes(client, replayed) ->
         assert [row["index"] for row in ours["top"]] == order.tolist() and ours["all"] == len(codes)
         assert [row["label"] for row in ours["top"]] == [("a", "b", *[""] * 9)[index] for index in order]
         np.testing.assert_allclose([row["probability"] for row in ours["top"]], shares[order], rtol=1e-12)
+
+
+def test_objects_are_those_of_python_and_in_its_order(replayed) -> None:
+    folder, *_ = replayed
+    detector_cases.check(detector_cases.drawn(), json.loads((folder / "found.json").read_text()))
 
 
 def test_stored_pictures_are_turned_as_pillow_turns_them(replayed) -> None:
@@ -236,7 +249,7 @@ def test_arrays_with_gaps_are_read_in_order(replayed) -> None:
 def test_a_planted_fault_is_found(client, asked, tmp_path: Path, is_: str, becomes: str) -> None:
     folder, cases, _ = asked
     assert any(is_ in text for text in sources())
-    for name in ("answers.json", "strides.json", *(f"{number}.rgb" for number in range(PLANTED))):
+    for name in ("answers.json", "strides.json", "detectors.json", *(f"{number}.rgb" for number in range(PLANTED))):
         shutil.copy(folder / name, tmp_path)
     (tmp_path / "cases.json").write_text(
         json.dumps([each | {"contract": whole(each["contract"])} for each in cases[:PLANTED]])
@@ -292,7 +305,7 @@ def test_every_file_is_swift(placed: Path) -> None:
     grammar = pytest.importorskip("tree_sitter_swift", reason="tree-sitter-swift is not installed: nothing was parsed")
     parser = tree_sitter.Parser(tree_sitter.Language(grammar.language()))
     found = sorted(placed.rglob("*.swift"))
-    assert len(found) == 14
+    assert len(found) == 16
     assert [path.name for path in found if parser.parse(path.read_bytes()).root_node.has_error] == []
     broken = (SWIFT / "Resize.swift").read_bytes().replace(b"func sinc(", b"func sinc")
     assert parser.parse(broken).root_node.has_error

@@ -50,7 +50,7 @@ def test_swifts_own_tools_build_the_package_and_replay_its_vectors(package: Path
     words = [str(Path(str(COMPILER)).with_name("swift")), "test"]
     ended = subprocess.run(words, cwd=package, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-3000:]
-    assert "Executed 2 tests, with 0 failures" in ended.stdout + ended.stderr
+    assert "Executed 3 tests, with 0 failures" in ended.stdout + ended.stderr
     changed = next((package / BUNDLE.vectors).glob("1.input.bin"))
     changed.write_bytes(bytes([changed.read_bytes()[0] ^ 1]) + changed.read_bytes()[1:])
     ended = subprocess.run(words, cwd=package, capture_output=True, text=True, check=False)

@@ -6,7 +6,7 @@ Copy this file beside contract.json and the artifact:
 
     from qtools_client import Client, read_png
     client = Client(".")
-    print(client.classify(read_png("vectors/0.png")))
+    print(client.classify(read_png("vectors/0.png")))  # a detector: client.detect(...)
 
 A picture is RGB, upright, 8 bits per channel, shape (height, width, 3). Decoders of JPEG differ by a few levels among
 each other; what happens behind the decoder is the same everywhere, to the byte.
@@ -184,9 +184,9 @@ def prepare(picture: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
     return np.ascontiguousarray(numbers[None])
 
 
-def real_numbers(output: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
-    """What an output's codes are worth, flat, in float32."""
-    said = contract["output"]
+def real_numbers(output: np.ndarray, contract: dict[str, Any], end: str = "output") -> np.ndarray:
+    """What the codes of an output, by its entry in the contract, are worth, flat, in float32."""
+    said = contract[end]
     flat = output.reshape(-1)
     if said["scale"] is None:
         return flat.astype(np.float32)
@@ -222,7 +222,22 @@ class Client:
 
     def run(self, tensor: np.ndarray) -> np.ndarray:
         """The output for an input tensor, both as they are."""
+        return self.outputs(tensor)[self.contract["output"]["name"]]
+
+    def outputs(self, tensor: np.ndarray) -> dict[str, np.ndarray]:
+        """All outputs for an input tensor, by name: of a detector there are two."""
         return self._run(tensor, self.contract)
+
+    def detect(self, picture: np.ndarray) -> list[tuple[int, str, float, tuple[float, float, float, float]]]:
+        """What a detector finds: index of the class, label, score, and the box as shares of the picture that goes in.
+
+        That is the picture behind resize and crop; the surest comes first. Needs qtools_detect.py beside this file.
+        """
+        from qtools_detect import detect
+
+        given = self.outputs(prepare(picture, self.contract))
+        ends = [(end, given[self.contract[end]["name"]]) for end in ("output", "boxes")]
+        return detect(*(real_numbers(array, self.contract, end) for end, array in ends), self.contract)
 
     def classify(self, picture: np.ndarray, count: int = 5) -> list[tuple[int, str, float]]:
         """The likeliest classes: index of the output, label, probability."""
@@ -232,7 +247,12 @@ class Client:
         return [(int(i), labels[i] if i < len(labels) else "", float(shares[i])) for i in order]
 
 
-Run = Callable[[np.ndarray, dict[str, Any]], np.ndarray]
+Run = Callable[[np.ndarray, dict[str, Any]], dict[str, np.ndarray]]
+
+
+def _names(contract: dict[str, Any]) -> list[str]:
+    """Names of the outputs."""
+    return [contract[end]["name"] for end in ("output", "boxes") if contract[end] is not None]
 
 
 def _open_tflite(path: str, threads: int) -> Run:
@@ -240,12 +260,11 @@ def _open_tflite(path: str, threads: int) -> Run:
 
     interpreter = Interpreter(model_path=path, num_threads=threads)
     interpreter.allocate_tensors()
-    given, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    call = interpreter.get_signature_runner()
 
-    def run(tensor: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
-        interpreter.set_tensor(given, tensor)
-        interpreter.invoke()
-        return interpreter.get_tensor(answer)
+    def run(tensor: np.ndarray, contract: dict[str, Any]) -> dict[str, np.ndarray]:
+        answers = call(**{contract["input"]["name"]: tensor})
+        return {name: answers[name] for name in _names(contract)}
 
     return run
 
@@ -257,8 +276,9 @@ def _open_onnx(path: str, threads: int) -> Run:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def run(tensor: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
-        return session.run([contract["output"]["name"]], {contract["input"]["name"]: tensor})[0]
+    def run(tensor: np.ndarray, contract: dict[str, Any]) -> dict[str, np.ndarray]:
+        names = _names(contract)
+        return dict(zip(names, session.run(names, {contract["input"]["name"]: tensor}), strict=True))
 
     return run
 

@@ -1,5 +1,6 @@
 /** Runs the artifact beside contract.json, in a page or in Node; knows only the contract. */
 
+import { detect } from "./detect.js";
 import { prepare, realNumbers, top } from "./prepare.js";
 
 const RUNTIMES = { onnx: openOnnx, tflite: openTflite };
@@ -54,13 +55,26 @@ export class Client {
   }
 
   /** The output for an input tensor, both as the artifact has them. */
-  run(tensor) {
+  async run(tensor) {
+    return (await this.outputs(tensor))[this.contract.output.name];
+  }
+
+  /** All outputs for an input tensor, by name: of a detector there are two. */
+  outputs(tensor) {
     return this.#run(tensor);
   }
 
   /** The real numbers of the output for a picture, one per class. */
   async numbers(picture) {
-    return realNumbers(await this.#run(prepare(picture, this.contract)), this.contract);
+    return realNumbers(await this.run(prepare(picture, this.contract)), this.contract);
+  }
+
+  /** What a detector finds in a picture: class, score and box, the surest first. */
+  async detect(picture) {
+    const { contract } = this;
+    const given = await this.outputs(prepare(picture, contract));
+    const real = (said) => realNumbers(given[said.name], contract, said);
+    return detect(real(contract.output), real(contract.boxes), contract);
   }
 
   /** The likeliest classes of a picture. */
@@ -75,12 +89,19 @@ async function openOnnx(contract, artifact, options) {
   if (options.wasm) ort.env.wasm.wasmPaths = options.wasm;
   ort.env.wasm.numThreads = options.threads ?? 1;
   const session = await ort.InferenceSession.create(artifact, { executionProviders: webgpu ? ["webgpu"] : ["wasm"] });
-  const { input, output } = contract;
+  const { input } = contract;
   return async (tensor) => {
     const given = new ort.Tensor(input.dtype, tensor, input.shape);
     const answers = await session.run({ [input.name]: given });
-    return answers[output.name].getData();
+    const found = {};
+    for (const name of named(contract)) found[name] = await answers[name].getData();
+    return found;
   };
+}
+
+/** Names of the outputs. */
+function named({ output, boxes }) {
+  return boxes ? [output.name, boxes.name] : [output.name];
 }
 
 let litert; // its WebAssembly module can be loaded once in a page
@@ -92,10 +113,14 @@ async function openTflite(contract, artifact, options) {
   const model = await runtime.loadAndCompile(artifact, { accelerator: options.accelerator ?? "wasm" });
   return async (tensor) => {
     const given = new runtime.Tensor(tensor, contract.input.shape);
-    const answers = await model.run(given);
-    const answer = await answers[0].moveTo("wasm");
-    const numbers = answer.toTypedArray().slice();
-    for (const each of [given, answer]) if (!each.deleted) each.delete();
-    return numbers;
+    const answers = await model.run({ [contract.input.name]: given });
+    const found = {};
+    for (const name of named(contract)) {
+      const answer = await answers[name].moveTo("wasm");
+      found[name] = answer.toTypedArray().slice();
+      if (!answer.deleted) answer.delete();
+    }
+    if (!given.deleted) given.delete();
+    return found;
   };
 }

@@ -6,6 +6,8 @@ import { replay, words } from "./replay.js";
 
 const part = (name) => document.getElementById(name);
 const TIMES = 30;
+const SURE = 0.5; // score of an object that is shown
+const WIDE = 320; // pixels that a picture with boxes has at least
 const clients = {};
 const times = [];
 const { notInBrowser } = document.body.dataset;
@@ -52,10 +54,11 @@ async function chosen() {
 function card(title, answers, note) {
   const article = document.createElement("article");
   const list = document.createElement("ol");
-  for (const { index, label, probability } of answers) {
+  for (const answer of answers) {
+    const { probability = answer.score } = answer;
     const row = document.createElement("li");
     const meter = Object.assign(document.createElement("meter"), { value: probability, max: 1 });
-    const name = Object.assign(document.createElement("span"), { textContent: label || `class ${index}` });
+    const name = Object.assign(document.createElement("span"), { textContent: called(answer) });
     const share = Object.assign(document.createElement("span"), { textContent: `${(100 * probability).toFixed(1)} %` });
     row.append(name, share, meter);
     list.append(row);
@@ -66,6 +69,44 @@ function card(title, answers, note) {
     Object.assign(document.createElement("p"), { textContent: note }),
   );
   return article;
+}
+
+const called = ({ index, label }) => label || `class ${index}`;
+
+/** The same for objects: those that are sure, listed and around them their boxes. */
+function objects(title, found, note) {
+  const sure = found.filter(({ score }) => score >= SURE);
+  const rest = found.length - sure.length;
+  const article = card(title, sure, `${rest ? `${rest} more below ${100 * SURE} %; ` : ""}${note}`);
+  article.querySelector("h2").after(boxed(sure));
+  return article;
+}
+
+/** What the network sees with boxes; it is drawn large enough for their lines and names. */
+function boxed(found) {
+  const seen = part("picture");
+  const scale = Math.max(1, Math.ceil(WIDE / seen.width));
+  const canvas = Object.assign(document.createElement("canvas"), {
+    width: scale * seen.width,
+    height: scale * seen.height,
+  });
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.drawImage(seen, 0, 0, canvas.width, canvas.height);
+  const line = Math.round(canvas.height / 16);
+  Object.assign(context, { lineWidth: line / 8, font: `${line}px system-ui, sans-serif`, textBaseline: "top" });
+  for (const answer of found) {
+    const [left, top, right, bottom] = answer.box.map((each, at) => each * (at % 2 ? canvas.height : canvas.width));
+    const colour = `hsl(${(answer.index * 137) % 360} 90% 45%)`;
+    context.strokeStyle = context.fillStyle = colour;
+    context.strokeRect(left, top, right - left, bottom - top);
+    const name = called(answer);
+    const at = [Math.max(0, left), Math.max(0, top)];
+    context.fillRect(...at, context.measureText(name).width + line / 4, 1.2 * line);
+    context.fillStyle = "white";
+    context.fillText(name, at[0] + line / 8, at[1] + line / 8);
+  }
+  return canvas;
 }
 
 const HERE = "Artifact, in this browser";
@@ -98,12 +139,13 @@ async function answer(picture, { live = false } = {}) {
 async function own(picture) {
   const client = await chosen();
   const started = performance.now();
-  const numbers = await client.numbers(picture);
+  const found = client.contract.decoding ? await client.detect(picture) : await client.numbers(picture);
   times.push(performance.now() - started);
   if (times.length > TIMES) times.shift();
   const median = [...times].sort((one, other) => one - other)[Math.floor(times.length / 2)];
   const note = `${times.at(-1).toFixed(1)} ms with its preparation, median of ${times.length}: ${median.toFixed(1)} ms`;
-  return card(HERE, top(numbers, client.contract), note);
+  if (client.contract.decoding) return objects(HERE, found, note);
+  return card(HERE, top(found, client.contract), note);
 }
 
 async function served({ width, height, data }, way) {
@@ -111,7 +153,7 @@ async function served({ width, height, data }, way) {
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
   const { answer: found, error } = await response.json();
   if (error) throw new Error(error);
-  return card(found.title, found.top, found.note);
+  return found.found ? objects(found.title, found.found, found.note) : card(found.title, found.top, found.note);
 }
 
 let said;
@@ -202,11 +244,11 @@ async function offer() {
 
 wire();
 await guarded(async () => {
-  const { labels, output } = await contract();
+  const { labels, output, decoding } = await contract();
   const instead = await offer();
   if (notInBrowser) part("replay").disabled = true;
   else await chosen();
-  say(`ready: ${labels.length || output.shape.at(-1)} classes${instead}`);
+  say(`ready: ${labels.length || output.shape.at(-1) - (decoding ? 1 : 0)} classes${instead}`);
   if (asked.has("picture")) await answer(await decode(new Blob([await bytes(asked.get("picture"))])));
   if (!notInBrowser && asked.has("replay")) await replayed();
 });

@@ -183,9 +183,9 @@ export function prepare(picture, contract) {
   return tensor;
 }
 
-/** What an output's codes are worth, in float32. */
-export function realNumbers(output, contract) {
-  const { scale, zero_point: zero } = contract.output;
+/** What an output's codes are worth, in float32; `said` is the contract's entry about it. */
+export function realNumbers(output, contract, said = contract.output) {
+  const { scale, zero_point: zero } = said;
   if (scale === null) return Float32Array.from(output);
   return Float32Array.from(output, (code) => Math.fround(code - zero) * Math.fround(scale));
 }

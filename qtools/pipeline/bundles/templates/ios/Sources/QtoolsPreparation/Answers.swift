@@ -17,7 +17,12 @@ public struct Top: Equatable, Sendable {
 
 /// What the numbers of the output are worth.
 public func realNumbers(_ output: [Float], _ contract: Contract) -> [Float] {
-    if let scale = contract.output.scale, let zero = contract.output.zeroPoint {
+    return worth(output, contract.output)
+}
+
+/// The same of any output, by what the contract says of it.
+public func worth(_ output: [Float], _ said: Output) -> [Float] {
+    if let scale = said.scale, let zero = said.zeroPoint {
         var found: [Float] = []
         for code in output {
             found.append((code - Float(zero)) * Float(scale))

@@ -9,7 +9,7 @@ public enum Colours: String, Codable, Sendable { case rgb = "RGB", bgr = "BGR" }
 public enum Layout: String, Codable, Sendable { case nhwc = "NHWC", nchw = "NCHW" }
 public enum Element: String, Codable, Sendable { case uint8, float32 }
 public enum Kind: String, Codable, Sendable { case tensor, image }
-public enum Meaning: String, Codable, Sendable { case logits, probabilities }
+public enum Meaning: String, Codable, Sendable { case logits, probabilities, boxes }
 
 /// How a picture becomes the input.
 public struct Preparation: Codable, Sendable {
@@ -43,6 +43,25 @@ public struct Output: Codable, Sendable {
     public let byLabel: Bool
 }
 
+/// The grid that a detector's answers start from: `maps` holds rows and columns of each.
+public struct Anchors: Codable, Sendable {
+    public let maps: [[Int]]
+    public let ratios: [[Double]]
+    public let lowest: Double
+    public let highest: Double
+}
+
+/// How a detector's two outputs become objects.
+public struct Decoding: Codable, Sendable {
+    public let anchors: Anchors?
+    public let variances: [Double]
+    public let background: Int
+    public let overlap: Double?
+    public let least: Double
+    public let candidates: Int
+    public let most: Int
+}
+
 /// The artifact.
 public struct File: Codable, Sendable {
     public let name: String
@@ -57,7 +76,12 @@ public struct Contract: Codable, Sendable {
     public let labels: [String]
     public let input: Input
     public let output: Output
+    public let boxes: Output?
+    public let decoding: Decoding?
     public let artifact: File
+
+    /// All that comes out: of a detector the classes and the boxes.
+    public var outputs: [Output] { boxes.map { [output, $0] } ?? [output] }
 
     /// The version that this code reads.
     public static let version = 2

@@ -3,6 +3,7 @@
 struct Recorded: Codable {
     let artifactSha256: String
     let tolerance: Tolerance
+    let boxesTolerance: Tolerance?
     let vectors: [RecordedVector]
 }
 
@@ -18,4 +19,12 @@ struct RecordedVector: Codable {
     let rgb: String
     let input: String
     let output: String
+    let boxes: String?
+    let found: [RecordedObject]?
+}
+
+struct RecordedObject: Codable {
+    let index: Int
+    let score: Double
+    let box: [Double]
 }

@@ -40,6 +40,21 @@ final class ReplayTests: XCTestCase {
         }
     }
 
+    func testRecordedOutputsAreDecodedToTheRecordedObjects() throws {
+        let contract = try Assets.contract()
+        for vector in try recorded().vectors {
+            guard let boxes = vector.boxes, let wanted = vector.found else { continue }  // no detector
+            let given = zip([vector.output, boxes], contract.outputs)
+            let real = try given.map { worth(numbers(of: try content($0), as: $1.dtype), $1) }
+            let found = detect(real[0], real[1], contract)
+            XCTAssertEqual(found.map { $0.index }, wanted.map { $0.index }, "vector \(vector.name)")
+            for (here, there) in zip(found, wanted) {
+                let gaps = zip([here.score] + here.box, [there.score] + there.box).map { abs($0 - $1) }
+                XCTAssertTrue(gaps.allSatisfy { $0 <= 1e-6 }, "vector \(vector.name): an object lies elsewhere")
+            }
+        }
+    }
+
     #if canImport(CoreML)
     func testEveryFileIsDecodedToTheRecordedBytes() throws {
         for vector in try recorded().vectors {
@@ -50,19 +65,24 @@ final class ReplayTests: XCTestCase {
     }
 
     func testEveryAnswerIsNearEnough() async throws {
-        let classifier = try await Classifier.carried()
-        let contract = classifier.contract
-        let tolerance = try recorded().tolerance.value
-        for vector in try recorded().vectors {
+        let network = try await Network.carried()
+        let contract = network.contract
+        let known = try recorded()
+        let tolerances = [known.tolerance, known.boxesTolerance].compactMap { $0?.value }
+        for vector in known.vectors {
             let tensor = prepare(try picture(vector), contract)
-            let output = try classifier.run(tensor)
             keep(bytes(of: tensor, as: contract.input.dtype), "\(vector.name).input.bin")
-            keep(bytes(of: output, as: contract.output.dtype), "\(vector.name).output.bin")
-            let found = realNumbers(output, contract)
-            let wanted = realNumbers(numbers(of: try content(vector.output), as: contract.output.dtype), contract)
-            XCTAssertEqual(found.count, wanted.count, "vector \(vector.name)")
-            let gap = zip(found, wanted).map { Double(abs($0 - $1)) }
-            XCTAssertFalse(gap.contains { !($0 <= tolerance) }, "vector \(vector.name): off by \(gap.max() ?? 0)")
+            let names = [vector.output, vector.boxes].compactMap { $0 }
+            for (at, output) in try network.run(tensor).enumerated() {
+                let said = contract.outputs[at]
+                keep(bytes(of: output, as: said.dtype), "\(vector.name).\(said.name).bin")
+                let found = worth(output, said)
+                let wanted = worth(numbers(of: try content(names[at]), as: said.dtype), said)
+                XCTAssertEqual(found.count, wanted.count, "vector \(vector.name)")
+                let gap = zip(found, wanted).map { Double(abs($0 - $1)) }
+                let near = !gap.contains { !($0 <= tolerances[at]) }
+                XCTAssertTrue(near, "vector \(vector.name): \(said.name) off by \(gap.max() ?? 0)")
+            }
         }
     }
 

@@ -8,8 +8,8 @@ import kotlin.math.exp
 class Answer(val index: Int, val label: String, val probability: Double)
 
 /** What the bytes of an output are worth, in float32. */
-fun realNumbers(output: ByteArray, contract: Contract): FloatArray {
-    val (type, scale, zero) = contract.output.let { Triple(it.type, it.scale, it.zeroPoint) }
+fun realNumbers(output: ByteArray, said: Output): FloatArray {
+    val (type, scale, zero) = Triple(said.type, said.scale, said.zeroPoint)
     val buffer = ByteBuffer.wrap(output).order(ByteOrder.LITTLE_ENDIAN)
     return FloatArray(output.size / type.bytes) { at ->
         val code = when (type) {

@@ -6,7 +6,7 @@ enum class Colours { RGB, BGR }
 
 enum class Crop { SQUASH, CENTER, BORDER }
 
-enum class Meaning { LOGITS, PROBABILITIES }
+enum class Meaning { LOGITS, PROBABILITIES, BOXES }
 
 /** Types of an element, and how many bytes one takes. */
 enum class Type(val bytes: Int) { INT8(1), UINT8(1), INT16(2), FLOAT32(4) }
@@ -44,14 +44,23 @@ class Output(
 /** The file that all of this is about. */
 class Artifact(val name: String, val sha256: String)
 
-/** What contract.json says, as far as an app needs it; contract.schema.json says what each entry means. */
+/**
+ * What contract.json says, as far as an app needs it; contract.schema.json says what each entry means.
+ *
+ * @property boxes Of a detector, its other output; null of others, as [decoding] is.
+ */
 class Contract(
     val preparation: Preparation,
     val input: Input,
     val output: Output,
     val artifact: Artifact,
     val labels: List<String>,
+    val boxes: Output? = null,
+    val decoding: Decoding? = null,
 ) {
+    /** All that comes out: of a detector the classes and the boxes. */
+    val outputs: List<Output> get() = listOfNotNull(output, boxes)
+
     companion object {
         const val SCHEMA_VERSION = 2
 
@@ -69,6 +78,8 @@ class Contract(
                 output(all.inside("output")),
                 Artifact(artifact.text("name"), artifact.text("sha256")),
                 all.texts("labels"),
+                all.insideOrNull("boxes")?.let { output(it) },
+                all.insideOrNull("decoding")?.let { decoding(it) },
             )
         }
 
@@ -99,6 +110,23 @@ class Contract(
             val zero = if (scale == null) 0 else said.int("zero_point")
             return Output(said.text("name"), said.ints("shape"), said.name("dtype"), said.name("meaning"), scale, zero)
         }
+
+        private fun decoding(said: Entries): Decoding = Decoding(
+            said.insideOrNull("anchors")?.let { anchors(it) },
+            said.doubles("variances").also { require(it.size == 2) { "decoding.variances is no pair" } },
+            said.int("background"),
+            if (said.isNull("overlap")) null else said.double("overlap"),
+            said.double("least"),
+            said.int("candidates"),
+            said.int("most"),
+        )
+
+        private fun anchors(said: Entries): Anchors {
+            val maps = said.rows("maps").map { row -> row.map { it.toInt() } }
+            val ratios = said.rows("ratios")
+            require(maps.all { it.size == 2 } && maps.size == ratios.size) { "anchors.maps and ratios do not fit" }
+            return Anchors(maps, ratios, said.double("lowest"), said.double("highest"))
+        }
     }
 }
 
@@ -114,6 +142,13 @@ internal class Entries(private val all: Map<*, *>, private val where: String) {
 
     fun texts(name: String): List<String> = list(name).map { it as? String ?: wrong(name, "list of texts") }
 
+    fun doubles(name: String): List<Double> = list(name).map { it as? Double ?: wrong(name, "list of numbers") }
+
+    /** Lists of numbers, each as long as it is. */
+    fun rows(name: String): List<List<Double>> =
+        list(name).map { row -> (row as? List<*>)?.map { it as? Double ?: wrong(name, "list of lists of numbers") }
+            ?: wrong(name, "list of lists of numbers") }
+
     fun ints(name: String): List<Int> = list(name).map { whole(it, name) }
 
     fun ints(name: String, count: Int): List<Int> =
@@ -127,6 +162,9 @@ internal class Entries(private val all: Map<*, *>, private val where: String) {
     }
 
     fun inside(name: String): Entries = of(entry(name), name)
+
+    /** What is inside, or null where nothing is said. */
+    fun insideOrNull(name: String): Entries? = all[name]?.let { of(it, name) }
 
     fun isNull(name: String): Boolean = entry(name) == null
 

@@ -15,14 +15,16 @@ import androidx.camera.view.CameraController
 import androidx.camera.view.LifecycleCameraController
 import androidx.camera.view.PreviewView
 import java.util.concurrent.Executors
-import qtools.core.Answer
+import qtools.core.Picture
 import qtools.vision.Classifier
+import qtools.vision.Detector
+import qtools.vision.Network
 import qtools.vision.toPicture
 
-/** The camera's picture, and above it the likeliest classes of the last frame and how long it took. */
+/** The camera's picture, and above it what the last frame shows, and how long that took. */
 class CameraActivity : ComponentActivity() {
     private val worker = Executors.newSingleThreadExecutor()
-    private var classifier: Classifier? = null // the worker's alone
+    private var network: Network? = null // the worker's alone
     private lateinit var preview: PreviewView
     private lateinit var words: TextView
 
@@ -42,7 +44,7 @@ class CameraActivity : ComponentActivity() {
         all.addView(preview, FrameLayout.LayoutParams(MATCH_PARENT, MATCH_PARENT))
         all.addView(words, FrameLayout.LayoutParams(MATCH_PARENT, WRAP_CONTENT, Gravity.BOTTOM))
         setContentView(all)
-        worker.execute { classifier = Classifier.open(applicationContext) }
+        worker.execute { network = Network.open(applicationContext) }
         permission.launch(Manifest.permission.CAMERA)
     }
 
@@ -55,20 +57,32 @@ class CameraActivity : ComponentActivity() {
     }
 
     private fun answer(frame: ImageProxy) {
-        val opened = classifier ?: return frame.close()
+        val opened = network ?: return frame.close()
         val picture = frame.use { it.toBitmap().toPicture().turned(it.imageInfo.rotationDegrees) }
         val before = System.nanoTime()
-        val answers = opened.classify(picture)
+        val lines = lines(opened, picture)
         val milliseconds = (System.nanoTime() - before) / 1_000_000
-        runOnUiThread { words.text = (answers.map(::line) + "$milliseconds ms").joinToString("\n") }
+        runOnUiThread { words.text = (lines + "$milliseconds ms").joinToString("\n") }
     }
 
-    private fun line(answer: Answer): String =
-        "%.0f %%  %s".format(100 * answer.probability, answer.label.ifEmpty { "class ${answer.index}" })
+    /** Of a detector what it is sure of; boxes are not drawn, since the preview shows more than the crop. */
+    private fun lines(opened: Network, picture: Picture): List<String> {
+        if (opened.contract.decoding == null) {
+            return Classifier(opened).classify(picture).map { line(it.probability, it.label, it.index) }
+        }
+        return Detector(opened).detect(picture).filter { it.score >= SURE }.map { line(it.score, it.label, it.index) }
+    }
+
+    private fun line(share: Double, label: String, index: Int): String =
+        "%.0f %%  %s".format(100 * share, label.ifEmpty { "class $index" })
 
     override fun onDestroy() {
         super.onDestroy()
-        worker.execute { classifier?.close() } // behind a frame that is still computed
+        worker.execute { network?.close() } // behind a frame that is still computed
         worker.shutdown()
+    }
+
+    private companion object {
+        const val SURE = 0.5
     }
 }

@@ -21,10 +21,10 @@ class VectorsTest {
     private fun vector(name: String): ByteArray = test.assets.open("vectors/$name").use { it.readBytes() }
 
     @Test
-    fun theArtifactIsTheOneThatWasAudited() = Classifier.open(app).use { classifier ->
-        val file = app.assets.open(classifier.contract.artifact.name).use { it.readBytes() }
+    fun theArtifactIsTheOneThatWasAudited() = Network.open(app).use { network ->
+        val file = app.assets.open(network.contract.artifact.name).use { it.readBytes() }
         val digest = MessageDigest.getInstance("SHA-256").digest(file).joinToString("") { "%02x".format(it) }
-        assertEquals(classifier.contract.artifact.sha256, digest)
+        assertEquals(network.contract.artifact.sha256, digest)
     }
 
     @Test
@@ -40,13 +40,15 @@ class VectorsTest {
         }
     }
 
-    private fun replayed(options: RunOptions) = Classifier.open(app, options).use { classifier ->
-        val found = replay(classifier.contract, ::vector, classifier::run)
+    private fun replayed(options: RunOptions) = Network.open(app, options).use { network ->
+        val found = replay(network.contract, ::vector, network::run)
         assertTrue("there are no vectors", found.isNotEmpty())
         for (each in found) {
             Log.i("qtools", each.toString())
             File(kept(), "${each.name}.input.bin").writeBytes(each.input)
-            File(kept(), "${each.name}.output.bin").writeBytes(checkNotNull(each.output))
+            for ((name, bytes) in checkNotNull(each.outputs)) {
+                File(kept(), "${each.name}.$name.bin").writeBytes(bytes)
+            }
         }
         assertTrue(found.joinToString("\n"), found.all { it.passed })
     }
