@@ -6,7 +6,7 @@ follows from the sum of their squares, and clipping from the few elements that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def groups(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> dict[str, tupl
     return found
 
 
-def measure(program: Program, plan: QuantPlan, shared: Groups, images: Iterable[NDArray[np.float32]]) -> Measured:
+def measure(program: Program, plan: QuantPlan, shared: Groups, images: Sequence[NDArray[np.float32]]) -> Measured:
     """Costs of every group of values on some images.
 
     Args:
@@ -64,14 +64,12 @@ def measure(program: Program, plan: QuantPlan, shared: Groups, images: Iterable[
         rows = [_of_group(tape, slopes, members, ranges[name]) for name, members in shared.items()]
         return np.array([power for power, _ in rows]), np.stack([lost for _, lost in rows], 1)
 
-    parts = list(side_by_side(of_image, enumerate(images)))
-    return Measured(
-        ranges,
-        scheme.qmax - scheme.qmin,
-        scheme.symmetric,
-        np.stack([p for p, _ in parts]),
-        np.stack([c for _, c in parts]),
-    )
+    # Into two arrays at once: a few bytes of each image, kept between its slopes, would leave the heap full of holes.
+    power = np.empty((len(images), len(shared)))
+    clipped = np.empty((len(images), PROBES, len(shared), 2, len(FACTORS)))
+    for number, (own_power, own_clipped) in enumerate(side_by_side(of_image, enumerate(images))):
+        power[number], clipped[number] = own_power, own_clipped
+    return Measured(ranges, scheme.qmax - scheme.qmin, scheme.symmetric, power, clipped)
 
 
 def _by_value(tape: Tape, towards: torch.Tensor, integer: set[str]) -> dict[str, torch.Tensor]:
