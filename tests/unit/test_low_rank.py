@@ -189,9 +189,15 @@ class Queries(nn.Module):
         return scaled.mean(1) + (made.mean() if self.again else 0)
 
 
-@pytest.mark.parametrize("factor", [0.25, torch.tensor(0.25)])
-@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(3, 6, 1, groups=3, bias=False), nn.Linear(6, 5)])
-def test_a_number_goes_into_the_layer_it_scales(layer: nn.Module, factor: Any) -> None:
+CONVOLUTIONS = [nn.Conv2d(3, 4, 3), nn.Conv2d(3, 6, 1, groups=3, bias=False)]
+
+
+@pytest.mark.parametrize(
+    ("layer", "factor"),
+    [(layer, factor) for layer in (*CONVOLUTIONS, nn.Linear(6, 5)) for factor in (0.25, torch.tensor(0.25))]
+    + [(layer, torch.rand(layer.out_channels) + 0.5) for layer in CONVOLUTIONS],
+)
+def test_a_factor_goes_into_the_layer_it_scales(layer: nn.Module, factor: Any) -> None:
     model = Queries(layer, factor).eval()
     before = layer.weight.clone()
     program = capture(model, torch.randn(1, 3, 6, 6))
@@ -201,8 +207,8 @@ def test_a_number_goes_into_the_layer_it_scales(layer: nn.Module, factor: Any) -
     assert torch.equal(layer.weight, before)  # the user's module keeps its own
 
 
-@pytest.mark.parametrize(("factor", "again"), [(torch.rand(4), False), (0.25, True)])
-def test_other_factors_and_other_readers_keep_the_product(factor: Any, again: bool) -> None:
+@pytest.mark.parametrize(("factor", "again"), [(torch.rand(16, 1), False), (0.25, True)])
+def test_factors_of_places_and_other_readers_keep_the_product(factor: Any, again: bool) -> None:
     model = Queries(nn.Conv2d(3, 4, 3), factor, again).eval()
     program = capture(model, torch.randn(1, 3, 6, 6))
     assert "aten.mul.Tensor" in [str(op.attrs["aten"]) for op in program.view.ops]
