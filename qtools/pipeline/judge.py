@@ -67,7 +67,7 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
     if left:
         found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")
     if raised := len(plan.float_ops) - len(left):
-        found.append(f"{raised} operation(s) are held in float as precision islands, because that was asked for")
+        found.append(f"{raised} operation(s) are held in float as precision islands")
     wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
     if wide and config.int16:
         found.append(f"--int16: {len(wide)} value(s) held at 16 bits: {_named(wide)}")
