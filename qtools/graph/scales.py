@@ -37,14 +37,20 @@ def fold_scales(exported: torch.export.ExportedProgram) -> None:
             continue
         one, two = node.args[:2]
         for value, factor in ((one, two), (two, one)):
-            tensor = _constant(exported, factor)
-            path = _path_to(value) if tensor is not None else None
-            rows = _by_channel(tensor, path, node) if tensor is not None and path is not None else None
-            if rows is not None and path is not None and _scaled(exported, path.layer, rows):
-                node.replace_all_uses_with(value)  # type: ignore[arg-type]
-                exported.graph_signature.replace_all_uses(node.name, value.name)  # type: ignore[union-attr]
+            if isinstance(value, fx.Node) and _folded(exported, node, value, factor):
+                node.replace_all_uses_with(value)
+                exported.graph_signature.replace_all_uses(node.name, value.name)
                 exported.graph.erase_node(node)
                 break
+
+
+def _folded(exported: torch.export.ExportedProgram, product: fx.Node, value: fx.Node, factor: object) -> bool:
+    """Puts a factor of a product into the layer that the other one comes from; False where that cannot be."""
+    tensor, path = _constant(exported, factor), _path_to(value)
+    if tensor is None or path is None:
+        return False
+    rows = _by_channel(tensor, path, product)
+    return rows is not None and _scaled(exported, path.layer, rows)
 
 
 def _constant(exported: torch.export.ExportedProgram, factor: object) -> torch.Tensor | None:

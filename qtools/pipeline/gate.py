@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from calibration.apart import Apart
 from calibration.budget import SizeBudget
 from qtools.core.checks import Check, Status
@@ -13,6 +15,21 @@ NAME = "drop within --max-drop"
 SIZE = "size within --size-budget"
 ONE_SIDED = "97.5 %"
 """Confidence of one end of a two-sided 95 % interval."""
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """What the evaluation images say was lost.
+
+    Attributes:
+        points: How much.
+        interval: 95 % interval of it.
+        what: What it is a measure of, in words.
+    """
+
+    points: float
+    interval: tuple[float, float]
+    what: str
 
 
 def size_check(budget: SizeBudget | None, quantized: int, float_bytes: int) -> tuple[Check, ...]:
@@ -38,10 +55,10 @@ def drop_check(apart: Apart, scores: Scores, islands: Islands | None, spec: Targ
         spec: The target, for what else it could do.
     """
     if scores.drop is not None and scores.drop_interval is not None:
-        lost = scores.drop, scores.drop_interval, f"{scores.metric} drop"
+        lost = _Lost(scores.drop, scores.drop_interval, f"{scores.metric} drop on {scores.n} evaluation images")
     else:
-        lost = *_differing(scores), _unlabelled(scores)
-    return _held(apart, (scores.n, lost), islands, spec)
+        lost = _differing(scores, _unlabelled(scores))
+    return _held(apart, lost, islands, spec)
 
 
 def overlap_check(apart: Apart, scores: Scores, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:
@@ -53,29 +70,23 @@ def overlap_check(apart: Apart, scores: Scores, islands: Islands | None, spec: T
         islands: What the search in the first of them came to.
         spec: The target, for what else it could do.
     """
-    lost = *_differing(scores), "share of the masks that does not overlap with float's"
-    return _held(apart, (scores.n, lost), islands, spec)
+    return _held(apart, _differing(scores, "share of the masks that does not overlap with float's"), islands, spec)
 
 
-def _differing(scores: Scores) -> tuple[float, tuple[float, float]]:
-    """Points that do not agree with float, and their interval."""
+def _differing(scores: Scores, what: str) -> _Lost:
+    """What does not agree with float."""
     lo, hi = scores.agreement_interval
-    return 100 - scores.agreement, (100 - hi, 100 - lo)
+    return _Lost(100 - scores.agreement, (100 - hi, 100 - lo), f"{what} on {scores.n} evaluation images")
 
 
-def _held(
-    apart: Apart,
-    measured: tuple[int, tuple[float, tuple[float, float], str]],
-    islands: Islands | None,
-    spec: TargetSpec,
-) -> tuple[Check, ...]:
-    """Whether what was lost, with its interval and its name, on so many images keeps the limit, where there is one."""
+def _held(apart: Apart, lost: _Lost, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:
+    """Whether what was lost keeps the limit, where there is one."""
     limit = apart.max_drop
     if limit is None:
         return ()
-    n, (value, (lo, hi), what) = measured
+    value, (lo, hi) = lost.points, lost.interval
     status: Status = "passed" if value <= limit else "failed"
-    note = f"{what} on {n} evaluation images, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
+    note = f"{lost.what}, 95 % interval [{lo:.2f}, {hi:.2f}]: {_for_all(value, lo, hi, limit)}"
     if islands is not None:
         note += f"; {len(islands.candidates)} island(s)"
     if status == "failed":
