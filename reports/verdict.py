@@ -69,7 +69,10 @@ def notices(report: Report) -> tuple[str, ...]:
     elif not measured_accuracy(report):
         found.append("Accuracy was not measured, only agreement with the float network: the images carry no labels.")
     if not report.subject.verified and report.weights.kind != "artifact":
-        found.append("This model family is not covered by qtools' own tests; it was loaded through the generic door.")
+        found.append(
+            "This model is not among those whose fusion and graph qtools' tests verify: `qtools models` says what is "
+            "known of it."
+        )
     if report.measured.latency:
         found += report.measured.latency.warnings
     return tuple(dict.fromkeys([*found, *report.warnings]))
