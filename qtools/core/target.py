@@ -22,6 +22,8 @@ class OpRule:
         even: True where the kernel pools over windows of one size only, cut from the padded map in full.
         sampling: Ways to enlarge a map (attribute of a RESIZE) that the kernel has; None = all.
         delegated: False where the runtime's fast path leaves the integer kernel to the runtime itself.
+        converted: True where that path moves codes to another grid instead, if it comes to the same
+            (`qtools.core.conversion`).
         advice: What a reader of a report can do where it is not.
         ratios: [lowest, highest) of operand scale (for MUL: product of operand scales) over output scale that the
             fast path takes; None = any.
@@ -39,6 +41,7 @@ class OpRule:
     sampling: tuple[str, ...] | None = None
     fused_only: bool = False
     delegated: bool = True
+    converted: bool = False
     advice: str = ""
     ratios: tuple[float, float] | None = None
     varying: bool = False
