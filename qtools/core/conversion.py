@@ -1,7 +1,7 @@
 """When a ReLU is nothing but a change of grids.
 
-Codes that move onto a grid whose lowest code stands for zero are cut there, because codes end. A runtime whose fast path
-has no integer ReLU, but a kernel that moves codes between grids, so has one all the same.
+Codes that move onto a grid whose lowest code stands for zero are cut there, because codes end. A runtime whose fast
+path has no integer ReLU, but a kernel that moves codes between grids, so has one all the same.
 """
 
 from __future__ import annotations
