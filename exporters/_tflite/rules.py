@@ -72,7 +72,7 @@ PACKING = Packing(
 
 SPEC = TargetSpec(
     name="tflite",
-    version="int8-1",
+    version="int8-2",
     activation=QuantScheme.activation(8),
     rules={
         OpKind.CONV: OpRule(SPEC_PAGE, weight_axis=0),

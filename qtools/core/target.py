@@ -153,6 +153,11 @@ class TargetSpec:
     islands: tuple[Island, ...] = ()
     packing: Packing | None = None
 
+    @property
+    def title(self) -> str:
+        """Name and version, as a plan names what it was made for."""
+        return f"{self.name} {self.version}"
+
     def rule(self, kind: OpKind, *, wide: bool) -> OpRule | None:
         """The rule of a kind's kernel of either width; None where there is no such kernel."""
         return (self.wide_rules if wide else self.rules).get(kind)
