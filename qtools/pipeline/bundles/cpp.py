@@ -17,8 +17,10 @@ NUMBER = {name: "float" if name == "float32" else "int" for name in ELEMENT}
 
 def place(content: Content, folder: Path) -> None:
     """Writes the headers and the program that replays the vectors."""
-    answers = int(np.prod(content.whole.output.shape))
-    _templates.place("cpp", content, folder, element=ELEMENT, number=NUMBER, answers=answers)
+    boxes = content.contract.boxes
+    counts = {"answers": content.whole.output.shape, "sides": boxes.shape if boxes else (0,)}
+    numbers = {name: int(np.prod(shape)) for name, shape in counts.items()}
+    _templates.place("cpp", content, folder, element=ELEMENT, number=NUMBER, **numbers)
 
 
 BUNDLE = Bundle(

@@ -1,4 +1,4 @@
-// Choose a photograph and see what the network says.
+// Choose a photograph and see what the network says; of a detector, where its objects are as well.
 
 import PhotosUI
 import QtoolsPreparation
@@ -15,6 +15,7 @@ struct SampleApp: App {
 struct AnswersView: View {
     @State private var chosen: PhotosPickerItem?
     @State private var answers: [Line] = []
+    @State private var shown: Shown?
     @State private var message = "Choose a picture"
     @State private var network: Network?
 
@@ -22,6 +23,7 @@ struct AnswersView: View {
         NavigationStack {
             List {
                 Text(message)
+                if let shown { BoxesView(shown: shown) }
                 ForEach(answers, id: \.number) { answer in
                     LabeledContent(answer.name, value: answer.share.formatted(.percent.precision(.fractionLength(1))))
                 }
@@ -46,25 +48,25 @@ struct AnswersView: View {
             }
             let picture = try Picture(encoded: data)
             let start = ContinuousClock.now
-            answers = try lines(opened, picture)
+            try answer(picture, opened)
             message = "\(picture.width) x \(picture.height), \(ContinuousClock.now - start)"
         } catch {
             answers = []
+            shown = nil
             message = "\(error)"
         }
     }
 
-    /// The likeliest classes, or of a detector all objects; where they are is left to the app.
-    private func lines(_ opened: Network, _ picture: Picture) throws -> [Line] {
-        let found: [(String, Int, Double)]
-        if opened.contract.decoding == nil {
-            found = try Classifier(opened).classify(picture).map { ($0.label, $0.index, $0.probability) }
-        } else {
-            found = try Detector(opened).detect(picture).map { ($0.label, $0.index, $0.score) }
+    /// The likeliest classes, or what a detector is sure of.
+    private func answer(_ picture: Picture, _ opened: Network) throws {
+        guard opened.contract.decoding != nil else {
+            let likeliest = try Classifier(opened).classify(picture)
+            answers = likeliest.enumerated().map { Line($0, $1.label, $1.index, $1.probability) }
+            return
         }
-        return found.enumerated().map { number, each in
-            Line(number: number, name: each.0.isEmpty ? "class \(each.1)" : each.0, share: each.2)
-        }
+        let sure = try Detector(opened).detect(picture).filter { $0.score >= 0.5 }
+        answers = sure.enumerated().map { Line($0, $1.label, $1.index, $1.score) }
+        shown = try Shown(picture, sure, opened.contract.preparation)
     }
 }
 
@@ -72,4 +74,10 @@ struct Line {
     let number: Int
     let name: String
     let share: Double
+
+    init(_ number: Int, _ label: String, _ index: Int, _ share: Double) {
+        self.number = number
+        self.name = label.isEmpty ? "class \(index)" : label
+        self.share = share
+    }
 }
