@@ -264,7 +264,7 @@ FRAME = (30, 20)
 
 @pytest.fixture(scope="module")
 def views() -> list[tuple[int, ...]]:
-    """Degrees; left of what is shown of a frame, left and right of a box in it, right of what is shown; the same of y."""
+    """Degrees, then across and down: where what is shown of a frame begins, where a box in it does, and both ends."""
     draw = np.random.default_rng(6)
     sides = ([np.sort(draw.choice(side + 1, 4, replace=False)) for side in FRAME] for _ in range(24))
     return [(90 * (number % 6 - 1), *map(int, np.concatenate(each))) for number, each in enumerate(sides)]

@@ -1,4 +1,4 @@
-"""The C++ client, compiled by the compiler that is here, replays the vectors byte for byte and finds Python's objects."""
+"""The C++ client, compiled by the compiler that is here, replays vectors byte for byte and finds what Python finds."""
 
 from __future__ import annotations
 
