@@ -24,6 +24,7 @@ from qtools.pipeline import contract, picture_vectors
 from qtools.pipeline.bundles.android import BUNDLE
 from tests.unit.bundles import detector_cases
 from tests.unit.bundles.json_documents import documents, read
+from tests.unit.bundles.kotlin_cases import FLOATS, FRAME, WRONG, views, whole
 
 COMPILER = os.environ.get("QTOOLS_KOTLINC") or shutil.which("kotlinc")
 MAIN = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
@@ -222,52 +223,7 @@ def test_every_vector_is_replayed(made_up, jvm, tmp_path: Path, said: dict[str, 
     assert "another artifact" in jvm(*call).stderr
 
 
-def whole(said: dict[str, Any]) -> str:
-    """A drawn part of a contract, with what else Kotlin wants to be there."""
-    table = [[0] * 256] * 3
-    parts = {
-        "preparation": {"size": [1, 1], "keep": 1, "crop": "squash", "resize": "box", "fill": [0, 0, 0]}
-        | {"colours": "RGB", "layout": "NHWC", "rule": "pillow-8bit"},
-        "input": {"name": "i", "shape": [1], "dtype": "int8", "kind": "tensor", "table": table},
-        "output": {"name": "o", "shape": [1], "dtype": "int8", "meaning": "logits", "scale": None, "zero_point": None},
-        "artifact": {"name": "a", "sha256": "0"},
-    }
-    filled = {name: part | said.get(name, {}) for name, part in parts.items()}
-    more = {name: part for name, part in said.items() if name not in parts}
-    return json.dumps({"schema_version": 2, "labels": []} | more | filled)
-
-
-FLOATS = {
-    "output": {"dtype": "float32"},
-    "boxes": {"name": "b", "shape": [1], "dtype": "float32", "meaning": "boxes", "scale": None, "zero_point": None},
-}
-"""Outputs of a detector that gives numbers as they are."""
-WRONG = {
-    ("schema_version",): (3, "version 2, not 3"),
-    ("preparation", "crop"): ("round", 'crop: this code knows no "round"'),
-    ("preparation", "rule"): ("opencv", "not opencv"),
-    ("preparation", "fill"): ([0, 0], "fill is no list of 3 numbers"),
-    ("preparation", "size"): ([1.5, 1], "size is no whole number"),
-    ("input", "kind"): ("image", "takes tensors"),
-    ("input", "table"): ([[0] * 256] * 2, "table is no grid of 3 x 256"),
-    ("output", "scale"): ("1", "scale is no number"),
-    ("labels",): ([1], "labels is no list of texts"),
-    ("artifact",): ([], "artifact is no JSON object"),
-}
-"""Entry of a contract -> what no contract says there, and words of the refusal."""
 ARGB = np.random.default_rng(8).integers(0, 2**32, (3, 5))
-
-
-FRAME = (30, 20)
-"""Width and height of a camera's stored frame."""
-
-
-@pytest.fixture(scope="module")
-def views() -> list[tuple[int, ...]]:
-    """Degrees, then across and down: where what is shown of a frame begins, where a box in it does, and both ends."""
-    draw = np.random.default_rng(6)
-    sides = ([np.sort(draw.choice(side + 1, 4, replace=False)) for side in FRAME] for _ in range(24))
-    return [(90 * (number % 6 - 1), *map(int, np.concatenate(each))) for number, each in enumerate(sides)]
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +232,7 @@ def documented() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def driven(jvm, bundle, drawn, documented, views, tmp_path_factory) -> Path:
+def driven(jvm, bundle, drawn, documented, tmp_path_factory) -> Path:
     """The folder of one run of the driver over all cases."""
     folder = tmp_path_factory.mktemp("driven")
     for number, (pixels, said) in enumerate(zip(drawn.pictures, drawn.contracts, strict=True)):
@@ -291,7 +247,7 @@ def driven(jvm, bundle, drawn, documented, views, tmp_path_factory) -> Path:
         (folder / f"{number}.boxes").write_bytes(each.boxes.astype("<f4").tobytes())
         (folder / f"{number}.detector").write_text(whole(FLOATS | each.contract))
     (folder / "box").write_text(" ".join(map(str, detector_cases.BOX)))
-    (folder / "views").write_text("\n".join(" ".join(map(str, each)) for each in views))
+    (folder / "views").write_text("\n".join(" ".join(map(str, each)) for each in views()))
     for number, text in enumerate(documented):
         (folder / f"{number}.json").write_text(text, encoding="utf-8")
     for number, (entry, (value, _)) in enumerate(WRONG.items()):
@@ -354,9 +310,9 @@ def test_a_box_is_led_back_to_the_whole_picture_as_python_does_it(client, driven
 
 
 @compiled
-def test_a_box_of_a_stored_frame_lies_where_a_preview_shows_its_pixels(driven: Path, views) -> None:
+def test_a_box_of_a_stored_frame_lies_where_a_preview_shows_its_pixels(driven: Path) -> None:
     """The pixels are cut out and turned by numpy."""
-    for (degrees, left, x0, x1, right, top, y0, y1, bottom), found in zip(views, sides(driven / "seen"), strict=True):
+    for (degrees, left, x0, x1, right, top, y0, y1, bottom), found in zip(views(), sides(driven / "seen"), strict=True):
         inside = np.zeros(FRAME[::-1], bool)
         inside[y0:y1, x0:x1] = True
         seen = np.rot90(inside[top:bottom, left:right], -degrees // 90)
