@@ -22,7 +22,7 @@ from tests.unit.bundles import detector_cases
 COMPILER = os.environ.get("QTOOLS_SWIFTC") or shutil.which("swiftc")
 DEVICES = Path(devices.__file__).parent
 APPLE = Path(__file__).with_name("apple")
-FRAMEWORKS = ("CoreGraphics", "ImageIO", "CoreVideo", "CoreML", "SwiftUI", "PhotosUI")
+FRAMEWORKS = ("CoreGraphics", "ImageIO", "CoreVideo", "AVFoundation", "CoreML", "SwiftUI", "PhotosUI")
 """In the order of what needs what."""
 MODULE = "import Foundation\nextension Bundle { static var module: Bundle { .main } }\n"
 """What Swift's build writes for a target with resources."""

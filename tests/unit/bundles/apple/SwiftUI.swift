@@ -102,6 +102,10 @@ public struct ForEach<Data: RandomAccessCollection, ID: Hashable, Content: View>
     public init(_ data: Data, id: KeyPath<Data.Element, ID>, @ViewBuilder content: @escaping (Data.Element) -> Content) {}
     public var body: Never { fatalError() }
 }
+public struct Button: View {
+    public init<S: StringProtocol>(_ title: S, action: @escaping @MainActor () -> Void) {}
+    public var body: Never { fatalError() }
+}
 public struct LabeledContent: View {
     public init<S1: StringProtocol, S2: StringProtocol>(_ title: S1, value: S2) {}
     public var body: Never { fatalError() }

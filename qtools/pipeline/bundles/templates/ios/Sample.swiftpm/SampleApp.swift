@@ -1,4 +1,4 @@
-// Choose a photograph and see what the network says; of a detector, where its objects are as well.
+// Choose a photograph, or show the camera something, and see what the network says; of a detector, where it is as well.
 
 import PhotosUI
 import QtoolsPreparation
@@ -12,72 +12,85 @@ struct SampleApp: App {
     }
 }
 
+@MainActor
 struct AnswersView: View {
     @State private var chosen: PhotosPickerItem?
-    @State private var answers: [Line] = []
-    @State private var shown: Shown?
+    @State private var answered: Answered?
     @State private var message = "Choose a picture"
     @State private var network: Network?
+    @State private var camera: Camera?
 
     var body: some View {
         NavigationStack {
             List {
                 Text(message)
-                if let shown { BoxesView(shown: shown) }
-                ForEach(answers, id: \.number) { answer in
-                    LabeledContent(answer.name, value: answer.share.formatted(.percent.precision(.fractionLength(1))))
+                if let answered {
+                    BoxesView(picture: answered.picture, marks: answered.marks)
+                    ForEach(answered.lines, id: \.number) { line in
+                        LabeledContent(line.name, value: line.share.formatted(.percent.precision(.fractionLength(1))))
+                    }
                 }
             }
-            .toolbar { PhotosPicker("Picture", selection: $chosen, matching: .images) }
+            .toolbar {
+                PhotosPicker("Picture", selection: $chosen, matching: .images)
+                Button(camera == nil ? "Camera" : "Stop") {
+                    Task { await watch() }
+                }
+            }
         }
         .onChange(of: chosen) {
-            Task { await answer() }
+            Task { await choose() }
         }
     }
 
-    @MainActor
-    private func answer() async {
+    private func choose() async {
         do {
             guard let data = try await chosen?.loadTransferable(type: Data.self) else { return }
-            let opened: Network
-            if let ready = network {
-                opened = ready
-            } else {
-                opened = try await Network.carried()
-                network = opened
-            }
-            let picture = try Picture(encoded: data)
-            let start = ContinuousClock.now
-            try answer(picture, opened)
-            message = "\(picture.width) x \(picture.height), \(ContinuousClock.now - start)"
+            let opened = try await ready()
+            stop()
+            show(Result { try Answered(Picture(encoded: data), by: opened) })
         } catch {
-            answers = []
-            shown = nil
+            show(.failure(error))
+        }
+    }
+
+    private func watch() async {
+        if camera != nil { return stop() }
+        do {
+            let opened = try await ready()
+            let started = Camera { frame in  // not on the main thread
+                let found = Result { try Answered(frame.get(), by: opened) }
+                Task { @MainActor in
+                    if camera != nil { show(found) }
+                }
+            }
+            try await started.start()
+            camera = started
+        } catch {
+            show(.failure(error))
+        }
+    }
+
+    private func stop() {
+        camera?.stop()
+        camera = nil
+    }
+
+    private func ready() async throws -> Network {
+        if let network { return network }
+        let opened = try await Network.carried()
+        network = opened
+        return opened
+    }
+
+    private func show(_ found: Result<Answered, Error>) {
+        switch found {
+        case .success(let success):
+            answered = success
+            message = "\(success.picture.width) x \(success.picture.height), \(success.took)"
+        case .failure(let error):
+            answered = nil
             message = "\(error)"
         }
-    }
-
-    /// The likeliest classes, or what a detector is sure of.
-    private func answer(_ picture: Picture, _ opened: Network) throws {
-        guard opened.contract.decoding != nil else {
-            let likeliest = try Classifier(opened).classify(picture)
-            answers = likeliest.enumerated().map { Line($0, $1.label, $1.index, $1.probability) }
-            return
-        }
-        let sure = try Detector(opened).detect(picture).filter { $0.score >= 0.5 }
-        answers = sure.enumerated().map { Line($0, $1.label, $1.index, $1.score) }
-        shown = try Shown(picture, sure, opened.contract.preparation)
-    }
-}
-
-struct Line {
-    let number: Int
-    let name: String
-    let share: Double
-
-    init(_ number: Int, _ label: String, _ index: Int, _ share: Double) {
-        self.number = number
-        self.name = label.isEmpty ? "class \(index)" : label
-        self.share = share
     }
 }
