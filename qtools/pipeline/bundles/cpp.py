@@ -27,7 +27,8 @@ BUNDLE = Bundle(
     title="the C++ client",
     formats=("tflite", "onnx"),
     place=place,
-    how="c++ -std=c++17 -O2 -ffp-contract=off replay.cpp -o replay && ./replay . replays the vectors' tensors; "
-    "with -DQTOOLS_LITERT and LiteRT's C library (libLiteRt.so, in the wheel ai-edge-litert) it runs the network too",
+    how="c++ -std=c++17 -O2 -ffp-contract=off replay.cpp -o replay && ./replay . replays the vectors' tensors and what "
+    "is recorded of a detector's outputs; with -DQTOOLS_LITERT and LiteRT's C library (libLiteRt.so, in the wheel "
+    "ai-edge-litert) it runs the network too",
     tools={"c++": "compiles it"},
 )

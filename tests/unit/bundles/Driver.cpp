@@ -1,5 +1,5 @@
-// Reads what test_cpp.py lays down as `cases`, and prints JSON: the sides of a box led back, a line per picture, then the
-// objects of every drawn detector, a line each.
+// Reads what test_cpp.py lays down as `cases`, and prints JSON: the sides of a box led back, a line per picture, then
+// the objects of every drawn detector, a line each.
 #include <fstream>
 #include <iomanip>
 #include <iostream>

@@ -64,7 +64,7 @@ def test_a_picture_is_cut_as_the_run_cuts_it(client, shape, size, mode, keep, na
 wide = st.integers(40, 200)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(st.tuples(wide, wide), sizes, crops, st.floats(0.3, 1), st.integers(0, 99))
 def test_a_box_is_led_back_to_the_pixels_that_it_shows(client, shape, size, mode, keep, seed) -> None:
     """Of a picture whose bytes are their own places, a pixel behind resize and crop holds the place that it shows."""

@@ -1,5 +1,11 @@
 // Runs the artifact with LiteRT's C library (libLiteRt, version 2). Declares the functions that it calls; where LiteRT's
 // own headers (litert/c/*.h) are at hand, include them instead.
+//
+//     qtools::LiteRtModelFile model("model.tflite");
+//     auto answers = qtools::likeliest(model.run(qtools::prepare(picture)));
+//
+// The `outputs` of a detector go through `elements` into `objects`, as in replay.cpp, and `uncut` leads a box back to the
+// whole picture.
 #pragma once
 
 #include <cstddef>

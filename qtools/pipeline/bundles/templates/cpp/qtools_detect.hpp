@@ -1,5 +1,5 @@
-// Objects and their boxes, of a detector's two outputs: what `decoding` in contract.json says, in double precision. Plain
-// C++17, nothing but the standard library; what depends on the network comes from qtools_contract.hpp.
+// Objects and their boxes, of a detector's two outputs: what `decoding` in contract.json says, in double precision.
+// Plain C++17, nothing but the standard library; what depends on the network comes from qtools_contract.hpp.
 #pragma once
 
 #include <algorithm>
@@ -161,7 +161,7 @@ inline std::vector<Box> corners(const std::vector<float>& answers, const Decodin
     return found;
 }
 
-// What is in a picture, the surest first, of the real numbers of both outputs: rows of classes, and four numbers a place.
+// What is in a picture, the surest first, of the real numbers of both outputs: a row of classes and four numbers a place.
 inline std::vector<Found> detect(const std::vector<float>& logits, const std::vector<float>& answers,
                                  const Decoding& said, const std::vector<std::string>& labels) {
     const std::vector<Box> boxes = corners(answers, said);

@@ -278,9 +278,6 @@ inline std::vector<float> real_numbers(const std::vector<contract::Answer>& outp
     return worth(output, contract::grid);
 }
 
-// The contract's labels; none where there are none.
-inline std::vector<std::string> labels() { return {contract::labels, contract::labels + contract::labelled}; }
-
 // The elements of a tensor that lies there as bytes.
 template <class Element>
 std::vector<Element> elements(const std::vector<std::uint8_t>& bytes) {
@@ -311,5 +308,14 @@ inline std::vector<Top> likeliest(const std::vector<contract::Answer>& output, s
     }
     return found;
 }
+
+#ifdef QTOOLS_DETECTOR
+// What is in a picture, the surest first, of the elements of both outputs.
+inline std::vector<Found> objects(const std::vector<contract::Answer>& output,
+                                  const std::vector<contract::Side>& boxes) {
+    const std::vector<std::string> labels(contract::labels, contract::labels + contract::labelled);
+    return detect(real_numbers(output), worth(boxes, contract::boxes_grid), contract::decoding, labels);
+}
+#endif
 
 }  // namespace qtools

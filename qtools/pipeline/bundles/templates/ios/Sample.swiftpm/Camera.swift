@@ -16,7 +16,9 @@ final class Camera: NSObject, AVCaptureVideoDataOutputSampleBufferDelegate, @unc
 
     /// Asks for the permission, and throws where it is not given or no camera is there.
     func start() async throws {
-        guard await AVCaptureDevice.requestAccess(for: .video) else { throw Unseen(why: "no camera without permission") }
+        guard await AVCaptureDevice.requestAccess(for: .video) else {
+            throw Unseen(why: "no camera without the permission")
+        }
         guard let device = AVCaptureDevice.default(.builtInWideAngleCamera, for: .video, position: .back) else {
             throw Unseen(why: "there is no camera")
         }

@@ -8,8 +8,8 @@ import Glibc
 import Musl
 #endif
 
-/// An object. `box` holds left, top, right and bottom as shares of the picture that goes in, behind resize and crop, from
-/// which `uncut` leads back; `label` is empty where the class has none.
+/// An object. `box` holds left, top, right and bottom as shares of the picture that goes in, behind resize and crop;
+/// `uncut` leads back from there. `label` is empty where the class has none.
 public struct Found: Equatable, Sendable {
     public let index: Int
     public let label: String

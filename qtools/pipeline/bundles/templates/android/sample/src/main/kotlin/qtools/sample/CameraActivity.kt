@@ -23,7 +23,7 @@ import qtools.vision.Detector
 import qtools.vision.Network
 import qtools.vision.toPicture
 
-/** The camera's picture, and above it what the last frame shows, a detector's boxes included, and how long that took. */
+/** The camera's picture, and above it what the last frame shows, with a detector's boxes, and how long that took. */
 class CameraActivity : ComponentActivity() {
     private val worker = Executors.newSingleThreadExecutor()
     private var network: Network? = null // the worker's alone
