@@ -99,8 +99,7 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, chosen:
         steps.try_ends()
     before = steps.judge_biases()
     if chosen.rounding:
-        steps.try_rounding(before)
-        steps.try_channels()
+        steps.try_channels(steps.try_rounding(before))
     decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
     return dataclasses.replace(steps.best, decision=decision)
 
@@ -168,11 +167,14 @@ class _Corrections:
         self._take("correct biases", without, best, note)
         return without.off
 
-    def try_rounding(self, before: float) -> None:
+    def try_rounding(self, before: float) -> Trial | None:
         """Rounds weights where they by themselves cost enough to be worth the time.
 
         Args:
             before: How far the results are from float with weights on the nearest codes and biases as they were.
+
+        Returns:
+            The trial that lost, if one did: refitted channels may yet make it the better one.
         """
         name, plan, program = "round weights", self.best.decision.plan, self._program
         on_grid = program.with_constants(nearest(program, plan))
@@ -180,16 +182,24 @@ class _Corrections:
         share = (alone / max(before, TINY)) ** 2  # a root of KL; errors of weights and activations add as squares
         if share < WORTH_ROUNDING:
             self.told.append(Step(name, False, None, None, f"alone they cost {share:.0%} of the KL: not tried"))
-            return
+            return None
         rounded = self._trials.corrected(self.best.recipe, plan, rounding=True)
         self._take(name, self.best, rounded, "and biases corrected behind them")
+        return None if self.best is rounded else rounded
 
-    def try_channels(self) -> None:
-        """Fits the scale and shift of every channel again, where that is worth as long as correcting biases twice."""
+    def try_channels(self, lost: Trial | None) -> None:
+        """Fits the scale and shift of every channel again, where that is worth as long as correcting biases twice.
+
+        Args:
+            lost: What rounding made, where it lost by itself.
+        """
         if self._near("refit channels"):
             return
         refitted = self._trials.refitted(self.best)
         self._take("refit channels", self.best, refitted, "one scale and one shift per channel, on the same codes")
+        if lost is not None:
+            both, note = self._trials.refitted(lost), "both, as rounding lost only by itself"
+            self._take("round and refit", self.best, both, note)
 
     def _near(self, step: str) -> bool:
         """Whether the results are so near to float that a step does not pay for its time; it is told as not tried."""

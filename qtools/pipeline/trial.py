@@ -17,7 +17,7 @@ from calibration.weights.correct import correct
 from qtools.core.protocols import Target
 from qtools.core.types import QuantPlan
 from qtools.graph.capture import Program
-from qtools.pipeline.held_out import JUDGE_IMAGES, HeldOut
+from qtools.pipeline.held_out import HeldOut
 from qtools.pipeline.prepare import Prepared
 from qtools.simulate.run import Executor, open_simulator
 from reports.steps import Step
@@ -88,7 +88,7 @@ class Trial:
 class Trials:
     """Makes plans and judges them, all on the same held-out images."""
 
-    def __init__(self, prepared: Prepared, target: Target, most: int = JUDGE_IMAGES) -> None:
+    def __init__(self, prepared: Prepared, target: Target, most: int | None = None) -> None:
         self.prepared, self.target, self._most = prepared, target, most
 
     @cached_property

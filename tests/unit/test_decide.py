@@ -145,6 +145,31 @@ def test_ends_are_left_alone_where_the_result_is_near_enough(
     assert not step.kept and step.before is None and step.note.endswith("not tried")
 
 
+def test_rounding_that_lost_is_tried_again_with_refitted_channels(
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: a bias that rounding spoils, and that refitting takes back."""
+    real = trial.correct
+
+    def spoilt(*args: Any, rounding: bool) -> dict[str, torch.Tensor]:
+        found = real(*args, rounding=rounding)
+        if rounding:
+            op = prepared.program.view.ops[-1]
+            found[op.inputs[2]] = found[op.inputs[2]] + torch.tensor([0.2, 0, 0, 0, 0, 0])
+            args[2].refit(op, {op.inputs[2]: found[op.inputs[2]]}, {})
+        return found
+
+    monkeypatch.setattr(decide, "WORTH_MOVING", 0.0)
+    monkeypatch.setattr(trial, "correct", spoilt)
+    decision = _decided(prepared, bits=4)
+    steps = _steps(decision)
+    assert not steps["round weights"].kept
+    both = steps["round and refit"]
+    assert both.before is not None and both.after is not None and steps["round weights"].after is not None
+    assert both.after < steps["round weights"].after / 2
+    assert both.kept == (both.after < both.before)
+
+
 @pytest.mark.parametrize("broken", ["correct biases", "round weights", "refit channels"])
 def test_corrections_that_lose_are_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     real = trial.correct
