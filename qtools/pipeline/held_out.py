@@ -23,11 +23,16 @@ CORRECT_IMAGES = (32, 128)
 CORRECT_WORK = 18e9
 """Multiply-accumulates of one float run over them, between these: 32 images of RepViT-M1.1 at 224 pixels, 65 of
 MobileOne-S0 and 128 of most networks at 64. All of them are in memory at once, as far as they are alive."""
-JUDGE_IMAGES = (64, 256)
-"""Fewest and most further calibration images on which a step must not lose. On 64 of them the distances of 16 plans for
-MobileViT-XXS at W6A6 were known to 7 %, and differed by 4 % on a thousand others: that many tell no step from chance."""
-JUDGE_WORK = 36e9
-"""Multiply-accumulates of one float run over those, between these."""
+JUDGE_IMAGES = 256
+"""Most further calibration images on which a step must not lose."""
+JUDGE_LOOKS = (64, 512)
+"""Fewest and most looks at them: a light network's judge sees each picture in several views. Roundings are drawn anew
+with every look: on 64 the distances of 16 plans for MobileViT-XXS at W6A6 were known to 7 %, where they differed by 4 %
+on a thousand other images. So few tell no step from chance."""
+JUDGE_WORK = 24e9
+"""Multiply-accumulates of one float run over all looks, between these."""
+MOVED = ((0, 0), (2, 1), (-1, 2), (-2, -1))
+"""Pixels down and right by which views are moved; each also mirrored."""
 ISLAND_IMAGES = 256
 """The same for precision islands, which change results by little: all that are left. On 64 images four islands of
 RepViT-M1.1 cannot be told from none, on 192 they can."""
@@ -38,9 +43,27 @@ def correct_images(view: GraphView) -> int:
     return _within(CORRECT_IMAGES, CORRECT_WORK, view)
 
 
-def judge_images(view: GraphView) -> int:
-    """How many judge what the corrections brought, likewise."""
-    return _within(JUDGE_IMAGES, JUDGE_WORK, view)
+def judge_looks(view: GraphView) -> int:
+    """How many looks judge what the corrections brought, likewise."""
+    return _within(JUDGE_LOOKS, JUDGE_WORK, view)
+
+
+def views(pictures: NDArray[np.float32], number: int) -> list[NDArray[np.float32]]:
+    """The same pictures seen otherwise: mirrored, and moved by a pixel or two, which repeats their edges.
+
+    Args:
+        pictures: Shape (batch, channels, height, width).
+        number: How many views of each, at most 2 * len(MOVED); the first is the picture itself.
+    """
+    reach = max(abs(by) for move in MOVED for by in move)
+    height, width = pictures.shape[2:]
+    padded = np.pad(pictures, ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
+    found = []
+    for down, right in MOVED:
+        top, left = reach - down, reach - right
+        moved = padded[:, :, top : top + height, left : left + width]
+        found += [np.ascontiguousarray(each) for each in (moved, moved[..., ::-1])]
+    return found[:number]
 
 
 def _within(ends: tuple[int, int], affordable: float, view: GraphView) -> int:
@@ -55,7 +78,8 @@ class HeldOut:
     Attributes:
         own: Batches that corrections are made on.
         count: Number of images that judge.
-        exact: Answers of the float network on these, shape (count, classes), or what its reader makes of them.
+        exact: Answers of the float network on these, or on all views of them, shape (looks, classes), or what its
+            reader makes of them.
         task: What the answers mean: of a network that another one reads, what the reader makes of them.
     """
 
@@ -64,7 +88,8 @@ class HeldOut:
 
         Args:
             prepared: Whose calibration images.
-            most: Images that judge, where there are so many; None: as many as the network's work allows.
+            most: Images that judge, where there are so many; None: as many as the network's work allows, and views of
+                them where it allows more.
         """
         images, view = prepared.images, prepared.program.view
         self._reader = images.reader
@@ -74,10 +99,13 @@ class HeldOut:
         number = max(1, min(correct_images(view), available // 2) // batch)
         batches = (pixels for pixels in images.batches(images.calibration, batch) if len(pixels) == batch)
         self.own: list[NDArray[np.float32]] = list(islice(batches, number))
-        others = list(islice(batches, max(1, (judge_images(view) if most is None else most) // batch)))
+        looks = judge_looks(view)
+        others = list(islice(batches, max(1, (min(JUDGE_IMAGES, looks) if most is None else most) // batch)))
         self._first = sum(map(len, self.own)) if others else 0
         others = others or self.own
         self.count = sum(map(len, others))
+        if most is None and self._reader is None and prepared.program.takes.picture:
+            others = [seen for pixels in others for seen in views(pixels, max(1, looks // self.count))]
         self._others = [torch.from_numpy(pixels) for pixels in others]
         self.exact = self._logits(lambda x: execute.run(prepared.program, x))
 
