@@ -8,6 +8,7 @@ import numpy as np
 
 from calibration.float_ops import BETWEEN_FLOATS, ISLAND
 from calibration.near_zero import NEAR_ZERO
+from qtools.core.conversion import is_converted
 from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
 from qtools.core.target import FastPath, OpRule, TargetSpec
@@ -134,7 +135,7 @@ def _refused_form(op: Op, path: FastPath) -> str:
 
 def _left_out(op: Op, rule: OpRule, view: GraphView, plan: QuantPlan, path: FastPath) -> str:
     """Why the fast path leaves an operation that runs on codes; empty where it takes it."""
-    if not rule.delegated:
+    if not rule.delegated and not (rule.converted and is_converted(op, plan)):
         return f"{path.name} has no integer {op.kind}" + (f": {CUT}" if path.parts else "")
     if refused := _refused_form(op, path):
         return refused

@@ -150,7 +150,7 @@ def plan(
     for name, value in view.values.items():
         if value.const and name not in values:
             values[name] = ValuePlan(None, "float", "read by float operations only")
-    made = QuantPlan(recipe.model, f"{spec.name} {spec.version}", recipe.scheme, values, in_float, {})
+    made = QuantPlan(recipe.model, spec.title, recipe.scheme, values, in_float, {})
     if not spec.float_results:
         return made
     return float_results.settle(made, view, spec, weights, (recipe.weight_bits, recipe.activation_bits))

@@ -17,6 +17,7 @@ from exporters._tflite import second
 from exporters._tflite.rules import SPEC
 from qtools.core import files
 from qtools.core.artifact import Artifact, Runtime
+from qtools.core.conversion import is_converted
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Session, Target, TimedFile, Timer
 from qtools.core.timing import Profile, Trace
@@ -92,6 +93,9 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
             flatbuffer.cut(model, lowered.binding[value].tensor, entry.made)
         if entry.packed:
             flatbuffer.as_linear(model, lowered.binding[value].tensor)
+    for op in program.view.ops:
+        if is_converted(op, plan):
+            flatbuffer.as_conversion(model, lowered.binding[op.outputs[0]].tensor)
     if ends.bytes or not ends.integer_input:
         flatbuffer.take(model, schema.TensorType.UINT8 if ends.bytes else schema.TensorType.FLOAT32)
     takes, gives = program.takes, program.gives

@@ -13,7 +13,7 @@ is taken back is the drift that integers put on top.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
-from functools import partial
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -36,25 +36,42 @@ LEAST, MOST = 0.8, 1.25
 """Slopes beyond these are no rounding errors."""
 
 
-def slopes(exact: torch.Tensor, rounded: torch.Tensor, axis: int) -> torch.Tensor:
+def slopes(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], axis: int) -> torch.Tensor:
     """Slope per channel of the least-squares line from rounded to exact results, drawn towards 1, shape (channels,).
 
     Where both are zero, behind a ReLU, nothing is known of the line; a channel that does not vary keeps slope 1.
 
     Args:
-        exact: Results in float.
-        rounded: The same in integers, as the numbers they stand for.
+        parts: Results in float, and the same in integers as the numbers they stand for; one part of the images after
+            the other, so that no copy of all is in memory.
         axis: Dimension of the channels.
     """
-    x, y = (each.double().movedim(axis, 0).flatten(1) for each in (rounded, exact))
-    seen = ((x != 0) | (y != 0)).double()
-    count = seen.sum(1).clamp(min=1)
-    x_mean, y_mean = ((each * seen).sum(1) / count for each in (x, y))
-    off = (x - x_mean[:, None]) * seen
-    spread = (off * off).sum(1)
-    fitted = (off * (y - y_mean[:, None])).sum(1) / spread.clamp(min=torch.finfo(torch.float64).tiny)
+    _, _, _, spread, along = reduce(_both, (_moments(exact, rounded, axis) for exact, rounded in parts))
+    fitted = along / spread.clamp(min=torch.finfo(torch.float64).tiny)
     fitted = torch.where(spread > 0, fitted, torch.ones_like(fitted))
     return (1 + SHARE * (fitted - 1)).clamp(LEAST, MOST)
+
+
+_Moments = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Per channel, float64: count, means of x and y, sums of (x - mean)^2 and of (x - mean)(y - mean)."""
+
+
+def _moments(exact: torch.Tensor, rounded: torch.Tensor, axis: int) -> _Moments:
+    x, y = (each.double().movedim(axis, 0).flatten(1) for each in (rounded, exact))
+    seen = ((x != 0) | (y != 0)).double()
+    count = seen.sum(1)
+    x_mean, y_mean = ((each * seen).sum(1) / count.clamp(min=1) for each in (x, y))
+    off = (x - x_mean[:, None]) * seen
+    return count, x_mean, y_mean, (off * off).sum(1), (off * (y - y_mean[:, None])).sum(1)
+
+
+def _both(a: _Moments, b: _Moments) -> _Moments:
+    """Moments of two parts together (Chan, Golub, LeVeque 1979)."""
+    count = a[0] + b[0]
+    share = b[0] / count.clamp(min=1)
+    x_apart, y_apart = b[1] - a[1], b[2] - a[2]
+    spread, along = (a[at] + b[at] + x_apart * other * a[0] * share for at, other in ((3, x_apart), (4, y_apart)))
+    return count, a[1] + x_apart * share, a[2] + y_apart * share, spread, along
 
 
 def rescaled(params: QuantParams, by: NDArray[np.float64], scale_dtype: str) -> QuantParams:
@@ -118,16 +135,16 @@ class _Refit:
         if params is None or params.scheme.axis is None:
             return False
         leaves = self._leaves(op)
-        exact = torch.cat([pair.exact for pair in pairs])
-        exact = exact.relu() if leaves != op.outputs[0] else exact  # the only activation that kernels fuse
-        found = slopes(exact, torch.cat([pair.real_result(leaves) for pair in pairs]), self._axis(op, exact))
+        fused = {op.outputs[0]: leaves} if leaves != op.outputs[0] else {}
+        # ReLU is the only activation that kernels fuse
+        parts = ((pair.exact.relu() if fused else pair.exact, pair.real_result(leaves)) for pair in pairs)
+        found = slopes(parts, self._axis(op, pairs[0].exact))
         new = rescaled(params, found.numpy(), self._scale_dtype)
         ratio = torch.from_numpy(new.scale_array.astype(np.float64) / params.scale_array)
         grids = {weight: new}
         if self.plan.params(bias) is not None and source is not None:
             grids[bias] = numerics.bias_params(source, new)
         plan = with_params(self.plan, grids)
-        fused = {op.outputs[0]: leaves} if leaves != op.outputs[0] else {}
         if gain(op, partial(plan.read, reader=op.id), fused) >= GAIN_LIMIT:
             return False
         codes = numerics.quantize(self._now(weight), params)

@@ -258,6 +258,19 @@ def as_linear(model: Model, name: str) -> None:
     graph.tensors[index].shape = [int(out), int(inputs)]
 
 
+def as_conversion(model: Model, name: str) -> None:
+    """Has the operator that makes a tensor move codes to its grid, and do nothing else.
+
+    Args:
+        model: Changed in place.
+        name: An integer tensor.
+    """
+    graph = model.subgraphs[0]
+    (index,) = (i for i, tensor in enumerate(graph.tensors) if tensor.name == name.encode())
+    (operator,) = (each for each in graph.operators if index in each.outputs)
+    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
+
+
 def take(model: Model, kind: int) -> None:
     """Puts an input of another type, and a QUANTIZE, in front of every integer input; a float input stays.
 

@@ -72,7 +72,7 @@ PACKING = Packing(
 
 SPEC = TargetSpec(
     name="tflite",
-    version="int8-1",
+    version="int8-2",
     activation=QuantScheme.activation(8),
     rules={
         OpKind.CONV: OpRule(SPEC_PAGE, weight_axis=0),
@@ -81,8 +81,8 @@ SPEC = TargetSpec(
         OpKind.ADD: OpRule(SPEC_PAGE, ratios=(2.0**-10, 2.0**8)),
         OpKind.MUL: OpRule(SPEC_PAGE, ratios=(2.0**-16, 2.0**8)),
         OpKind.MEAN: OpRule(SPEC_PAGE),
-        OpKind.RELU: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=ALONE),
-        OpKind.RELU6: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=ALONE),
+        OpKind.RELU: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, converted=True, advice=ALONE),
+        OpKind.RELU6: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, converted=True, advice=ALONE),
         OpKind.GELU: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=TABLE),
         OpKind.SIGMOID: OpRule(SPEC_PAGE, fixed_output=(1 / 256, -128)),
         OpKind.CONCAT: OpRule(SPEC_PAGE, tied=True),

@@ -19,6 +19,7 @@ from exporters._tflite.flatbuffer import CONVERSIONS
 from exporters._tflite.profile import Event
 from qtools.core import files
 from qtools.core.errors import MissingPlatform
+from qtools.core.inspection import ArtifactOp
 from qtools.core.timing import OpTime, Trace
 
 ANY = ("Clamp", "Copy", "Transpose", "Static Reshape")
@@ -74,14 +75,20 @@ def trace(path: Path, value_of: Mapping[str, str], threads: int, runs: int) -> T
     """
     model = inspect.checked(files.read_bytes(path), path.name)
     ops = list(inspect.graph_ops(model, 0))
-    steps = [Step(op.reads, op.writes, op.kind in CONVERSIONS) for op in ops]
     named = {name: value for op in ops for name in op.writes if (value := value_of.get(name.rpartition(" #")[0]))}
+    steps = [Step(op.reads, op.writes, op.kind in CONVERSIONS and not _makes_a_value(op, named)) for op in ops]
     opened = _apart.ask("exporters._tflite.opened", path, "LiteRT")
     parts = inspect.partitions(opened["plain"], opened["delegated"])
     spent, loose = spread([op.kind for op in ops], parts, profile.events(path, threads, runs))
     leads = Leads(steps, named)
     timed: tuple[OpTime, ...] = tuple(leads.timed(at, ms) for at, ms in enumerate(spent))
     return Trace(profile.source(), threads, runs, timed, loose)
+
+
+def _makes_a_value(op: ArtifactOp, named: Mapping[str, str]) -> bool:
+    """Whether a change of grids is an operation of the program, such as a ReLU: one of its values becomes another."""
+    read, made = named.get(op.reads[0]), named.get(op.writes[0])
+    return read is not None and made is not None and read != made
 
 
 def spread(kinds: Sequence[str], parts: Sequence[Sequence[int]], seen: Sequence[Event]) -> tuple[list[float], float]:

@@ -22,6 +22,8 @@ class OpRule:
         even: True where the kernel pools over windows of one size only, cut from the padded map in full.
         sampling: Ways to enlarge a map (attribute of a RESIZE) that the kernel has; None = all.
         delegated: False where the runtime's fast path leaves the integer kernel to the runtime itself.
+        converted: True where that path moves codes to another grid instead, if it comes to the same
+            (`qtools.core.conversion`).
         advice: What a reader of a report can do where it is not.
         ratios: [lowest, highest) of operand scale (for MUL: product of operand scales) over output scale that the
             fast path takes; None = any.
@@ -39,6 +41,7 @@ class OpRule:
     sampling: tuple[str, ...] | None = None
     fused_only: bool = False
     delegated: bool = True
+    converted: bool = False
     advice: str = ""
     ratios: tuple[float, float] | None = None
     varying: bool = False
@@ -149,6 +152,11 @@ class TargetSpec:
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
     islands: tuple[Island, ...] = ()
     packing: Packing | None = None
+
+    @property
+    def title(self) -> str:
+        """Name and version, as a plan names what it was made for."""
+        return f"{self.name} {self.version}"
 
     def rule(self, kind: OpKind, *, wide: bool) -> OpRule | None:
         """The rule of a kind's kernel of either width; None where there is no such kernel."""

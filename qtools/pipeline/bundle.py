@@ -80,7 +80,6 @@ def make(config: BundleConfig, listener: Listener) -> Made:
     with claim(folder, replace=replace):
         listener.stage("read the run")
         run = open_run(chosen)
-        _check_boxes(run, kind)
         listener.stage("make vectors")
         content = _with_systems(picture_vectors.make(run, config.pictures), kind)
         listener.stage("write")
@@ -118,18 +117,6 @@ def choose(folder: Path, platform: str, kind: Bundle) -> Path:
     raise InputError(
         f"{kind.title} runs {' and '.join(f'.{name}' for name in kind.formats)}, and {folder} has none",
         f"quantize for it, or choose another --platform: {', '.join(plugins.names(FOLDER))}, not {platform}",
-    )
-
-
-def _check_boxes(run: Run, kind: Bundle) -> None:
-    """Refuses a detector where the platform's sources make no boxes."""
-    if run.whole.contract.decoding is None or kind.detects:
-        return
-    every = {name: plugins.find(FOLDER, name, "BUNDLE") for name in plugins.names(FOLDER)}
-    able = ", ".join(name for name, each in every.items() if each.detects)
-    raise InputError(
-        f"{run.folder} holds a detector, and the sources for {kind.title} make no boxes yet",
-        f"choose a --platform that does ({able}), or write them as {contract.FILE} says: boxes, decoding",
     )
 
 

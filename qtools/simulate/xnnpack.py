@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from qtools.core import numerics
+from qtools.core.conversion import is_conversion
 from qtools.core.types import Op, OpKind, QuantParams
 from qtools.simulate import _dynamic, _fixed_point, _litert_int16
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
@@ -82,14 +83,23 @@ def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 
 def _relu(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
-    """LiteRT's own kernel, XNNPACK takes no quantized RELU or RELU6: fixed point, then a clamp."""
+    """XNNPACK takes no quantized RELU or RELU6, but a change of grids. Else LiteRT's own: fixed point, then a clamp."""
     x = data[0]
+    if is_conversion(op.kind, x.params, out.params):
+        return _moved(x, out)
     ratio = float(x.params.scale_array[0] / out.params.scale_array[0])
     codes = _fixed_point.scaled(x.codes.long() - x.params.zero_point[0], ratio).float() + out.params.zero_point[0]
     if op.kind is OpKind.RELU6:  # the code of 6 is rounded before the zero point is added
         top = _half_away(np.float32(6) / out.params.scale_array[0]) + out.params.zero_point[0]
         codes = codes.clamp(max=float(top))
     return codes.clamp(out.params.zero_point[0], out.params.scheme.qmax)
+
+
+def _moved(x: Operand, out: Output) -> torch.Tensor:
+    """Codes on another grid (QUANTIZE): a multiplier of 8 bits behind the point, halves up."""
+    multiplier = int(np.rint(np.float32(256) * (x.params.scale_array[0] / out.params.scale_array[0])))
+    codes = ((x.codes.int() - x.params.zero_point[0]) * multiplier + 128) >> 8
+    return _clamped(codes.float() + out.params.zero_point[0], out)
 
 
 def _resize(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +190,29 @@ def test_apps_find_the_recorded_objects(made: Any, tmp_path: Path) -> None:
         (out / "vectors" / "vectors.json").write_text(json.dumps(index))
         ended = subprocess.run([program, script], cwd=out, capture_output=True, text=True, check=False)
         assert ended.returncode == 1 and ended.stdout.count("OBJECTS DECODED OTHERWISE") == 1
-    with pytest.raises(InputError, match="make no boxes yet"):
-        bundle.make(BundleConfig(every.folder, "cpp", Wanted(), tmp_path / "no"), Silent())
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler here")
+def test_the_cpp_client_finds_them_with_litert(made: Any, tmp_path: Path) -> None:
+    """The network's own outputs, by LiteRT's C library; a byte of a recorded one that is another is noticed."""
+    _, data, every = made
+    spec = find_spec("ai_edge_litert")
+    assert spec and spec.origin
+    library = Path(spec.origin).with_name("libLiteRt.so")
+    if not library.exists():
+        pytest.skip("this ai-edge-litert brings no C library")
+    out = tmp_path / "app"
+    bundle.make(BundleConfig(every.results["tflite"].folder, "cpp", Wanted(data / "images", 3), out), Silent())
+    words = ["-std=c++17", "-ffp-contract=off", "-DQTOOLS_LITERT", "replay.cpp", str(library), "-o", "replay"]
+    subprocess.run(["c++", *words, f"-Wl,-rpath,{library.parent}"], cwd=out, check=True)
+    ended = subprocess.run(["./replay", "."], cwd=out, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert len(re.findall(r"tensor equal, \d+ objects, answer off by 0, boxes off by 0\n", ended.stdout)) == 3
+    boxes = out / "vectors" / "1.boxes.bin"
+    boxes.write_bytes(bytes([boxes.read_bytes()[0] ^ 64]) + boxes.read_bytes()[1:])
+    ended = subprocess.run(["./replay", "."], cwd=out, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1 and "2 of 3 vectors passed" in ended.stdout
 
 
 @pytest.mark.e2e

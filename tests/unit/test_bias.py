@@ -164,13 +164,26 @@ def test_a_channels_slope_is_that_of_the_least_squares_line(axis: int) -> None:
     rng = np.random.default_rng(0)
     rounded = rng.normal(size=(6, 5, 5)) + 3
     exact = 0.95 * rounded + rng.normal(size=rounded.shape) * 0.1 + np.linspace(-1, 1, 5)
-    found = folded_bn.slopes(torch.from_numpy(exact), torch.from_numpy(rounded), axis)
+    parts = [
+        (torch.from_numpy(exact[some]), torch.from_numpy(rounded[some])) for some in np.split(np.arange(6), [1, 3])
+    ]
+    found = folded_bn.slopes(parts, axis)
     for channel in range(5):
         x, y = (np.take(each, channel, axis).ravel() for each in (rounded, exact))
         line = np.polyfit(x, y, 1)[0]
         expected = np.clip(1 + folded_bn.SHARE * (line - 1), folded_bn.LEAST, folded_bn.MOST)
         assert float(found[channel]) == pytest.approx(expected, abs=1e-9)
-    assert (folded_bn.slopes(torch.ones(2, 3), torch.ones(2, 3), 1) == 1).all(), "a constant tells of no slope"
+    assert (folded_bn.slopes([(torch.ones(2, 3), torch.ones(2, 3))] * 2, 1) == 1).all(), "a constant tells of no slope"
+
+
+def test_a_slope_knows_nothing_of_places_where_both_are_zero() -> None:
+    rng = np.random.default_rng(1)
+    rounded = np.maximum(rng.normal(size=(4, 3, 7)), 0)
+    exact = np.where(rounded > 0, 0.9 * rounded + 0.2, 0)
+    rounded[0], exact[0] = 0, 0  # a part of which nothing is known at all
+    parts = [(torch.from_numpy(y), torch.from_numpy(x)) for y, x in zip(exact, rounded, strict=True)]
+    expected = 1 + folded_bn.SHARE * (0.9 - 1)
+    assert folded_bn.slopes(parts, 0).numpy() == pytest.approx(expected, abs=1e-12)
 
 
 def test_channels_that_shrank_are_stretched_back_on_the_same_codes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,10 @@ from qtools.simulate.run import open_simulator
 from reports.build import Report, read_report
 
 CHANGED = "the artifact or its plan is not the one that the run's report was written of: qtools verify says which"
+OTHER_RULES = (
+    "the run was planned for {}, this is {}: where kernels have changed since, the artifact differs from the "
+    "simulation with nothing wrong in it; quantize again to compare like with like"
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,15 @@ def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[
     steps = run.report.steps
     prepared = Prepared(run.loaded, images, certificate, program, batch, steps, run.kept.stats, lowered)
     decision = Decision(run.plan, shipped, simulator, steps)
-    notices = () if digests_hold(run) else (CHANGED,)
-    return Leg(target, prepared, decision, _artifact(run), run.folder, runners, notices), plain
+    return Leg(target, prepared, decision, _artifact(run), run.folder, runners, tuple(notices(run))), plain
+
+
+def notices(run: Run) -> Iterator[str]:
+    """What a reader of the audit has to know of the run."""
+    if not digests_hold(run):
+        yield CHANGED
+    if run.plan.target != run.target.spec.title:
+        yield OTHER_RULES.format(run.plan.target, run.target.spec.title)
 
 
 def captured_again(run: Run, example: NDArray[np.float32], watch: Stopwatch) -> tuple[Program, FusionCertificate]:

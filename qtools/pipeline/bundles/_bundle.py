@@ -24,7 +24,6 @@ class Bundle:
         vectors: Where the vectors lie inside the bundle.
         systems: Operating system -> its oldest version that the package's own code takes.
         tools: Program -> what it does with the package; `qtools doctor` looks for them.
-        detects: Whether its sources make boxes of a detector's outputs.
     """
 
     title: str
@@ -35,4 +34,3 @@ class Bundle:
     vectors: str = VECTORS
     systems: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
-    detects: bool = False

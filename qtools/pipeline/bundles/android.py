@@ -17,5 +17,4 @@ BUNDLE = Bundle(
     vectors=f"vision/src/androidTest/assets/{VECTORS}",  # of the test's APK: an app does not carry them
     systems={"Android": "7.0"},
     tools={"gradle": "builds the modules and runs their tests", "adb": "reaches the device that replays the vectors"},
-    detects=True,
 )

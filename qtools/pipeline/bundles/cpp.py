@@ -17,15 +17,18 @@ NUMBER = {name: "float" if name == "float32" else "int" for name in ELEMENT}
 
 def place(content: Content, folder: Path) -> None:
     """Writes the headers and the program that replays the vectors."""
-    answers = int(np.prod(content.whole.output.shape))
-    _templates.place("cpp", content, folder, element=ELEMENT, number=NUMBER, answers=answers)
+    boxes = content.contract.boxes
+    counts = {"answers": content.whole.output.shape, "sides": boxes.shape if boxes else (0,)}
+    numbers = {name: int(np.prod(shape)) for name, shape in counts.items()}
+    _templates.place("cpp", content, folder, element=ELEMENT, number=NUMBER, **numbers)
 
 
 BUNDLE = Bundle(
     title="the C++ client",
     formats=("tflite", "onnx"),
     place=place,
-    how="c++ -std=c++17 -O2 -ffp-contract=off replay.cpp -o replay && ./replay . replays the vectors' tensors; "
-    "with -DQTOOLS_LITERT and LiteRT's C library (libLiteRt.so, in the wheel ai-edge-litert) it runs the network too",
+    how="c++ -std=c++17 -O2 -ffp-contract=off replay.cpp -o replay && ./replay . replays the vectors' tensors and what "
+    "is recorded of a detector's outputs; with -DQTOOLS_LITERT and LiteRT's C library (libLiteRt.so, in the wheel "
+    "ai-edge-litert) it runs the network too",
     tools={"c++": "compiles it"},
 )

@@ -33,5 +33,4 @@ BUNDLE = Bundle(
     vectors="Tests/ReplayTests/vectors",
     systems=SYSTEMS,
     tools={"swift": "builds the package and runs its test", "xcodebuild": "runs the test on a phone"},
-    detects=True,
 )

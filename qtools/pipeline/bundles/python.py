@@ -14,5 +14,4 @@ BUNDLE = Bundle(
     how="pip install numpy, and ai-edge-litert for a .tflite or onnxruntime for a .onnx; python replay.py replays the "
     "vectors; in a program: from qtools_client import Client",
     systems={"Python": "3.10"},
-    detects=True,
 )

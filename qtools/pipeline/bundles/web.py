@@ -59,5 +59,4 @@ BUNDLE = Bundle(
     how="npm install, then npm test replays the vectors, and npm start serves the page (?replay replays them there)",
     systems={"Node": "18"},
     tools={"node": "runs the package's test and serves its page", "npm": "installs the browser's runtime"},
-    detects=True,
 )

@@ -1,5 +1,6 @@
 // Runs a bundle's core over the cases that test_android.py lays down in a folder, and leaves what came of them.
 import java.io.File
+import qtools.core.Box
 import qtools.core.Contract
 import qtools.core.Picture
 import qtools.core.detect
@@ -8,6 +9,7 @@ import qtools.core.prepare
 import qtools.core.realNumbers
 import qtools.core.replay
 import qtools.core.top
+import qtools.core.uncut
 
 /** Bits of a value, so that no printing of a float stands between two languages. */
 fun bits(value: Any?): String = when (value) {
@@ -17,6 +19,8 @@ fun bits(value: Any?): String = when (value) {
     is Double -> "%016x".format(value.toRawBits())
     else -> value.toString()
 }
+
+fun sides(box: Box): String = listOf(box.left, box.top, box.right, box.bottom).joinToString(" ")
 
 fun main(arguments: Array<String>) {
     val folder = File(arguments[0])
@@ -31,11 +35,20 @@ fun main(arguments: Array<String>) {
         File(folder, "off$off").writeText(found.joinToString(" ") { "${it.gaps?.single()}:${it.passed}" })
     }
     fun named(end: String) = folder.listFiles()!!.filter { it.name.endsWith(end) }
+    val (left, top, right, bottom) = File(folder, "box").readText().split(" ").map { it.toDouble() }
+    val views = File(folder, "views").readLines().map { line -> line.split(" ").map { it.toInt() } }
+    File(folder, "seen").writeText(views.joinToString("\n") { each ->
+        val (x, y) = each.subList(1, 5).map { it / 30.0 } to each.subList(5, 9).map { it / 20.0 }
+        val (box, shown) = Box(x[1], y[1], x[2], y[2]) to Box(x[0], y[0], x[3], y[3])
+        sides(box.turned(each[0]).within(shown.turned(each[0])))
+    })
     for (file in named(".rgb")) {
         val number = file.name.substringBefore('.')
         val (height, width) = File(folder, "$number.sides").readText().split(" ").map { it.toInt() }
         val contract = Contract.parse(File(folder, "$number.contract").readText())
         File(folder, "$number.out").writeBytes(prepare(Picture(width, height, file.readBytes()), contract))
+        val whole = uncut(Box(left, top, right, bottom), height, width, contract.preparation)
+        File(folder, "$number.uncut").writeText(sides(whole))
     }
     for (file in named(".codes")) {
         val number = file.name.substringBefore('.')

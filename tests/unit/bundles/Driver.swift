@@ -90,6 +90,10 @@ try leave(
         }
     }, "found.json")
 
+let box = try decoder.decode([Double].self, from: content("box.json"))
+try leave(
+    cases.map { uncut(box, height: $0.height, width: $0.width, $0.contract.preparation) }, "uncut.json")
+
 let first = try picture(0)
 try leave(
     [1, 2, 3, 4, 5, 6, 7, 8, 0, 9].map { exif in

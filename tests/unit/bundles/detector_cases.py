@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 
 from qtools.core import files
 from qtools.core.boxes import Anchors, Decoding, detect
+from qtools.pipeline import contract, picture_vectors
+from qtools.pipeline.picture_vectors import Content
 
 LABELS = ["one", "two"]
 GRIDS = (
@@ -19,6 +22,8 @@ GRIDS = (
     None,
 )
 CASES = 48
+BOX = (0.125, -0.25, 0.75, 1.5)
+"""That `uncut` leads back from; it reaches beyond its picture."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,20 @@ def case(number: int) -> Case:
 def drawn() -> list[Case]:
     """All of them."""
     return [case(number) for number in range(CASES)]
+
+
+def content(made: Content) -> Content:
+    """A classifier's content as a detector's: the numbers of a drawn case are both outputs, whatever goes in."""
+    drawn = case(1)
+    ends = ("logits", drawn.logits, "logits"), ("boxes", drawn.boxes, "boxes")
+    output, boxes = (contract.Output(name, (1, *array.shape), "float32", meaning) for name, array, meaning in ends)
+    said = dataclasses.replace(made.contract, output=output, boxes=boxes, decoding=drawn.decoding, labels=tuple(LABELS))
+    whole = contract.whole(said, "")
+    answer = picture_vectors.answered(whole, {"logits": drawn.logits[None], "boxes": drawn.boxes[None]})
+    vectors = [
+        dataclasses.replace(each, output=answer[0], top=(), boxes=answer[2], found=answer[3]) for each in made.vectors
+    ]
+    return Content(whole, vectors, made.tolerance, made.tolerance)
 
 
 def check(cases: list[Case], found: list[list[dict[str, Any]]]) -> None:

@@ -55,6 +55,9 @@ public interface ImageInfo { int getRotationDegrees(); }
 package androidx.camera.core;
 public interface ImageProxy extends AutoCloseable {
     ImageInfo getImageInfo();
+    android.graphics.Rect getCropRect();
+    int getWidth();
+    int getHeight();
     android.graphics.Bitmap toBitmap();
     @Override void close();
 }

@@ -7,7 +7,6 @@ of the documentation of the libraries, which proves their types and no more.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from qtools.pipeline import contract, picture_vectors
 from qtools.pipeline.bundles.android import BUNDLE
 from tests.unit.bundles import detector_cases
 from tests.unit.bundles.json_documents import documents, read
+from tests.unit.bundles.kotlin_cases import FLOATS, FRAME, WRONG, views, whole
 
 COMPILER = os.environ.get("QTOOLS_KOTLINC") or shutil.which("kotlinc")
 MAIN = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
@@ -223,39 +223,6 @@ def test_every_vector_is_replayed(made_up, jvm, tmp_path: Path, said: dict[str, 
     assert "another artifact" in jvm(*call).stderr
 
 
-def whole(said: dict[str, Any]) -> str:
-    """A drawn part of a contract, with what else Kotlin wants to be there."""
-    table = [[0] * 256] * 3
-    parts = {
-        "preparation": {"size": [1, 1], "keep": 1, "crop": "squash", "resize": "box", "fill": [0, 0, 0]}
-        | {"colours": "RGB", "layout": "NHWC", "rule": "pillow-8bit"},
-        "input": {"name": "i", "shape": [1], "dtype": "int8", "kind": "tensor", "table": table},
-        "output": {"name": "o", "shape": [1], "dtype": "int8", "meaning": "logits", "scale": None, "zero_point": None},
-        "artifact": {"name": "a", "sha256": "0"},
-    }
-    filled = {name: part | said.get(name, {}) for name, part in parts.items()}
-    more = {name: part for name, part in said.items() if name not in parts}
-    return json.dumps({"schema_version": 2, "labels": []} | more | filled)
-
-
-FLOATS = {
-    "output": {"dtype": "float32"},
-    "boxes": {"name": "b", "shape": [1], "dtype": "float32", "meaning": "boxes", "scale": None, "zero_point": None},
-}
-"""Outputs of a detector that gives numbers as they are."""
-WRONG = {
-    ("schema_version",): (3, "version 2, not 3"),
-    ("preparation", "crop"): ("round", 'crop: this code knows no "round"'),
-    ("preparation", "rule"): ("opencv", "not opencv"),
-    ("preparation", "fill"): ([0, 0], "fill is no list of 3 numbers"),
-    ("preparation", "size"): ([1.5, 1], "size is no whole number"),
-    ("input", "kind"): ("image", "takes tensors"),
-    ("input", "table"): ([[0] * 256] * 2, "table is no grid of 3 x 256"),
-    ("output", "scale"): ("1", "scale is no number"),
-    ("labels",): ([1], "labels is no list of texts"),
-    ("artifact",): ([], "artifact is no JSON object"),
-}
-"""Entry of a contract -> what no contract says there, and words of the refusal."""
 ARGB = np.random.default_rng(8).integers(0, 2**32, (3, 5))
 
 
@@ -279,6 +246,8 @@ def driven(jvm, bundle, drawn, documented, tmp_path_factory) -> Path:
         (folder / f"{number}.logits").write_bytes(each.logits.astype("<f4").tobytes())
         (folder / f"{number}.boxes").write_bytes(each.boxes.astype("<f4").tobytes())
         (folder / f"{number}.detector").write_text(whole(FLOATS | each.contract))
+    (folder / "box").write_text(" ".join(map(str, detector_cases.BOX)))
+    (folder / "views").write_text("\n".join(" ".join(map(str, each)) for each in views()))
     for number, text in enumerate(documented):
         (folder / f"{number}.json").write_text(text, encoding="utf-8")
     for number, (entry, (value, _)) in enumerate(WRONG.items()):
@@ -329,23 +298,38 @@ def test_objects_are_those_of_python_and_in_its_order(driven: Path) -> None:
     detector_cases.check(cases, found)
 
 
+def sides(path: Path) -> list[list[float]]:
+    return [[float(word) for word in line.split()] for line in path.read_text().splitlines()]
+
+
+@compiled
+def test_a_box_is_led_back_to_the_whole_picture_as_python_does_it(client, driven: Path, drawn) -> None:
+    for number, (pixels, said) in enumerate(zip(drawn.pictures, drawn.contracts, strict=True)):
+        expected = client.uncut(detector_cases.BOX, *pixels.shape[:2], said["preparation"])
+        np.testing.assert_allclose(sides(driven / f"{number}.uncut")[0], expected, rtol=1e-12)
+
+
+@compiled
+def test_a_box_of_a_stored_frame_lies_where_a_preview_shows_its_pixels(driven: Path) -> None:
+    """The pixels are cut out and turned by numpy."""
+    for (degrees, left, x0, x1, right, top, y0, y1, bottom), found in zip(views(), sides(driven / "seen"), strict=True):
+        inside = np.zeros(FRAME[::-1], bool)
+        inside[y0:y1, x0:x1] = True
+        seen = np.rot90(inside[top:bottom, left:right], -degrees // 90)
+        rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+        height, width = seen.shape
+        expected = columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 @compiled
 def test_a_detectors_vectors_are_replayed(jvm, made_up, tmp_path: Path) -> None:
-    """The numbers of a drawn case stand for both outputs; a box that lies elsewhere is noticed."""
-    content, case = made_up().content, detector_cases.case(1)
-    ends = ("logits", case.logits, "logits"), ("boxes", case.boxes, "boxes")
-    output, boxes = (contract.Output(name, (1, *array.shape), "float32", meaning) for name, array, meaning in ends)
-    said = dataclasses.replace(content.contract, output=output, boxes=boxes, decoding=case.decoding)
-    whole = contract.whole(said, "")
-    answer = picture_vectors.answered(whole, {"logits": case.logits[None], "boxes": case.boxes[None]})
-    vectors = [
-        dataclasses.replace(each, output=answer[0], top=(), boxes=answer[2], found=answer[3])
-        for each in content.vectors
-    ]
-    folder = written(picture_vectors.Content(whole, vectors, content.tolerance, content.tolerance), tmp_path)
+    """A box that lies elsewhere is noticed."""
+    content = detector_cases.content(made_up().content)
+    folder = written(content, tmp_path)
     call = "qtools.core.ReplayKt", str(folder / BUNDLE.assets / contract.FILE), str(folder / BUNDLE.vectors)
     ended = jvm(*call)
-    assert (ended.returncode, ended.stdout.count("tensor equal")) == (0, len(vectors)), ended.stderr[-2000:]
+    assert (ended.returncode, ended.stdout.count("tensor equal")) == (0, len(content.vectors)), ended.stderr[-2000:]
     index = json.loads((folder / BUNDLE.vectors / picture_vectors.FILE).read_text())
     index["vectors"][2]["found"][0]["box"][3] += 1e-3
     files.write_text(folder / BUNDLE.vectors / picture_vectors.FILE, json.dumps(index))

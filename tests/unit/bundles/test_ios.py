@@ -39,7 +39,7 @@ SWIFT = _templates.HERE / "ios" / "Sources" / "QtoolsPreparation"
 ARITHMETIC = ("Resize.swift", "Prepare.swift", "Answers.swift", "Bytes.swift", "Detect.swift")
 SCRIPT = """
 import { readFileSync, writeFileSync } from "node:fs";
-import { bgra, bytes, detect, likeliest, numbers, places, prepare, realNumbers, upright } from "./swift.mjs";
+import { bgra, bytes, detect, likeliest, numbers, places, prepare, realNumbers, uncut, upright } from "./swift.mjs";
 const read = (at) => Array.from(readFileSync(`${at}.rgb`));
 const cases = JSON.parse(readFileSync("cases.json")), answers = JSON.parse(readFileSync("answers.json"));
 const strides = JSON.parse(readFileSync("strides.json")), detectors = JSON.parse(readFileSync("detectors.json"));
@@ -59,6 +59,9 @@ writeFileSync("tops.json", JSON.stringify(answers.map(({ codes, contract }) => {
 writeFileSync("found.json", JSON.stringify(detectors.map((each) => detect(each.logits, each.boxes, each.contract))));
 writeFileSync("upright.json", JSON.stringify([1, 2, 3, 4, 5, 6, 7, 8, 0, 9].map((exif) =>
   upright({ width: cases[0].width, height: cases[0].height, rgb: read(0) }, exif))));
+const box = JSON.parse(readFileSync("box.json"));
+writeFileSync("uncut.json", JSON.stringify(cases.map(({ height, width, contract }) =>
+  uncut(box, height, width, contract.preparation))));
 writeFileSync("places.json", JSON.stringify(strides.map(([shape, steps]) => places(shape, steps))));
 """
 
@@ -115,7 +118,13 @@ def asked(
         {"logits": each.logits.ravel().tolist(), "boxes": each.boxes.ravel().tolist(), "contract": whole(each.contract)}
         for each in detector_cases.drawn()
     ]
-    parts = ("cases", given), ("answers", said), ("strides", strides), ("detectors", detectors)
+    parts = (
+        ("cases", given),
+        ("answers", said),
+        ("strides", strides),
+        ("detectors", detectors),
+        ("box", detector_cases.BOX),
+    )
     for name, entries in parts:
         (folder / f"{name}.json").write_text(json.dumps(entries))
     return folder, cases, answers
@@ -174,7 +183,7 @@ def replayed(request, asked, tmp_path_factory: pytest.TempPathFactory):
 
 def only_given(_: str, names: list[str]) -> list[str]:
     """What lies in the folder by another's hand."""
-    given = {"cases.json", "answers.json", "strides.json", "detectors.json"}
+    given = {"cases.json", "answers.json", "strides.json", "detectors.json", "box.json"}
     return [name for name in names if name not in given and not name.endswith(".rgb")]
 
 
@@ -214,6 +223,14 @@ def test_objects_are_those_of_python_and_in_its_order(replayed) -> None:
     detector_cases.check(detector_cases.drawn(), json.loads((folder / "found.json").read_text()))
 
 
+def test_a_box_is_led_back_to_the_whole_picture_as_python_does_it(client, replayed) -> None:
+    folder, cases, _ = replayed
+    for ours, each in zip(json.loads((folder / "uncut.json").read_text()), cases, strict=True):
+        said = each["contract"]["preparation"]
+        expected = client.uncut(detector_cases.BOX, each["height"], each["width"], said)
+        np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
 def test_stored_pictures_are_turned_as_pillow_turns_them(replayed) -> None:
     folder, cases, _ = replayed
     shape = cases[0]["height"], cases[0]["width"], 3
@@ -249,7 +266,8 @@ def test_arrays_with_gaps_are_read_in_order(replayed) -> None:
 def test_a_planted_fault_is_found(client, asked, tmp_path: Path, is_: str, becomes: str) -> None:
     folder, cases, _ = asked
     assert any(is_ in text for text in sources())
-    for name in ("answers.json", "strides.json", "detectors.json", *(f"{number}.rgb" for number in range(PLANTED))):
+    given = "answers.json", "strides.json", "detectors.json", "box.json"
+    for name in (*given, *(f"{number}.rgb" for number in range(PLANTED))):
         shutil.copy(folder / name, tmp_path)
     (tmp_path / "cases.json").write_text(
         json.dumps([each | {"contract": whole(each["contract"])} for each in cases[:PLANTED]])
@@ -305,7 +323,7 @@ def test_every_file_is_swift(placed: Path) -> None:
     grammar = pytest.importorskip("tree_sitter_swift", reason="tree-sitter-swift is not installed: nothing was parsed")
     parser = tree_sitter.Parser(tree_sitter.Language(grammar.language()))
     found = sorted(placed.rglob("*.swift"))
-    assert len(found) == 16
+    assert len(found) == 19
     assert [path.name for path in found if parser.parse(path.read_bytes()).root_node.has_error] == []
     broken = (SWIFT / "Resize.swift").read_bytes().replace(b"func sinc(", b"func sinc")
     assert parser.parse(broken).root_node.has_error

@@ -61,6 +61,27 @@ def test_a_picture_is_cut_as_the_run_cuts_it(client, shape, size, mode, keep, na
     np.testing.assert_array_equal(ours.transpose(2, 0, 1), fitted(pixels, spec))
 
 
+wide = st.integers(40, 200)
+
+
+@settings(max_examples=40)
+@given(st.tuples(wide, wide), sizes, crops, st.floats(0.3, 1), st.integers(0, 99))
+def test_a_box_is_led_back_to_the_pixels_that_it_shows(client, shape, size, mode, keep, seed) -> None:
+    """Of a picture whose bytes are their own places, a pixel behind resize and crop holds the place that it shows."""
+    size = size if isinstance(size, tuple) else (size, size)
+    said = {"size": size, "keep": keep, "crop": mode, "resize": "bilinear", "fill": [0, 0, 0]}
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    resized = client.goal_size(*shape, said)
+    cut = client.crop(client.resize(np.stack([y, x, x], -1).astype(np.uint8), *resized, "bilinear"), size, [0, 0, 0])
+    reach = np.maximum(np.divide(shape, resized), 1)  # of the filter: nearer to an edge it shows less than it would
+    for row, column in np.random.default_rng(seed).integers(0, size, (8, 2)):
+        box = column / size[1], row / size[0], (column + 1) / size[1], (row + 1) / size[0]
+        x0, y0, x1, y1 = client.uncut(box, *shape, said)
+        middle = np.array([(y0 + y1) / 2 * shape[0], (x0 + x1) / 2 * shape[1]])
+        if (middle > reach).all() and (middle < np.array(shape) - reach).all():
+            np.testing.assert_allclose(cut[row, column, :2], middle - 0.5, atol=0.75)  # of rounding, and of the filter
+
+
 @settings(max_examples=30)
 @given(st.integers(1, 30), st.integers(1, 30), st.booleans(), st.integers(0, 99))
 def test_a_png_is_read_as_pillow_reads_it(client, tmp_path_factory, height, width, smooth, seed) -> None:

@@ -16,6 +16,7 @@ from qtools.core.errors import InputError
 from qtools.pipeline import picture_vectors
 from qtools.pipeline.bundles import web
 from qtools.pipeline.contract import Output
+from tests.unit.bundles import detector_cases
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
@@ -23,11 +24,13 @@ FLOAT = Output("logits", (1, 5), "float32", "logits")
 
 SCRIPT = """
 import { readFileSync, writeFileSync } from "node:fs";
-const { prepare, realNumbers, top, typed } = await import(process.argv[2]);
+const { prepare, realNumbers, top, typed, uncut } = await import(process.argv[2]);
 const cases = JSON.parse(readFileSync("cases.json"));
 const parts = cases.map(({ width, height, contract }, at) =>
   Buffer.from(prepare({ width, height, data: new Uint8Array(readFileSync(`${at}.rgb`)) }, contract).buffer));
 parts.forEach((part, at) => writeFileSync(`${at}.out`, part));
+const box = JSON.parse(readFileSync("box.json"));
+writeFileSync("uncut.json", JSON.stringify(cases.map((each) => uncut(box, each, each.contract.preparation))));
 const answers = JSON.parse(readFileSync("answers.json"));
 writeFileSync("tops.json", JSON.stringify(answers.map(({ bytes, contract }) => {
   const numbers = realNumbers(typed(Uint8Array.from(bytes), contract.output.dtype), contract);
@@ -52,6 +55,7 @@ def computed(tmp_path_factory, templates, drawn) -> Path:
     answers = [{"bytes": list(answer.memory), "contract": answer.contract} for answer in drawn.answers]
     (folder / "cases.json").write_text(json.dumps(cases))
     (folder / "answers.json").write_text(json.dumps(answers))
+    (folder / "box.json").write_text(json.dumps(detector_cases.BOX))
     (folder / "run.mjs").write_text(SCRIPT)
     shutil.copy(templates / "web" / "prepare.js", folder / "prepare.mjs")
     ended = subprocess.run(
@@ -65,6 +69,12 @@ def test_every_tensor_is_that_of_python_to_the_byte(client, computed, drawn) -> 
     for number, (pixels, contract) in enumerate(zip(drawn.pictures, drawn.contracts, strict=True)):
         expected = client.prepare(pixels, contract).tobytes()
         assert (computed / f"{number}.out").read_bytes() == expected, (pixels.shape, contract["preparation"])
+
+
+def test_a_box_is_led_back_to_the_whole_picture_as_python_does_it(client, computed, drawn) -> None:
+    given = zip(drawn.pictures, drawn.contracts, strict=True)
+    expected = [client.uncut(detector_cases.BOX, *pixels.shape[:2], said["preparation"]) for pixels, said in given]
+    np.testing.assert_allclose(json.loads((computed / "uncut.json").read_text()), expected, rtol=1e-12)
 
 
 def test_answers_mean_the_same_numbers_and_the_same_classes(client, computed, drawn) -> None:

@@ -26,6 +26,9 @@ public final class CGContext {
         data: UnsafeMutableRawPointer?, width: Int, height: Int, bitsPerComponent: Int, bytesPerRow: Int,
         space: CGColorSpace, bitmapInfo: UInt32
     ) {}
+    public var data: UnsafeMutableRawPointer? { fatalError() }
+    public var bytesPerRow: Int { fatalError() }
+    public func makeImage() -> CGImage? { fatalError() }
     public var interpolationQuality: CGInterpolationQuality = .default
     public func draw(_ image: CGImage, in rect: CGRect) {}
 }

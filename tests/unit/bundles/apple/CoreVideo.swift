@@ -1,4 +1,4 @@
-import CoreGraphics
+@_exported import CoreGraphics
 
 public typealias OSType = UInt32
 public typealias CVReturn = Int32
@@ -11,6 +11,8 @@ public struct CVPixelBufferLockFlags: OptionSet, Sendable {
 }
 public let kCVReturnSuccess: CVReturn = 0
 public let kCVPixelFormatType_32BGRA: OSType = 0x4247_5241
+/// A CFString at Apple's, which becomes a String there by `as String`, and here could not.
+public let kCVPixelBufferPixelFormatTypeKey = "PixelFormatType"
 nonisolated(unsafe) public let kCVPixelBufferIOSurfacePropertiesKey: CFString = "IOSurfaceProperties"
 @discardableResult
 public func CVPixelBufferCreate(

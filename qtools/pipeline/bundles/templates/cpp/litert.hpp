@@ -1,14 +1,21 @@
 // Runs the artifact with LiteRT's C library (libLiteRt, version 2). Declares the functions that it calls; where LiteRT's
 // own headers (litert/c/*.h) are at hand, include them instead.
+//
+//     qtools::LiteRtModelFile model("model.tflite");
+//     auto answers = qtools::likeliest(model.run(qtools::prepare(picture)));
+//
+// The `outputs` of a detector go through `elements` into `objects`, as in replay.cpp, and `uncut` leads a box back to the
+// whole picture.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "qtools_contract.hpp"
+#include "qtools_vision.hpp"
 
 extern "C" {
 typedef struct LiteRtEnvironmentT* LiteRtEnvironment;
@@ -27,6 +34,8 @@ int LiteRtSetOptionsHardwareAccelerators(LiteRtOptions options, int accelerators
 int LiteRtCreateCompiledModel(LiteRtEnvironment, LiteRtModel, LiteRtOptions, LiteRtCompiledModel* made);
 int LiteRtGetModelSignature(LiteRtModel model, std::size_t index, LiteRtSignature* found);
 int LiteRtGetSignatureInputTensorByIndex(LiteRtSignature signature, std::size_t index, LiteRtTensor* found);
+int LiteRtGetNumSignatureOutputs(LiteRtSignature signature, std::size_t* count);
+int LiteRtGetSignatureOutputName(LiteRtSignature signature, std::size_t index, const char** found);
 int LiteRtGetSignatureOutputTensorByIndex(LiteRtSignature signature, std::size_t index, LiteRtTensor* found);
 int LiteRtGetRankedTensorType(LiteRtTensor tensor, void* type);
 int LiteRtGetCompiledModelInputBufferRequirements(LiteRtCompiledModel, std::size_t signature, std::size_t index,
@@ -63,31 +72,51 @@ public:
         check(LiteRtGetSignatureInputTensorByIndex(signature, 0, &tensor), "LiteRtGetSignatureInputTensorByIndex");
         check(LiteRtGetCompiledModelInputBufferRequirements(compiled_, 0, 0, &wants), "input requirements");
         input_ = buffer(tensor, wants);
-        check(LiteRtGetSignatureOutputTensorByIndex(signature, 0, &tensor), "LiteRtGetSignatureOutputTensorByIndex");
-        check(LiteRtGetCompiledModelOutputBufferRequirements(compiled_, 0, 0, &wants), "output requirements");
-        output_ = buffer(tensor, wants);
+        std::size_t count = 0;
+        check(LiteRtGetNumSignatureOutputs(signature, &count), "LiteRtGetNumSignatureOutputs");
+        std::vector<std::string> names;
+        for (std::size_t at = 0; at < count; ++at) {
+            const char* name = nullptr;
+            check(LiteRtGetSignatureOutputName(signature, at, &name), "LiteRtGetSignatureOutputName");
+            names.push_back(name);
+            check(LiteRtGetSignatureOutputTensorByIndex(signature, at, &tensor), "an output's tensor");
+            check(LiteRtGetCompiledModelOutputBufferRequirements(compiled_, 0, at, &wants), "output requirements");
+            outputs_.push_back(buffer(tensor, wants));
+        }
+        for (const contract::End& end : contract::ends) places_.push_back(place(names, end.name));
     }
     LiteRtModelFile(const LiteRtModelFile&) = delete;
     LiteRtModelFile& operator=(const LiteRtModelFile&) = delete;
     ~LiteRtModelFile() {
         if (input_) LiteRtDestroyTensorBuffer(input_);
-        if (output_) LiteRtDestroyTensorBuffer(output_);
+        for (LiteRtTensorBuffer output : outputs_) LiteRtDestroyTensorBuffer(output);
         if (compiled_) LiteRtDestroyCompiledModel(compiled_);
         if (options_) LiteRtDestroyOptions(options_);
         if (model_) LiteRtDestroyModel(model_);
         if (environment_) LiteRtDestroyEnvironment(environment_);
     }
 
+    // The output for an input tensor, both as they are.
     std::vector<contract::Answer> run(const std::vector<contract::Element>& tensor) {
+        return elements<contract::Answer>(outputs(tensor)[0]);
+    }
+
+    // The bytes of all outputs for an input tensor, in the order of contract::ends: of a detector there are two.
+    std::vector<std::vector<std::uint8_t>> outputs(const std::vector<contract::Element>& tensor) {
         void* memory = nullptr;
         check(LiteRtLockTensorBuffer(input_, &memory, write), "LiteRtLockTensorBuffer");
         std::memcpy(memory, tensor.data(), tensor.size() * sizeof(contract::Element));
         check(LiteRtUnlockTensorBuffer(input_), "LiteRtUnlockTensorBuffer");
-        check(LiteRtRunCompiledModel(compiled_, 0, 1, &input_, 1, &output_), "LiteRtRunCompiledModel");
-        std::vector<contract::Answer> found(contract::answers);
-        check(LiteRtLockTensorBuffer(output_, &memory, read), "LiteRtLockTensorBuffer");
-        std::memcpy(found.data(), memory, found.size() * sizeof(contract::Answer));
-        check(LiteRtUnlockTensorBuffer(output_), "LiteRtUnlockTensorBuffer");
+        check(LiteRtRunCompiledModel(compiled_, 0, 1, &input_, outputs_.size(), outputs_.data()),
+              "LiteRtRunCompiledModel");
+        std::vector<std::vector<std::uint8_t>> found;
+        for (std::size_t at = 0; at < places_.size(); ++at) {
+            LiteRtTensorBuffer output = outputs_[places_[at]];
+            check(LiteRtLockTensorBuffer(output, &memory, read), "LiteRtLockTensorBuffer");
+            const std::uint8_t* bytes = static_cast<const std::uint8_t*>(memory);
+            found.emplace_back(bytes, bytes + contract::ends[at].bytes);
+            check(LiteRtUnlockTensorBuffer(output), "LiteRtUnlockTensorBuffer");
+        }
         return found;
     }
 
@@ -96,6 +125,15 @@ private:
 
     static void check(int status, const char* what) {
         if (status != 0) throw std::runtime_error(std::string(what) + " ends in status " + std::to_string(status));
+    }
+
+    // The file's outputs have the names that the contract gives them; where there is one, it is that one.
+    static std::size_t place(const std::vector<std::string>& names, const std::string& name) {
+        if (names.size() == 1) return 0;
+        for (std::size_t at = 0; at < names.size(); ++at) {
+            if (names[at] == name) return at;
+        }
+        throw std::runtime_error("the file has no output " + name);
     }
 
     LiteRtTensorBuffer buffer(LiteRtTensor tensor, LiteRtTensorBufferRequirements wants) {
@@ -111,7 +149,8 @@ private:
     LiteRtOptions options_ = nullptr;
     LiteRtCompiledModel compiled_ = nullptr;
     LiteRtTensorBuffer input_ = nullptr;
-    LiteRtTensorBuffer output_ = nullptr;
+    std::vector<LiteRtTensorBuffer> outputs_;  // all of the file, in its order
+    std::vector<std::size_t> places_;          // of those of the contract among them
 };
 
 }  // namespace qtools

@@ -1,4 +1,4 @@
-// Feeds a network exactly as it was audited. Plain C++17, one header, nothing but the standard library; everything that
+// Feeds a network exactly as it was audited. Plain C++17, nothing but the standard library; everything that
 // depends on the network comes from qtools_contract.hpp.
 //
 // A picture is RGB, upright, 8 bits per channel. Weights are computed in double precision: compile without -ffast-math,
@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "qtools_contract.hpp"
+#include "qtools_detect.hpp"
 
 namespace qtools {
 
@@ -183,7 +185,10 @@ inline std::vector<int> nearest(int source, int goal) {
 
 inline int half_to_even(double x) { return static_cast<int>(std::nearbyint(x)); }  // in the usual rounding mode
 
-inline int middle(int have, int goal) { return half_to_even((have - goal) / 2.0); }
+// Where the middle of `goal` pixels begins among `have`; below 0 where there are fewer.
+inline int start(int have, int goal) {
+    return have < goal ? -((goal - have) / 2) : half_to_even((have - goal) / 2.0);
+}
 
 }  // namespace detail
 
@@ -228,9 +233,7 @@ inline std::pair<int, int> goal_size(int height, int width) {
 inline std::vector<contract::Element> prepare(const Picture& picture) {
     const auto [height, width] = goal_size(picture.height, picture.width);
     const Picture resized = resize(picture, height, width, contract::filter);
-    const int missing_h = std::max(contract::height - height, 0), missing_w = std::max(contract::width - width, 0);
-    const int top = detail::middle(height + missing_h, contract::height) - missing_h / 2;
-    const int left = detail::middle(width + missing_w, contract::width) - missing_w / 2;
+    const int top = detail::start(height, contract::height), left = detail::start(width, contract::width);
     constexpr std::size_t plane = static_cast<std::size_t>(contract::height) * contract::width;
     std::vector<contract::Element> tensor(3 * plane);
     for (int y = 0; y < contract::height; ++y) {
@@ -251,14 +254,35 @@ inline std::vector<contract::Element> prepare(const Picture& picture) {
     return tensor;
 }
 
+// A box of the picture behind resize and crop, as shares of a whole picture of these sides; it may reach beyond that.
+inline Box uncut(const Box& box, int height, int width) {
+    const auto [tall, broad] = goal_size(height, width);
+    const int top = detail::start(tall, contract::height), left = detail::start(broad, contract::width);
+    return {(box.left * contract::width + left) / broad, (box.top * contract::height + top) / tall,
+            (box.right * contract::width + left) / broad, (box.bottom * contract::height + top) / tall};
+}
+
+// What the numbers of any output are worth.
+template <class Code>
+std::vector<float> worth(const std::vector<Code>& codes, contract::Grid grid) {
+    std::vector<float> found;
+    for (Code code : codes) {
+        found.push_back(grid.coded ? static_cast<float>(static_cast<int>(code) - grid.zero_point) * grid.scale
+                                   : static_cast<float>(code));
+    }
+    return found;
+}
+
 // What the numbers of the output are worth.
 inline std::vector<float> real_numbers(const std::vector<contract::Answer>& output) {
-    std::vector<float> found;
-    for (contract::Answer code : output) {
-        const float number = contract::coded ? static_cast<float>(static_cast<int>(code) - contract::zero_point)
-                                             : static_cast<float>(code);
-        found.push_back(contract::coded ? number * contract::scale : number);
-    }
+    return worth(output, contract::grid);
+}
+
+// The elements of a tensor that lies there as bytes.
+template <class Element>
+std::vector<Element> elements(const std::vector<std::uint8_t>& bytes) {
+    std::vector<Element> found(bytes.size() / sizeof(Element));
+    std::memcpy(found.data(), bytes.data(), found.size() * sizeof(Element));
     return found;
 }
 
@@ -284,5 +308,14 @@ inline std::vector<Top> likeliest(const std::vector<contract::Answer>& output, s
     }
     return found;
 }
+
+#ifdef QTOOLS_DETECTOR
+// What is in a picture, the surest first, of the elements of both outputs.
+inline std::vector<Found> objects(const std::vector<contract::Answer>& output,
+                                  const std::vector<contract::Side>& boxes) {
+    const std::vector<std::string> labels(contract::labels, contract::labels + contract::labelled);
+    return detect(real_numbers(output), worth(boxes, contract::boxes_grid), contract::decoding, labels);
+}
+#endif
 
 }  // namespace qtools

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+Sides = tuple[float, float, float, float]
 PRECISION = 22
 """Bits behind the binary point of a weight: 32, less 8 of the pixel, less 2 for sums beyond it."""
 
@@ -157,17 +158,35 @@ def goal_size(height: int, width: int, preparation: dict[str, Any]) -> tuple[int
     return max(1, round(height / ratio)), max(1, round(width / ratio))  # Python rounds half to even
 
 
+def start(have: int, goal: int) -> int:
+    """Where the middle of `goal` pixels begins among `have`; below 0 where there are fewer."""
+    return -((goal - have) // 2) if have < goal else round((have - goal) / 2)  # Python rounds half to even
+
+
 def crop(picture: np.ndarray, size: tuple[int, int], fill: list[int]) -> np.ndarray:
     """The middle of a picture, with `fill` around where it is smaller."""
-    missing = [max(goal - have, 0) for goal, have in zip(size, picture.shape, strict=False)]
-    if any(missing):
-        framed = np.empty((picture.shape[0] + missing[0], picture.shape[1] + missing[1], 3), np.uint8)
-        framed[:] = fill
-        top, left = missing[0] // 2, missing[1] // 2
-        framed[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-        picture = framed
-    top, left = (round((have - goal) / 2) for goal, have in zip(size, picture.shape, strict=False))  # half to even
-    return picture[top : top + size[0], left : left + size[1]]
+    top, left = start(picture.shape[0], size[0]), start(picture.shape[1], size[1])
+    inside = picture[max(top, 0) : top + size[0], max(left, 0) : left + size[1]]
+    framed = np.empty((*size, 3), np.uint8)
+    framed[:] = fill
+    top, left = max(-top, 0), max(-left, 0)
+    framed[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return framed
+
+
+def uncut(box: Sides, height: int, width: int, said: dict[str, Any]) -> Sides:
+    """A box of the picture behind resize and crop, as shares of the whole picture; it may reach beyond that.
+
+    Args:
+        box: Left, top, right and bottom as shares of its sides, as `detect` gives them.
+        height: Of the whole picture.
+        width: Of the whole picture.
+        said: The contract's `preparation`.
+    """
+    (high, wide), (tall, broad) = said["size"], goal_size(height, width, said)
+    top, left = start(tall, high), start(broad, wide)
+    x0, y0, x1, y1 = box
+    return (x0 * wide + left) / broad, (y0 * high + top) / tall, (x1 * wide + left) / broad, (y1 * high + top) / tall
 
 
 def prepare(picture: np.ndarray, contract: dict[str, Any]) -> np.ndarray:
@@ -228,10 +247,11 @@ class Client:
         """All outputs for an input tensor, by name: of a detector there are two."""
         return self._run(tensor, self.contract)
 
-    def detect(self, picture: np.ndarray) -> list[tuple[int, str, float, tuple[float, float, float, float]]]:
+    def detect(self, picture: np.ndarray) -> list[tuple[int, str, float, Sides]]:
         """What a detector finds: index of the class, label, score, and the box as shares of the picture that goes in.
 
-        That is the picture behind resize and crop; the surest comes first. Needs qtools_detect.py beside this file.
+        That is the picture behind resize and crop, and `uncut` makes shares of the whole picture of them; the surest
+        comes first. Needs qtools_detect.py beside this file.
         """
         from qtools_detect import detect
 

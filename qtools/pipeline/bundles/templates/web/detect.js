@@ -72,7 +72,7 @@ function overlap(one, other) {
  * @param {Float32Array} logits Real numbers of the output, place by place.
  * @param {Float32Array} answers Real numbers of the boxes.
  * @returns {{index: number, label: string, score: number, box: number[]}[]} `box` holds left, top, right and bottom as
- *   shares of the picture that goes in: behind resize and crop.
+ *   shares of the picture that goes in: behind resize and crop. `uncut` of prepare.js leads back from there.
  */
 export function detect(logits, answers, { decoding, labels }) {
   const boxes = corners(Array.from(answers), decoding);

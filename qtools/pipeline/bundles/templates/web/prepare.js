@@ -144,10 +144,21 @@ export function goalSize(height, width, preparation) {
   return [height, width].map((side) => Math.max(1, halfToEven(side / ratio)));
 }
 
+/** Where the middle of `goal` pixels begins among `have`; below 0 where there are fewer. */
+const start = (have, goal) => (have < goal ? -Math.floor((goal - have) / 2) : halfToEven((have - goal) / 2));
+
+/** A box of the picture behind resize and crop, as shares of the whole picture; it may reach beyond that. */
+export function uncut([left, top, right, bottom], { height, width }, preparation) {
+  const resized = goalSize(height, width, preparation);
+  const [down, across] = resized.map((have, side) => {
+    const goal = preparation.size[side];
+    return (share) => (share * goal + start(have, goal)) / have;
+  });
+  return [across(left), down(top), across(right), down(bottom)];
+}
+
 /** The middle of a picture, with `fill` around where it is smaller. */
 export function crop(picture, [height, width], fill) {
-  const start = (have, goal) =>
-    have < goal ? -Math.floor((goal - have) / 2) : halfToEven((have - goal) / 2);
   const [top, left] = [start(picture.height, height), start(picture.width, width)];
   const data = new Uint8Array(height * width * 3);
   for (let y = 0; y < height; y += 1) {

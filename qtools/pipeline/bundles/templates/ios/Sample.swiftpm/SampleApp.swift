@@ -1,4 +1,4 @@
-// Choose a photograph and see what the network says.
+// Choose a photograph, or show the camera something, and see what the network says; of a detector, where it is as well.
 
 import PhotosUI
 import QtoolsPreparation
@@ -12,64 +12,85 @@ struct SampleApp: App {
     }
 }
 
+@MainActor
 struct AnswersView: View {
     @State private var chosen: PhotosPickerItem?
-    @State private var answers: [Line] = []
+    @State private var answered: Answered?
     @State private var message = "Choose a picture"
     @State private var network: Network?
+    @State private var camera: Camera?
 
     var body: some View {
         NavigationStack {
             List {
                 Text(message)
-                ForEach(answers, id: \.number) { answer in
-                    LabeledContent(answer.name, value: answer.share.formatted(.percent.precision(.fractionLength(1))))
+                if let answered {
+                    BoxesView(picture: answered.picture, marks: answered.marks)
+                    ForEach(answered.lines, id: \.number) { line in
+                        LabeledContent(line.name, value: line.share.formatted(.percent.precision(.fractionLength(1))))
+                    }
                 }
             }
-            .toolbar { PhotosPicker("Picture", selection: $chosen, matching: .images) }
+            .toolbar {
+                PhotosPicker("Picture", selection: $chosen, matching: .images)
+                Button(camera == nil ? "Camera" : "Stop") {
+                    Task { await watch() }
+                }
+            }
         }
         .onChange(of: chosen) {
-            Task { await answer() }
+            Task { await choose() }
         }
     }
 
-    @MainActor
-    private func answer() async {
+    private func choose() async {
         do {
             guard let data = try await chosen?.loadTransferable(type: Data.self) else { return }
-            let opened: Network
-            if let ready = network {
-                opened = ready
-            } else {
-                opened = try await Network.carried()
-                network = opened
-            }
-            let picture = try Picture(encoded: data)
-            let start = ContinuousClock.now
-            answers = try lines(opened, picture)
-            message = "\(picture.width) x \(picture.height), \(ContinuousClock.now - start)"
+            let opened = try await ready()
+            stop()
+            show(Result { try Answered(Picture(encoded: data), by: opened) })
         } catch {
-            answers = []
+            show(.failure(error))
+        }
+    }
+
+    private func watch() async {
+        if camera != nil { return stop() }
+        do {
+            let opened = try await ready()
+            let started = Camera { frame in  // not on the main thread
+                let found = Result { try Answered(frame.get(), by: opened) }
+                Task { @MainActor in
+                    if camera != nil { show(found) }
+                }
+            }
+            try await started.start()
+            camera = started
+        } catch {
+            show(.failure(error))
+        }
+    }
+
+    private func stop() {
+        camera?.stop()
+        camera = nil
+    }
+
+    private func ready() async throws -> Network {
+        if let network { return network }
+        let opened = try await Network.carried()
+        network = opened
+        return opened
+    }
+
+    private func show(_ found: Result<Answered, Error>) {
+        switch found {
+        case .success(let success):
+            answered = success
+            message = "\(success.picture.width) x \(success.picture.height), \(success.took)"
+        case .failure(let error):
+            answered = nil
             message = "\(error)"
         }
     }
-
-    /// The likeliest classes, or of a detector all objects; where they are is left to the app.
-    private func lines(_ opened: Network, _ picture: Picture) throws -> [Line] {
-        let found: [(String, Int, Double)]
-        if opened.contract.decoding == nil {
-            found = try Classifier(opened).classify(picture).map { ($0.label, $0.index, $0.probability) }
-        } else {
-            found = try Detector(opened).detect(picture).map { ($0.label, $0.index, $0.score) }
-        }
-        return found.enumerated().map { number, each in
-            Line(number: number, name: each.0.isEmpty ? "class \(each.1)" : each.0, share: each.2)
-        }
-    }
-}
-
-struct Line {
-    let number: Int
-    let name: String
-    let share: Double
 }

@@ -9,7 +9,7 @@ import Musl
 #endif
 
 /// An object. `box` holds left, top, right and bottom as shares of the picture that goes in, behind resize and crop;
-/// `label` is empty where the class has none.
+/// `uncut` leads back from there. `label` is empty where the class has none.
 public struct Found: Equatable, Sendable {
     public let index: Int
     public let label: String

@@ -26,6 +26,21 @@ func start(have: Int, goal: Int) -> Int {
     return halfToEven(Double(have - goal) / 2.0)
 }
 
+/// A box of the picture behind resize and crop, as shares of the whole picture of this height and width: left, top,
+/// right and bottom, which may lie beyond it.
+public func uncut(_ box: [Double], height: Int, width: Int, _ said: Preparation) -> [Double] {
+    let resized = goalSize(height: height, width: width, said)
+    var found: [Double] = []
+    for side in 0..<4 {
+        let across = side % 2 == 0
+        let goal = across ? said.size[1] : said.size[0]
+        let have = across ? resized.width : resized.height
+        let first = start(have: have, goal: goal)
+        found.append((box[side] * Double(goal) + Double(first)) / Double(have))
+    }
+    return found
+}
+
 /// The middle of a picture, with `fill` around where it is smaller.
 func cropped(_ picture: Picture, to size: Size, fill: [UInt8]) -> Picture {
     let top = start(have: picture.height, goal: size.height)

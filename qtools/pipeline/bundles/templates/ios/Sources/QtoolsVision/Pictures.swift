@@ -40,6 +40,24 @@ extension Picture {
         self.init(height: height, width: width, rgb: (0..<3 * height * width).map { rgbx[$0 / 3 * 4 + $0 % 3] })
     }
 
+    /// For a view; its numbers are taken as sRGB.
+    public func image() throws -> CGImage {
+        guard let space = CGColorSpace(name: CGColorSpace.sRGB),
+            let context = CGContext(
+                data: nil, width: width, height: height, bitsPerComponent: 8, bytesPerRow: 0, space: space,
+                bitmapInfo: CGImageAlphaInfo.noneSkipLast.rawValue),
+            let memory = context.data
+        else { throw Mismatch(what: "there is no room for a picture of \(width) x \(height)") }
+        for y in 0..<height {
+            let row = memory.advanced(by: y * context.bytesPerRow).assumingMemoryBound(to: UInt8.self)
+            for x in 0..<width {
+                for channel in 0..<3 { row[4 * x + channel] = rgb[3 * (y * width + x) + channel] }
+            }
+        }
+        guard let image = context.makeImage() else { throw Mismatch(what: "this picture cannot be shown") }
+        return image
+    }
+
     /// A frame of the camera. Ask AVCaptureVideoDataOutput for kCVPixelFormatType_32BGRA, and turn it upright.
     public init(frame: CVPixelBuffer, exif: Int = 1) throws {
         guard CVPixelBufferGetPixelFormatType(frame) == kCVPixelFormatType_32BGRA else {

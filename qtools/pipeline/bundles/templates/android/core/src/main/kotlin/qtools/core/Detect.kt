@@ -6,20 +6,6 @@ import kotlin.math.max
 import kotlin.math.min
 import kotlin.math.sqrt
 
-/** A box: sides as shares of the picture that goes in, which is the one behind resize and crop. */
-class Box(val left: Double, val top: Double, val right: Double, val bottom: Double) {
-    private val area get() = max(0.0, right - left) * max(0.0, bottom - top)
-
-    /** Intersection over union; 0 where both are empty. */
-    fun overlap(other: Box): Double {
-        val width = max(0.0, min(right, other.right) - max(left, other.left))
-        val height = max(0.0, min(bottom, other.bottom) - max(top, other.top))
-        val shared = width * height
-        val either = area + other.area - shared
-        return if (either > 0) shared / either else 0.0
-    }
-}
-
 /** An object: index of its class, the background not counted, its label ("" where there is none), 0 to 1, its box. */
 class Detection(val index: Int, val label: String, val score: Double, val box: Box)
 

@@ -38,6 +38,19 @@ internal fun goalSize(height: Int, width: Int, said: Preparation): Pair<Int, Int
 private fun start(have: Int, goal: Int): Int =
     if (have < goal) -((goal - have) / 2) else Math.rint((have - goal) / 2.0).toInt()
 
+/** A box of the picture behind resize and crop, as shares of the whole picture of this height and width. */
+fun uncut(box: Box, height: Int, width: Int, said: Preparation): Box {
+    val (tall, broad) = goalSize(height, width, said)
+    val top = start(tall, said.height)
+    val left = start(broad, said.width)
+    return Box(
+        (box.left * said.width + left) / broad,
+        (box.top * said.height + top) / tall,
+        (box.right * said.width + left) / broad,
+        (box.bottom * said.height + top) / tall,
+    )
+}
+
 /**
  * A picture as the bytes of the input tensor, little-endian, in the contract's layout.
  *
