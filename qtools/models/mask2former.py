@@ -57,6 +57,7 @@ def _classes(state: State) -> int | None:
 FAMILY = Family(
     name="mask2former",
     paper="https://arxiv.org/abs/2112.01527",
+    level="converted",
     task="segmentation",
     note="reads the keys of transformers' Mask2FormerForUniversalSegmentation and of the files on the hub (facebook/"
     "mask2former-swin-tiny-ade-semantic, -cityscapes-semantic); gives logarithms of each class's share of a pixel at a "

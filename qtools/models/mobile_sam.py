@@ -38,6 +38,7 @@ def from_release(state: State) -> State:
 FAMILY = Family(
     name="mobile_sam",
     paper="https://arxiv.org/abs/2306.14289",
+    level="converted",
     task="prompted",
     note=f"{DECODES}; reads the layout of mobile_sam.pt, not verified against the authors' weights",
     translate=from_release,

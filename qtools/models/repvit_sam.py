@@ -28,6 +28,7 @@ def from_release(state: State) -> State:
 FAMILY = Family(
     name="repvit_sam",
     paper="https://arxiv.org/abs/2312.05760",
+    level="converted",
     task="prompted",
     note=f"{DECODES}; reads the layout of repvit_sam.pt, not verified against the authors' weights",
     translate=from_release,
