@@ -15,7 +15,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from numpy.typing import NDArray
 
 from exporters._leads import Step
-from qtools.core.errors import InputError
+from qtools.core.errors import CheckFailed, InputError
 from qtools.core.types import QuantParams
 
 _LOST = (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, RuntimeError)
@@ -259,15 +259,20 @@ def as_linear(model: Model, name: str) -> None:
 
 
 def as_conversion(model: Model, name: str) -> None:
-    """Has the operator that makes a tensor move codes to its grid, and do nothing else.
+    """Has a ReLU move codes to the grid of its result, and do nothing else.
 
     Args:
         model: Changed in place.
-        name: An integer tensor.
+        name: The integer tensor that it makes.
+
+    Raises:
+        CheckFailed: If the converter made that tensor by anything else.
     """
     graph = model.subgraphs[0]
     (index,) = (i for i, tensor in enumerate(graph.tensors) if tensor.name == name.encode())
     (operator,) = (each for each in graph.operators if index in each.outputs)
+    if (kind := op_name(model, operator)) not in ("RELU", "RELU6"):
+        raise CheckFailed(f"the plan has {name} as the result of a ReLU, and the artifact makes it by {kind}")
     operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.QUANTIZE)
 
 

@@ -36,5 +36,5 @@ def is_converted(op: Op, plan: QuantPlan) -> bool:
     before, after = plan.values.get(op.inputs[0]), plan.values.get(op.outputs[0])
     if op.kind not in (OpKind.RELU, OpKind.RELU6) or op.id in plan.float_ops or before is None or after is None:
         return False
-    source, made = before.read(op.id), after.made or after.params
+    source, made = before.read(op.id), after.params if after.made is None else None  # a second move lies behind it else
     return source is not None and made is not None and is_conversion(op.kind, source, made)

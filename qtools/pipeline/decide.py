@@ -99,7 +99,8 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, chosen:
         steps.try_ends()
     before = steps.judge_biases()
     if chosen.rounding:
-        steps.try_channels(steps.try_rounding(before))
+        lost = steps.try_rounding(before)
+        steps.try_channels(lost)
     decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
     return dataclasses.replace(steps.best, decision=decision)
 

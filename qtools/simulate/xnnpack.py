@@ -1,9 +1,9 @@
 """Rounding rules of LiteRT on a CPU: XNNPACK's qs8 kernels, and LiteRT's own where it does not delegate.
 
-Sources: XNNPACK src/microparams-init.c (fp32 requantization, qs8 add and mul parameters) and src/indirection.c (shares
-of an interpolation); LiteRT
-kernels/activations.cc and kernels/internal/common.h (lookup table of GELU; RELU), kernels/add.cc. LOGISTIC is a table
-of XNNPACK's own. Rules of MEAN and RELU were found by experiment (tests/ops): no code differs.
+Sources: XNNPACK src/microparams-init.c (fp32 requantization; parameters of qs8 add, mul and of the conversion between
+grids, cvt) and src/indirection.c (shares of an interpolation); LiteRT kernels/activations.cc and
+kernels/internal/common.h (lookup table of GELU; RELU), kernels/add.cc. LOGISTIC is a table of XNNPACK's own. Rules of
+MEAN and of LiteRT's RELU were found by experiment (tests/ops): no code differs.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _relu(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 
 def _moved(x: Operand, out: Output) -> torch.Tensor:
-    """Codes on another grid (QUANTIZE): a multiplier of 8 bits behind the point, halves up."""
+    """((x - z_x) * rint(256 * s_x / s_out) + 128) >> 8, + z: QUANTIZE from codes to codes."""
     multiplier = int(np.rint(np.float32(256) * (x.params.scale_array[0] / out.params.scale_array[0])))
     codes = ((x.codes.int() - x.params.zero_point[0]) * multiplier + 128) >> 8
     return _clamped(codes.float() + out.params.zero_point[0], out)

@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from calibration.placement import predict
+from exporters._tflite import flatbuffer
 from qtools.core.conversion import RATIOS, is_conversion, is_converted
+from qtools.core.errors import CheckFailed
 from qtools.core.types import OpKind, QuantParams, QuantScheme
 from tests.ops.conftest import Forward
 
@@ -65,6 +67,15 @@ def test_below_zero_it_stays_litert_own_kernel(tiny: Any) -> None:
     seen = tiny.target.inspectors[".tflite"](tiny.write(plan))
     assert seen.placement.left == {"RELU": 1, "RELU6": 1}
     assert not any(count.different for count in tiny.compare(plan, tiny.images(plan, rng)).values())
+
+
+def test_what_no_relu_makes_is_refused(tiny: Any) -> None:
+    """A converter that had moved a ReLU elsewhere would leave another operation at its tensor."""
+    plan = tiny.plan(dict.fromkeys(tiny.program.view.activations, (-4.0, 4.0)))
+    model = flatbuffer.read(tiny.write(plan).read_bytes())
+    conv = tiny.lowered.binding[tiny.program.view.ops[0].outputs[0]].tensor
+    with pytest.raises(CheckFailed, match="makes it by CONV_2D"):
+        flatbuffer.as_conversion(model, conv)
 
 
 def grid(scale: float, zero_point: int, scheme: QuantScheme = INT8) -> QuantParams:

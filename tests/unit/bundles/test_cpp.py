@@ -108,6 +108,7 @@ def test_objects_are_those_of_python_and_in_its_order(driven) -> None:
 
 def test_a_box_is_led_back_to_the_whole_picture_as_python_does_it(client, drawn, driven) -> None:
     said, rows = driven
+    assert len(rows) == len(drawn.pictures) + detector_cases.CASES
     for pixels, found in zip(drawn.pictures, rows, strict=False):
         expected = client.uncut(detector_cases.BOX, *pixels.shape[:2], said["preparation"])
         np.testing.assert_allclose(found, expected, rtol=1e-12)
