@@ -21,7 +21,7 @@ from qtools.simulate.run import Executor
 CORRECT_IMAGES = (32, 128)
 """Fewest and most images that correct weights and biases, where there are so many."""
 CORRECT_WORK = 18e9
-"""Multiply-accumulates of one float run over them, between these: 32 images of RepViT-M1.1 at 224 pixels, 65 of
+"""Multiply-accumulates of one float run over them, between these: 32 images of RepViT-M1.1 at 224 pixels, 64 of
 MobileOne-S0 and 128 of most networks at 64. All of them are in memory at once, as far as they are alive."""
 JUDGE_IMAGES = 256
 """Most further calibration images on which a step must not lose."""

@@ -83,7 +83,7 @@ def _told(cell: dict[str, Any] | None, where: tuple[str, str, str], notes: _Note
     told = real if real == simulated else f"{real} ({simulated})"
     if cell["status"] == "ok":
         return told
-    agreed = f"{cell['simulated_real_agreement']:g} % of the {cell.get('agreed', 'images')}"
+    agreed = f"{cell['simulated_real_agreement']:g} % of the {cell.get('agreed', 'images').rstrip(',')}"
     mark = notes.add(where, f"as simulated on {agreed}: {_why(cell)}")
     return f"{told} {mark}" if cell["status"] == "explained" else f"**{told} differs** {mark}"
 
