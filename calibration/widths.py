@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qtools.core.errors import InputError
 from qtools.core.target import TargetSpec
-from qtools.core.types import GraphView, Op, OpKind
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
 
 NARROWEST, WIDEST = 2, 8
 FLOAT_ACTIVATIONS = 16
 """What `--act-bits` calls activations that stay in the target's own float type."""
 NARROW_WEIGHTS = 6
 """Weight bits below which some layers keep the target's own width."""
+SUMS_PRODUCTS = (*WEIGHTED, OpKind.MATMUL, OpKind.ATTENTION)
+"""Kinds whose operands the widths of a scheme are about: layers, and products of matrices."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,15 @@ def choose(spec: TargetSpec, bits: int, weight_bits: int | None, act_bits: int |
             f"choose {NARROWEST} to {WIDEST}" + (f", or {spec.wide.bits}" if spec.wide is not None else ""),
         )
     return Widths(weights, activations)
+
+
+def operands(ops: Iterable[Op]) -> frozenset[str]:
+    """Values that are multiplied, in layers and products of matrices, by some of these operations.
+
+    What "W6A6" means in the literature: Q-HyViT, PTQ4ViT and RepQ-ViT quantize these values alone, and leave sums and
+    what functions read in float.
+    """
+    return frozenset(name for op in ops if op.kind in SUMS_PRODUCTS for name in op.inputs)
 
 
 def keeps_its_width(op: Op, view: GraphView, weight_bits: int) -> str:

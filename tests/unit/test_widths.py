@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calibration.plan import plan
+from calibration.ties import tied_groups
 from calibration.widths import choose
 from exporters._coreml.rules import SPEC as COREML
 from exporters._onnx.rules import SPEC as ONNX
 from exporters._tflite.rules import SPEC as TFLITE
 from qtools.core import numerics
-from qtools.core.errors import InputError
-from qtools.core.types import QuantScheme
+from qtools.core.errors import CheckFailed, InputError
+from qtools.core.types import OpKind, QuantScheme
+from tests.unit.test_plan import RECIPE, SPEC, Graph, graphs, stats
 
 
 @pytest.mark.parametrize(
@@ -59,3 +64,25 @@ def test_a_container_keeps_steps_and_adds_room(lo: float, hi: float, bits: int, 
     assert wide.lo <= narrow.lo and wide.hi > narrow.hi
     if lo == 0:
         assert wide.lo == 0, "a fused ReLU is the lower end of its grid"
+
+
+@given(graphs(), st.integers(2, 8), st.booleans())
+def test_what_is_multiplied_has_the_width_asked_for_and_all_else_the_containers(
+    drawn: tuple[Graph, dict[str, tuple[float, float]]], bits: int, strict: bool
+) -> None:
+    graph, ranges = drawn
+    view = graph.view()
+    seen = {n: stats(*ranges.get(n, (-1.0, 3.0))) for n in view.activations}
+    recipe = dataclasses.replace(RECIPE, activation_bits=bits, saturate=True, strict=strict)
+    try:
+        made = plan(view, SPEC, seen, graph.weights, recipe, {})
+    except CheckFailed:
+        return  # what no plan can satisfy
+    integer = [op for op in view.ops if op.id not in made.float_ops]
+    for members in tied_groups(view, SPEC, integer).values():
+        read = any(op in integer for n in members for op in view.consumers[n] if op.kind is OpKind.CONV)
+        entries = [made.values[n] for n in members if made.values[n].origin in ("explicit", "shared")]
+        if entries and "fixed" not in {made.values[n].origin for n in members}:
+            assert {e.params and e.params.scheme.bits for e in entries} == {bits if read or strict else 8}
+            told = any("nothing multiplies it" in e.reason for e in entries)
+            assert told == (bits < 8 and not read and not strict)
