@@ -271,6 +271,8 @@ class TensorStats:
         channel_hi: Largest element per channel, shape (channels,), or empty.
         channel_mean: Mean per channel, shape (channels,), or empty.
         counts: Histogram over equal bins from lo to hi, shape (bins,), int64; empty where only extremes were asked for.
+        reach: Largest magnitude of each row of the first dimension, which is the images where there are as many, shape
+            (rows,).
     """
 
     count: int
@@ -281,6 +283,7 @@ class TensorStats:
     channel_hi: NDArray[np.float32]
     channel_mean: NDArray[np.float32]
     counts: NDArray[np.int64]
+    reach: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     @property
     def edges(self) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from qtools.core.checks import Check, Status
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView, OpKind, QuantPlan
+from qtools.pipeline import aside
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import Logits, float_weights_left
 from qtools.pipeline.gate import drop_check, size_check
@@ -63,6 +64,7 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
     if prepared.certificate.leftover:
         names = prepared.certificate.leftover
         found.append(f"{len(names)} BatchNorm layer(s) could not be folded, the first at {names[0]}")
+    found += [step.note for step in prepared.steps if step.name == aside.STEP]
     left = [reason for reason in plan.float_ops.values() if not reason.startswith(ISLAND)]
     if left:
         found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")

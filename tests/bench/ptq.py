@@ -180,7 +180,7 @@ class Bench:
         if self._prepared is None:  # the graph, and so the conversion, is that of every cell
             self._prepared = lower(self._fused, captured, self.target, self._folder, QUIET)
         fields = {field.name: getattr(captured, field.name) for field in dataclasses.fields(Captured)}
-        return dataclasses.replace(self._prepared, images=images, **fields)
+        return dataclasses.replace(self._prepared, **fields)
 
     def _artifact(self, prepared: Prepared, decision: Decision) -> Stage:
         path = self._folder / f"model{self.target.spec.suffix}"
