@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from scipy import stats
 
 from calibration.apart import Apart
@@ -87,6 +88,16 @@ NETWORKS = (
         "MobileViTv2-050, CIFAR-10", "mobilevitv2_050", "weights/mobilevitv2_050_cifar10_64.safetensors", *CIFAR, 3000
     ),
 )  # fmt: skip
+
+
+def more(folder: Path | None) -> list[Network]:
+    """What a folder holds: safetensors whose header names timm's model."""
+    found = []
+    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
+        with safe_open(path, "np") as file:
+            model = file.metadata()["model"]
+        found.append(Network(f"{path.stem}, CIFAR-10", model, str(path.resolve()), *CIFAR, 1000))
+    return found
 
 
 class Bench:
@@ -293,6 +304,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with weights/ and images/")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-ptq"))
     parser.add_argument("--target", default="tflite", choices=plugins.names("exporters"))
+    parser.add_argument("--more", type=Path, help="folder of networks on CIFAR-10 (tests/bench/train_more.py)")
     parser.add_argument("--networks", default="", help="part of a network's name; all by default")
     parser.add_argument("--methods", default="", help=f"by default all, image-free {AUTO},{FAST}: {','.join(names())}")
     parser.add_argument("--calibration", type=int, default=256, help="images of one draw")
@@ -313,7 +325,7 @@ def main() -> None:
     free = "-image-free" if asked.image_free else ""
     kept = asked.out / f"results-{asked.target}-{asked.calibration}{few}{free}.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    networks = [network for network in NETWORKS if asked.networks.lower() in network.name.lower()]
+    networks = [network for network in (*NETWORKS, *more(asked.more)) if asked.networks.lower() in network.name.lower()]
     target: Target = plugins.find("exporters", asked.target, "TARGET")
     methods = asked.methods.split(",") if asked.methods else [AUTO, FAST] if asked.image_free else names()
     later = methods if asked.image_free else [AUTO]
