@@ -89,7 +89,7 @@ def _ranges(
         raise InputError("there is no image to calibrate on", "give a folder of images to --data")
 
     def measure(images: NDArray[np.float32]) -> dict[str, _Part]:
-        return {name: _Part.of(as_tensor(seen), channel_axis.get(name)) for name, seen in observe(images)}
+        return {name: _Part.of(as_tensor(seen), channel_axis.get(name), len(images)) for name, seen in observe(images)}
 
     ranges: dict[str, _Range] = {}
     for parts in _side_by_side(measure, batches, "ranges", progress):
@@ -132,7 +132,7 @@ class _Part:
         lo: Smallest element per channel.
         hi: Largest element per channel.
         sums: Sum per image and channel, float64, shape (images, channels).
-        reach: Largest magnitude per image, shape (images,).
+        reach: Largest magnitude per image, shape (images,); empty where the first dimension has other rows.
         broken: First image with an element that is not finite, or None.
     """
 
@@ -144,12 +144,12 @@ class _Part:
     broken: int | None
 
     @staticmethod
-    def of(x: torch.Tensor, channel_axis: int | None) -> _Part:
+    def of(x: torch.Tensor, channel_axis: int | None, images: int) -> _Part:
         rows = _laid_out(x, channel_axis)
         if rows.numel() == 0:
             none = np.empty(0, np.float32)
             return _Part(0, none, none, np.empty((0, 0)), none, None)
-        los, his, sums, reach = [], [], [], []
+        los, his, sums, reach = [], [], [], [torch.empty(0)]
         # A few images at a time, so that the reductions read from the cache and not from memory.
         for part in rows.split(max(1, CHUNK // rows[0].numel())):
             # Rows too short for vector instructions: fold the images together first, where there are several.
@@ -157,8 +157,9 @@ class _Part:
             los.append((part.amin(0, keepdim=True) if folded else part).amin((0, 1, 3)))
             his.append((part.amax(0, keepdim=True) if folded else part).amax((0, 1, 3)))
             sums.append(part.sum((1, 3), dtype=torch.float64))
-            low, high = part.flatten(1).aminmax(dim=1)
-            reach.append(torch.maximum(high, -low))
+            if len(rows) == images:
+                low, high = part.flatten(1).aminmax(dim=1)
+                reach.append(torch.maximum(high, -low))
         lo, hi = torch.stack(los).amin(0), torch.stack(his).amax(0)
         broken = None
         if not (lo.isfinite().all() and hi.isfinite().all()):

@@ -49,8 +49,8 @@ class Recipe:
     Attributes:
         model: Name of the model, goes into the plan.
         weight_bits: Width of the weight grid.
-        activation_bits: Width of the grids of activations that are multiplied; others have the target's own width where
-            that is more, as its containers have the room.
+        activation_bits: Width of the grids of activations that layers and products of matrices read; others have the
+            target's own width where that is more, as its containers have the room.
         method: Name of the range method.
         ranges: The range method itself.
         known: Value id -> (lowest, highest) of values that hold whole numbers between the two, such as the bytes of a
@@ -65,7 +65,7 @@ class Recipe:
         outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
         found: Ranges that a search found already.
-        strict: Whether activations that are not multiplied have the width of those that are.
+        strict: Whether all activations have that width.
         reach: Value id -> how many times as wide as the method has it its range is to be, where the images that
             calibrate are known to show too little of it.
     """
@@ -140,7 +140,7 @@ def plan(
     integer_ops = [op for op in view.ops if op.id not in in_float]
     swallowed = taken_in(view, spec, integer_ops)
     groups = tied_groups(view, spec, integer_ops)
-    values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops))
+    values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops, operands(view)))
     changed = {op.inputs[0] for op in integer_ops}
     for _ in range(len(integer_ops) + 1):  # a raised scale is the next kernel's input: at most once down the chain
         for op in integer_ops:
@@ -187,16 +187,12 @@ class _Grids:
     stats: Mapping[str, TensorStats]
     recipe: Recipe
     integer_ops: Sequence[Op]
+    operands: Set[str]
 
     @cached_property
     def fixed(self) -> Mapping[str, tuple[float, int]]:
         """Value -> the scale and zero point that its kernel insists on."""
         return {op.outputs[0]: f for op in self.integer_ops if (f := self.kernels.rule(op).fixed_output)}
-
-    @cached_property
-    def multiplied(self) -> Set[str]:
-        """Values that integer layers and products of matrices read."""
-        return operands(self.integer_ops)
 
     @cached_property
     def clamped(self) -> Set[str]:
@@ -230,10 +226,12 @@ class _Grids:
         bits = WIDE if is_wide else self.width_of(members)
         params = self.range_of(members, bits)
         wider = "".join({f", {recipe.reach[n]:g} times as wide" for n in members if n in recipe.reach})
+        width = bits if bits < spec.activation.bits else None
         keeps = recipe.activation_bits < bits == spec.activation.bits
-        why = f"{recipe.method}{wider}" + (f", {bits} bits as nothing multiplies it" if keeps else "")
-        first = ValuePlan(params, "explicit", why)
-        laid = {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
+        why = f"{recipe.method}{wider}" + (f", {bits} bits: no layer or product of matrices reads it" if keeps else "")
+        first = ValuePlan(params, "explicit", why, width=width)
+        follow = replace(first, origin="shared", reason=f"codes of {members[0]}")
+        laid = {members[0]: first} | dict.fromkeys(members[1:], follow)
         return self._clamped(laid) if recipe.clamp and bits < spec.activation.bits else laid
 
     def _clamped(self, laid: dict[str, ValuePlan]) -> dict[str, ValuePlan]:
@@ -255,9 +253,9 @@ class _Grids:
         return {op.outputs[0] for op in self.integer_ops if wanted(op)}
 
     def width_of(self, members: Iterable[str]) -> int:
-        """Bits of a tied group: those asked for, or the target's own where those are more and nothing multiplies it."""
+        """Bits of a tied group: those asked for, or the target's own where those are more and it is no operand."""
         asked, own = self.recipe.activation_bits, self.kernels.spec.activation.bits
-        return asked if self.recipe.strict or self.multiplied & set(members) else max(asked, own)
+        return asked if self.recipe.strict or self.operands & set(members) else max(asked, own)
 
     def range_of(self, members: tuple[str, ...], bits: int) -> QuantParams:
         """A grid over what all members hold; it starts at zero where a ReLU is nothing but that."""

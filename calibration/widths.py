@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qtools.core.errors import InputError
@@ -16,6 +15,10 @@ NARROW_WEIGHTS = 6
 """Weight bits below which some layers keep the target's own width."""
 SUMS_PRODUCTS = (*WEIGHTED, OpKind.MATMUL, OpKind.ATTENTION)
 """Kinds whose operands the widths of a scheme are about: layers, and products of matrices."""
+_MOVES = (
+    OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND, OpKind.SLICE, OpKind.SPLIT, OpKind.CONCAT,
+    OpKind.PAD,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Widths:
 
     Attributes:
         weights: Width of the weight grid.
-        activations: Width of the activation grid.
+        activations: Width of the grids of activations that layers and products of matrices read.
     """
 
     weights: int
@@ -77,13 +80,17 @@ def choose(spec: TargetSpec, bits: int, weight_bits: int | None, act_bits: int |
     return Widths(weights, activations)
 
 
-def operands(ops: Iterable[Op]) -> frozenset[str]:
-    """Values that are multiplied, in layers and products of matrices, by some of these operations.
+def operands(view: GraphView) -> frozenset[str]:
+    """Values that layers and products of matrices read, directly or behind moves.
 
     What "W6A6" means in the literature: Q-HyViT, PTQ4ViT and RepQ-ViT quantize these values alone, and leave sums and
-    what functions read in float.
+    what functions read in float. Where a product itself runs in float, its queries, keys and values count all the same.
     """
-    return frozenset(name for op in ops if op.kind in SUMS_PRODUCTS for name in op.inputs)
+    found: set[str] = set()
+    for op in reversed(view.ops):
+        if op.kind in SUMS_PRODUCTS or (op.kind in _MOVES and found & set(op.outputs)):
+            found.update(op.inputs)
+    return frozenset(found)
 
 
 def keeps_its_width(op: Op, view: GraphView, weight_bits: int) -> str:

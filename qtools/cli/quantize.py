@@ -55,7 +55,7 @@ StrictActivations = Annotated[
     bool,
     Option(
         "--strict-activations",
-        help="Below 8 bits: sums and what functions read are narrow too, not only what is multiplied; costs accuracy.",
+        help="Below 8 bits: what no layer and no product of matrices reads is narrow as well; costs accuracy.",
     ),
 ]
 MaxDrop = Annotated[

@@ -1,9 +1,9 @@
-"""Calibration images that are unlike all others take no part; the run says which."""
+"""Calibration images that are unlike all others take no part; the run's steps say which."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from calibration.rare import rare_images
 from calibration.sampling import Subset, name_of
@@ -13,6 +13,8 @@ from qtools.pipeline.data import RunImages
 from reports.steps import Step
 
 STEP = "rare images"
+NAMES = ": "
+"""Behind it a note names images."""
 NAMED = 5
 """Images that a note names."""
 
@@ -24,9 +26,10 @@ def find(stats: Mapping[str, TensorStats], images: RunImages, program: Program) 
     which they are.
     """
     source = images.calibration
-    found = None
-    if images.reader is None and program.takes.picture:
-        found = rare_images(stats.values(), len(source))
+    if images.reader is not None or not program.takes.picture:
+        return None
+    by_image = [seen for name, seen in stats.items() if program.view.values[name].shape[:1] == (1,)]
+    found = rare_images(by_image, len(source))
     if found is None:
         return None
     usual = Subset(source, [index for index in range(len(source)) if index not in found.images])
@@ -34,6 +37,12 @@ def find(stats: Mapping[str, TensorStats], images: RunImages, program: Program) 
     more = f" and {len(found.images) - NAMED} more" if len(found.images) > NAMED else ""
     note = (
         f"{len(found.images)} of {len(source)} calibration images reach up to {found.times:.3g} times as far as all "
-        f"others, in {found.values} of {len(stats)} values, and calibrate nothing: {names}{more}"
+        f"others, in {found.values} of {len(stats)} values, and calibrate nothing{NAMES}{names}{more}"
     )
-    return dataclasses.replace(images, calibration=usual), Step(STEP, True, None, None, note)
+    described = dataclasses.replace(images.described, calibration=len(usual))
+    return dataclasses.replace(images, calibration=usual, described=described), Step(STEP, True, None, None, note)
+
+
+def notices(steps: Iterable[Step]) -> list[str]:
+    """What a reader of the report has to know of it, without names: notices are written into the artifact too."""
+    return [step.note.partition(NAMES)[0] for step in steps if step.name == STEP]

@@ -97,7 +97,7 @@ class RunConfig:
         dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
         strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
-        strict_activations: Whether activations that no layer and no product of matrices reads are as narrow as others.
+        strict_activations: Whether activations that no layer and no product of matrices reads are narrow as well.
         max_drop: Points of top-1 that may be lost (of agreement with float, without labels; of overlap with float's
             masks): the fewest values that meet it on held-out calibration images are held more precisely, and the
             artifact is checked against it. None: networks for prompts are made as `prompted.LOST` says, unchecked.

@@ -11,7 +11,7 @@ from calibration.hybrid import center, equalize, heads
 from calibration.hybrid.channels import observe_channels
 from calibration.method import Method
 from calibration.sampling import Subset
-from calibration.widths import WIDEST, Widths, keeps_its_width
+from calibration.widths import WIDEST, Widths, keeps_its_width, operands
 from qtools.core.errors import CheckFailed
 from qtools.core.types import Op
 from qtools.graph import execute
@@ -58,7 +58,12 @@ def level(
         def weight_bits(op: Op) -> int:
             return WIDEST if keeps_its_width(op, view, widths.weights) else widths.weights
 
-        bits = widths.activations, weight_bits
+        narrow = operands(view)
+
+        def bits_of(value: str) -> int:
+            return widths.activations if value in narrow else max(widths.activations, WIDEST)
+
+        bits = bits_of, weight_bits
         found = [(path, *equalize.level(path, seen, weights, bits)) for path in paths]
         folded = centered | equalize.fold([(path, scale) for path, scale, _ in found], weights)
         weights |= folded

@@ -95,7 +95,7 @@ def more(folder: Path | None) -> list[Network]:
     found = []
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
         with safe_open(path, "np") as file:
-            model = file.metadata()["model"]
+            model = (file.metadata() or {}).get("model", path.stem)
         found.append(Network(f"{path.stem}, CIFAR-10", model, str(path.resolve()), *CIFAR, 1000))
     return found
 
@@ -320,6 +320,8 @@ def main() -> None:
     asked = parser.parse_args()
     if not (asked.data / "weights").is_dir():
         parser.error(f"'{asked.data}' does not hold weights/ and images/: make bench-ptq DATA=FOLDER")
+    if asked.more is not None and not asked.more.is_dir():
+        parser.error(f"'{asked.more}' is no folder: PYTHONPATH=. python tests/bench/train_more.py --help")
     asked.out.mkdir(parents=True, exist_ok=True)
     few = f"-{asked.evaluation}" if asked.evaluation else ""
     free = "-image-free" if asked.image_free else ""

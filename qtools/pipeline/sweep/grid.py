@@ -74,7 +74,7 @@ class Cell(BaseModel):
     clamp: StrictBool = Field(default=False, description="Whether narrow activations are cut where their grid ends.")
     strict_weights: StrictBool = Field(default=False, description="Whether every weight keeps to its narrow grid.")
     strict_activations: StrictBool = Field(
-        default=False, description="Whether activations that are not multiplied are narrow too."
+        default=False, description="Whether activations that no layer reads are narrow too."
     )
     max_drop: StrictInt | StrictFloat | None = Field(default=None, description="Points of the score that may be lost.")
     max_islands: StrictInt | None = Field(default=None, description="Most values to hold more precisely.")
