@@ -23,6 +23,7 @@ class Apart:
         dynamic: Patterns of operations to run on float activations over int8 weights.
         clamp: Whether activations below the target's width are cut where their grid ends.
         strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
+        strict_activations: Whether values that no layer and no product of matrices reads keep to a narrow grid too.
         max_islands: Most values to raise by measured benefit; 0 for none, None for no number.
         max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
         size_budget: How large the artifact may be; layers with the least to lose then get fewer bits. None: no limit.
@@ -33,6 +34,7 @@ class Apart:
     dynamic: tuple[str, ...] = ()
     clamp: bool = False
     strict_weights: bool = False
+    strict_activations: bool = False
     max_islands: int | None = None
     max_drop: float | None = None
     size_budget: SizeBudget | None = None

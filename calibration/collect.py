@@ -25,6 +25,7 @@ from qtools.graph.side_by_side import side_by_side
 T = TypeVar("T")
 
 STATS_SCHEMA = 1
+"""Raised when an array changes its meaning or goes. Files from before `rows` and `reach` do without them."""
 AGAIN = "delete it and run again"
 
 _SHORT_ROW = 128
@@ -88,7 +89,7 @@ def _ranges(
         raise InputError("there is no image to calibrate on", "give a folder of images to --data")
 
     def measure(images: NDArray[np.float32]) -> dict[str, _Part]:
-        return {name: _Part.of(as_tensor(seen), channel_axis.get(name)) for name, seen in observe(images)}
+        return {name: _Part.of(as_tensor(seen), channel_axis.get(name), len(images)) for name, seen in observe(images)}
 
     ranges: dict[str, _Range] = {}
     for parts in _side_by_side(measure, batches, "ranges", progress):
@@ -131,6 +132,7 @@ class _Part:
         lo: Smallest element per channel.
         hi: Largest element per channel.
         sums: Sum per image and channel, float64, shape (images, channels).
+        reach: Largest magnitude per image, shape (images,); empty where the first dimension has other rows.
         broken: First image with an element that is not finite, or None.
     """
 
@@ -138,26 +140,31 @@ class _Part:
     lo: NDArray[np.float32]
     hi: NDArray[np.float32]
     sums: NDArray[np.float64]
+    reach: NDArray[np.float32]
     broken: int | None
 
     @staticmethod
-    def of(x: torch.Tensor, channel_axis: int | None) -> _Part:
+    def of(x: torch.Tensor, channel_axis: int | None, images: int) -> _Part:
         rows = _laid_out(x, channel_axis)
         if rows.numel() == 0:
-            return _Part(0, np.empty(0, np.float32), np.empty(0, np.float32), np.empty((0, 0)), None)
-        los, his, sums = [], [], []
-        # A few images at a time, so that the three reductions read from the cache and not from memory.
+            none = np.empty(0, np.float32)
+            return _Part(0, none, none, np.empty((0, 0)), none, None)
+        los, his, sums, reach = [], [], [], [torch.empty(0)]
+        # A few images at a time, so that the reductions read from the cache and not from memory.
         for part in rows.split(max(1, CHUNK // rows[0].numel())):
             # Rows too short for vector instructions: fold the images together first, where there are several.
             folded = len(part) > 1 and part.shape[3] < _SHORT_ROW
             los.append((part.amin(0, keepdim=True) if folded else part).amin((0, 1, 3)))
             his.append((part.amax(0, keepdim=True) if folded else part).amax((0, 1, 3)))
             sums.append(part.sum((1, 3), dtype=torch.float64))
+            if len(rows) == images:
+                low, high = part.flatten(1).aminmax(dim=1)
+                reach.append(torch.maximum(high, -low))
         lo, hi = torch.stack(los).amin(0), torch.stack(his).amax(0)
         broken = None
         if not (lo.isfinite().all() and hi.isfinite().all()):
             broken = int(rows.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
-        return _Part(rows.numel(), lo.numpy(), hi.numpy(), torch.cat(sums).numpy(), broken)
+        return _Part(rows.numel(), lo.numpy(), hi.numpy(), torch.cat(sums).numpy(), torch.cat(reach).numpy(), broken)
 
 
 def _laid_out(x: torch.Tensor, channel_axis: int | None) -> torch.Tensor:
@@ -182,6 +189,7 @@ class _Range:
         self.channel_lo: NDArray[np.float32] = np.empty(0, np.float32)
         self.channel_hi: NDArray[np.float32] = np.empty(0, np.float32)
         self.channel_sum: NDArray[np.float64] = np.empty(0, np.float64)
+        self.reach: list[NDArray[np.float32]] = []
 
     @property
     def lo(self) -> float:
@@ -210,6 +218,7 @@ class _Range:
         self.channel_hi = np.maximum(self.channel_hi, part.hi)
         # cumsum adds one image after the other, whatever the batch; sum would add in pairs that depend on its size.
         self.channel_sum = np.cumsum(np.vstack([self.channel_sum, part.sums]), axis=0)[-1]
+        self.reach.append(part.reach)
         self.images += len(part.sums)
         self.count += part.count
 
@@ -227,6 +236,7 @@ class _Range:
             channel_hi=self.channel_hi if per_channel else none,
             channel_mean=mean if per_channel else none,
             counts=counts,
+            reach=np.concatenate(self.reach),
         )
 
 
@@ -245,6 +255,8 @@ def write_stats(path: Path, stats: Mapping[str, TensorStats]) -> Path:
         "summary": np.array([(s.lo, s.hi, s.mean) for s in kept], np.float64).reshape(len(kept), 3),
         "channels": np.array([c.shape[1] for c in channels], np.int64),
         "per_channel": np.concatenate([np.empty((3, 0), np.float32), *channels], axis=1),
+        "rows": np.array([len(s.reach) for s in kept], np.int64),
+        "reach": np.concatenate([np.empty(0, np.float32), *(s.reach for s in kept)]),
         "counts": np.stack([s.counts for s in kept]) if kept else np.empty((0, BINS), np.int64),
     }
     buffer = io.BytesIO()
@@ -263,12 +275,16 @@ def read_stats(path: Path) -> dict[str, TensorStats]:
         if int(held["schema"].item()) != STATS_SCHEMA:
             raise InputError(f"{path} holds statistics of version {held['schema']}", AGAIN)
         ids, channels, summary, counts = (held[name] for name in ("ids", "channels", "summary", "counts"))
-        per_channel = held["per_channel"]
+        per_channel, none = held["per_channel"], np.zeros(len(ids), np.int64)
+        rows, reach = held.get("rows", none), held.get("reach", np.empty(0, np.float32))
         whole = channels.ndim == 1 and (channels >= 0).all() and summary.shape == (len(ids), 3)
         if not whole or per_channel.ndim != 2 or per_channel.shape != (3, channels.sum()) or counts.ndim != 2:
             raise ValueError("its arrays do not fit together")
+        if rows.shape != channels.shape or (rows < 0).any() or reach.shape != (rows.sum(),):
+            raise ValueError("its arrays do not fit together")
         split = np.split(per_channel, np.cumsum(channels)[:-1], axis=1) if len(ids) else []
-        rows = zip(ids.tolist(), held["count"].tolist(), summary.tolist(), split, counts, strict=True)
+        images = np.split(reach, np.cumsum(rows)[:-1]) if len(ids) else []
+        entries = zip(ids.tolist(), held["count"].tolist(), summary.tolist(), split, counts, images, strict=True)
         return {
             str(name): TensorStats(
                 count=int(count),
@@ -279,8 +295,9 @@ def read_stats(path: Path) -> dict[str, TensorStats]:
                 channel_hi=channel[1],
                 channel_mean=channel[2],
                 counts=bins,
+                reach=farthest,
             )
-            for name, count, (lo, hi, mean), channel, bins in rows
+            for name, count, (lo, hi, mean), channel, bins, farthest in entries
         }
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise InputError(f"statistics {path} cannot be read: {error}", AGAIN) from error

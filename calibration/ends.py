@@ -41,7 +41,7 @@ class Measured:
 
     Attributes:
         ranges: Value id -> (lowest, highest) of its grid, zero included; values are in this order below.
-        steps: Number of steps from one end of a grid to the other, 2^bits - 1.
+        steps: Number of steps from one end of each grid to the other, 2^bits - 1, shape (values,).
         symmetric: Whether both ends of a grid are equally far from zero, and move together.
         power: |u'J|^2 / 2 over the elements that are rounded, mean over directions, shape (images, values).
         clipped: u'J e / sqrt(2) of what lies beyond an end multiplied by each of FACTORS, shape
@@ -49,7 +49,7 @@ class Measured:
     """
 
     ranges: Mapping[str, Range]
-    steps: int
+    steps: Array
     symmetric: bool
     power: Array
     clipped: Array
@@ -125,7 +125,7 @@ class _Descent:
 
     def _rounding(self, value: int) -> Array:
         lo, hi = self._ends[value] * np.take(FACTORS, self._chosen[value])
-        found: Array = ((hi - lo) / self._measured.steps) ** 2 / 12 * self._measured.power[:, value]
+        found: Array = ((hi - lo) / self._measured.steps[value]) ** 2 / 12 * self._measured.power[:, value]
         return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -18,7 +18,7 @@ from calibration.taken_in import taken_in
 from calibration.ties import tied_groups
 from calibration.weights import outliers
 from calibration.wide import Kernels
-from calibration.widths import Narrow, Widths, keeps_its_width
+from calibration.widths import Narrow, Widths, keeps_its_width, operands
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.protocols import RangeMethod
@@ -49,7 +49,8 @@ class Recipe:
     Attributes:
         model: Name of the model, goes into the plan.
         weight_bits: Width of the weight grid.
-        activation_bits: Width of the activation grid.
+        activation_bits: Width of the grids of activations that layers and products of matrices read; others have the
+            target's own width where that is more, as its containers have the room.
         method: Name of the range method.
         ranges: The range method itself.
         known: Value id -> (lowest, highest) of values that hold whole numbers between the two, such as the bytes of a
@@ -64,6 +65,7 @@ class Recipe:
         outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
         found: Ranges that a search found already.
+        strict: Whether all activations have that width.
         reach: Value id -> how many times as wide as the method has it its range is to be, where the images that
             calibrate are known to show too little of it.
     """
@@ -83,6 +85,7 @@ class Recipe:
     outliers: bool = False
     through: Mapping[str, Function] = field(default_factory=dict)
     found: Found = field(default_factory=Found)
+    strict: bool = False
     reach: Mapping[str, float] = field(default_factory=dict)
 
     def range_of(self, name: str, stats: TensorStats, scheme: QuantScheme) -> tuple[float, float]:
@@ -137,7 +140,7 @@ def plan(
     integer_ops = [op for op in view.ops if op.id not in in_float]
     swallowed = taken_in(view, spec, integer_ops)
     groups = tied_groups(view, spec, integer_ops)
-    values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops))
+    values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops, operands(view)))
     changed = {op.inputs[0] for op in integer_ops}
     for _ in range(len(integer_ops) + 1):  # a raised scale is the next kernel's input: at most once down the chain
         for op in integer_ops:
@@ -167,7 +170,7 @@ def _activations(
         members = tuple(n for n in group if n in needed and n not in swallowed)
         values.update(grids.decide(members))
         if grids.kernels.wide & set(members):
-            narrow |= dict.fromkeys(members, grids.range_of(members, grids.recipe.activation_bits))
+            narrow |= dict.fromkeys(members, grids.range_of(members, grids.width_of(members)))
     for name in view.activations:
         if name in swallowed:
             values[name] = ValuePlan(None, "fused", f"no tensor of its own: part of {swallowed[name]}")
@@ -184,6 +187,7 @@ class _Grids:
     stats: Mapping[str, TensorStats]
     recipe: Recipe
     integer_ops: Sequence[Op]
+    operands: Set[str]
 
     @cached_property
     def fixed(self) -> Mapping[str, tuple[float, int]]:
@@ -219,11 +223,16 @@ class _Grids:
         if known := [recipe.known[n] for n in members if n in recipe.known]:
             params = numerics.params_from_range(*known[0], spec.activation)
             return {n: ValuePlan(params, "fixed", "whole numbers of a known range") for n in members}
-        params = self.range_of(members, WIDE if is_wide else recipe.activation_bits)
+        bits = WIDE if is_wide else self.width_of(members)
+        params = self.range_of(members, bits)
         wider = "".join({f", {recipe.reach[n]:g} times as wide" for n in members if n in recipe.reach})
-        first = ValuePlan(params, "explicit", f"{recipe.method}{wider}")
-        laid = {members[0]: first} | {n: ValuePlan(params, "shared", f"codes of {members[0]}") for n in members[1:]}
-        return self._clamped(laid) if recipe.clamp and not is_wide else laid
+        width = bits if bits < spec.activation.bits else None
+        keeps = recipe.activation_bits < bits == spec.activation.bits
+        why = f"{recipe.method}{wider}" + (f", {bits} bits: no layer or product of matrices reads it" if keeps else "")
+        first = ValuePlan(params, "explicit", why, width=width)
+        follow = replace(first, origin="shared", reason=f"codes of {members[0]}")
+        laid = {members[0]: first} | dict.fromkeys(members[1:], follow)
+        return self._clamped(laid) if recipe.clamp and bits < spec.activation.bits else laid
 
     def _clamped(self, laid: dict[str, ValuePlan]) -> dict[str, ValuePlan]:
         """The same steps, cut at both ends of the narrow grid.
@@ -242,6 +251,11 @@ class _Grids:
 
     def _outputs(self, wanted: Callable[[Op], bool]) -> set[str]:
         return {op.outputs[0] for op in self.integer_ops if wanted(op)}
+
+    def width_of(self, members: Iterable[str]) -> int:
+        """Bits of a tied group: those asked for, or the target's own where those are more and it is no operand."""
+        asked, own = self.recipe.activation_bits, self.kernels.spec.activation.bits
+        return asked if self.recipe.strict or self.operands & set(members) else max(asked, own)
 
     def range_of(self, members: tuple[str, ...], bits: int) -> QuantParams:
         """A grid over what all members hold; it starts at zero where a ReLU is nothing but that."""

@@ -6,13 +6,19 @@ from dataclasses import dataclass
 
 from qtools.core.errors import InputError
 from qtools.core.target import TargetSpec
-from qtools.core.types import GraphView, Op, OpKind
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
 
 NARROWEST, WIDEST = 2, 8
 FLOAT_ACTIVATIONS = 16
 """What `--act-bits` calls activations that stay in the target's own float type."""
 NARROW_WEIGHTS = 6
 """Weight bits below which some layers keep the target's own width."""
+SUMS_PRODUCTS = (*WEIGHTED, OpKind.MATMUL, OpKind.ATTENTION)
+"""Kinds whose operands the widths of a scheme are about: layers, and products of matrices."""
+_MOVES = (
+    OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND, OpKind.SLICE, OpKind.SPLIT, OpKind.CONCAT,
+    OpKind.PAD,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Widths:
 
     Attributes:
         weights: Width of the weight grid.
-        activations: Width of the activation grid.
+        activations: Width of the grids of activations that layers and products of matrices read.
     """
 
     weights: int
@@ -72,6 +78,19 @@ def choose(spec: TargetSpec, bits: int, weight_bits: int | None, act_bits: int |
             f"choose {NARROWEST} to {WIDEST}" + (f", or {spec.wide.bits}" if spec.wide is not None else ""),
         )
     return Widths(weights, activations)
+
+
+def operands(view: GraphView) -> frozenset[str]:
+    """Values that layers and products of matrices read, directly or behind moves.
+
+    What "W6A6" means in the literature: Q-HyViT, PTQ4ViT and RepQ-ViT quantize these values alone, and leave sums and
+    what functions read in float. Where a product itself runs in float, its queries, keys and values count all the same.
+    """
+    found: set[str] = set()
+    for op in reversed(view.ops):
+        if op.kind in SUMS_PRODUCTS or (op.kind in _MOVES and found & set(op.outputs)):
+            found.update(op.inputs)
+    return frozenset(found)
 
 
 def keeps_its_width(op: Op, view: GraphView, weight_bits: int) -> str:

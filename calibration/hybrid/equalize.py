@@ -30,8 +30,8 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LARGEST = 64.0
 """Largest factor: a channel that is silent on the calibration images may still speak later."""
 
-Bits = tuple[int, Callable[[Op], int]]
-"""Bits of the activations, and of the weight of a layer."""
+Bits = tuple[Callable[[str], int], Callable[[Op], int]]
+"""Bits of an activation, and of the weight of a layer."""
 
 _CHANNEL_WISE = (OpKind.RELU, OpKind.IDENTITY, OpKind.PAD, OpKind.RESIZE, OpKind.MAX_POOL, OpKind.AVG_POOL)
 """Kinds that treat every channel alike and commute with a positive factor; padding is with zeros (`_aligned`)."""
@@ -117,7 +117,7 @@ def noise(
         scale: Factor per channel.
         seen: What the channels of (at least) its values carry.
         weights: Every constant, by value id.
-        bits: Widths of the activations, and of the weight of each layer.
+        bits: Widths of each activation, and of the weight of each layer.
 
     Returns:
         Noise behind the path with its channels scaled; 0 where nothing reads it.
@@ -127,7 +127,7 @@ def noise(
     for name in path.values:
         below, above = seen[name].ends
         span = float((scale * above).max() - (scale * below).min())
-        rounding += (span / (2**width - 1) / scale) ** 2 / 12
+        rounding += (span / (2 ** width(name) - 1) / scale) ** 2 / 12
     found = 0.0
     for op in path.readers:
         weight = weights[op.inputs[1]].astype(np.float64)

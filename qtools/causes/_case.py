@@ -102,8 +102,14 @@ class Case:
         if key not in self._relaid:
             params = self.plan.params(value)
             assert params is not None, value
-            self._relaid[key] = relaid(self.seen[value], params, self.bits, function)
+            self._relaid[key] = relaid(self.seen[value], params, self.width(value, params), function)
         return self._relaid[key]
+
+    def width(self, value: str, params: QuantParams) -> int:
+        """Bits of a value's steps; plans from before it was written down value by value have one width for all."""
+        if all(entry.width is None for entry in self.plan.values.values()):
+            return self.bits
+        return self.plan.values[value].width or params.scheme.bits
 
     def module(self, value: str) -> str:
         """Where a value is made, for people: its module's path, or its id."""

@@ -51,6 +51,13 @@ StrictWeights = Annotated[
         help="TFLite and ONNX, weights below 8 bits: no outliers, all keep to their narrow grid; costs accuracy.",
     ),
 ]
+StrictActivations = Annotated[
+    bool,
+    Option(
+        "--strict-activations",
+        help="Below 8 bits: what no layer and no product of matrices reads is narrow as well; costs accuracy.",
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     Option(
@@ -138,6 +145,7 @@ def quantize(
     dynamic: Dynamic = None,
     clamp: Clamp = False,
     strict_weights: StrictWeights = False,
+    strict_activations: StrictActivations = False,
     max_drop: MaxDrop = None,
     max_islands: MaxIslands = None,
     size_budget: SizeBudget = None,
@@ -170,7 +178,8 @@ def quantize(
     config = RunConfig(
         model, weights, builder, target,
         bits=bits, weight_bits=weight_bits, act_bits=act_bits,
-        int16=int16 or (), dynamic=dynamic or (), clamp=clamp, strict_weights=strict_weights,
+        int16=int16 or (), dynamic=dynamic or (), clamp=clamp,
+        strict_weights=strict_weights, strict_activations=strict_activations,
         max_drop=max_drop, max_islands=max_islands, size_budget=size_budget,
         method=method, images=Images(data, eval_data, calibration, evaluation, seed),
         io=io, labels=labels, out=out, force=force, cache=not no_cache, input_size=input_size,

@@ -271,6 +271,7 @@ class TensorStats:
         channel_hi: Largest element per channel, shape (channels,), or empty.
         channel_mean: Mean per channel, shape (channels,), or empty.
         counts: Histogram over equal bins from lo to hi, shape (bins,), int64; empty where only extremes were asked for.
+        reach: Largest magnitude on each image, shape (images,); empty where the first dimension is not the images.
     """
 
     count: int
@@ -281,6 +282,7 @@ class TensorStats:
     channel_hi: NDArray[np.float32]
     channel_mean: NDArray[np.float32]
     counts: NDArray[np.int64]
+    reach: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     @property
     def edges(self) -> NDArray[np.float64]:
@@ -304,6 +306,7 @@ class ValuePlan:
         reads: Id of an operation -> the grid it reads the value on, where that is another: a QUANTIZE lies between.
         narrow: Of a weight, the grid that its codes lie on, all but the few outliers that need those of `params`.
         packed: Of a weight, whether the file holds each code in as many bits as the grid has, not in a byte.
+        width: Of an activation, bits of the grid whose steps it has, where its container has more.
     """
 
     params: QuantParams | None
@@ -313,6 +316,7 @@ class ValuePlan:
     reads: Mapping[str, QuantParams] = field(default_factory=dict)
     narrow: QuantScheme | None = None
     packed: bool = False
+    width: int | None = None
 
     def __post_init__(self) -> None:
         if self.params is None and not self.reason:

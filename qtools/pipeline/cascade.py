@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -98,7 +99,8 @@ def run(config: RunConfig, listener: Listener) -> CascadeResult:
             if behind is not None:
                 place = Path(held.enter_context(tempfile.TemporaryDirectory()))
                 with watch.stage("pass features on"):
-                    read = passed_on(piece, read, place)
+                    usual = made[-1].legs[0].prepared.images.calibration  # less what the first piece set aside
+                    read = passed_on(piece, dataclasses.replace(read, calibration=usual), place)
         joined, contracts = {}, {}
         for at, (target, _) in enumerate(targets):
             name = target.spec.name

@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     dynamic: Sequence[str]
     clamp: bool
     strict_weights: bool
+    strict_activations: bool
     max_drop: float
     max_islands: int
     size_budget: str | float
@@ -96,6 +97,7 @@ class RunConfig:
         dynamic: Patterns of layers to keep on float activations over int8 weights, over value ids and module paths.
         clamp: Whether activations narrower than their container are cut where their grid ends.
         strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
+        strict_activations: Whether activations that no layer and no product of matrices reads are narrow as well.
         max_drop: Points of top-1 that may be lost (of agreement with float, without labels; of overlap with float's
             masks): the fewest values that meet it on held-out calibration images are held more precisely, and the
             artifact is checked against it. None: networks for prompts are made as `prompted.LOST` says, unchecked.
@@ -125,6 +127,7 @@ class RunConfig:
     dynamic: Sequence[str] = ()
     clamp: bool = False
     strict_weights: bool = False
+    strict_activations: bool = False
     max_drop: float | None = None
     max_islands: int | None = None
     size_budget: str | float | None = None
@@ -156,6 +159,7 @@ class RunConfig:
             *patterns,
             self.clamp,
             self.strict_weights,
+            self.strict_activations,
             max_islands=self.max_islands,
             max_drop=self.max_drop,
             size_budget=None if self.size_budget is None else SizeBudget.parse(str(self.size_budget)),

@@ -83,6 +83,7 @@ def recipe_of(
     strict = apart.strict_weights or widths.activations < spec.activation.bits or chosen.baseline is not None
     reach = dict.fromkeys(view.outputs, images.reach) if images.reach != 1 else {}
     recipe = dataclasses.replace(recipe, outliers=not strict, reach=reach)
+    recipe = dataclasses.replace(recipe, strict=apart.strict_activations)
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 

@@ -49,7 +49,8 @@ def measure(program: Program, plan: QuantPlan, shared: Groups, images: Sequence[
     """
     grids = {name: params for name in shared if (params := plan.params(name)) is not None}
     ranges = {name: (params.lo, params.hi) for name, params in grids.items()}
-    (scheme,) = {params.scheme for params in grids.values()}
+    schemes = [params.scheme for params in grids.values()]
+    (symmetric,) = {scheme.symmetric for scheme in schemes}
     integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
 
     def of_image(at: tuple[int, NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -69,7 +70,8 @@ def measure(program: Program, plan: QuantPlan, shared: Groups, images: Sequence[
     clipped = np.empty((len(images), PROBES, len(shared), 2, len(FACTORS)))
     for number, (own_power, own_clipped) in enumerate(side_by_side(of_image, enumerate(images))):
         power[number], clipped[number] = own_power, own_clipped
-    return Measured(ranges, scheme.qmax - scheme.qmin, scheme.symmetric, power, clipped)
+    steps = np.array([scheme.qmax - scheme.qmin for scheme in schemes], np.float64)
+    return Measured(ranges, steps, symmetric, power, clipped)
 
 
 def _by_value(tape: Tape, towards: torch.Tensor, integer: set[str]) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from qtools.core.checks import Check, Status
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView, OpKind, QuantPlan
+from qtools.pipeline import aside
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import Logits, float_weights_left
 from qtools.pipeline.gate import drop_check, size_check
@@ -63,11 +64,13 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
     if prepared.certificate.leftover:
         names = prepared.certificate.leftover
         found.append(f"{len(names)} BatchNorm layer(s) could not be folded, the first at {names[0]}")
+    found += aside.notices(prepared.steps)
     left = [reason for reason in plan.float_ops.values() if not reason.startswith(ISLAND)]
     if left:
         found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")
     if raised := len(plan.float_ops) - len(left):
         found.append(f"{raised} operation(s) are held in float as precision islands")
+    found += _kept_wide(prepared, plan)
     wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
     if wide and config.int16:
         found.append(f"--int16: {len(wide)} value(s) held at 16 bits: {_named(wide)}")
@@ -84,6 +87,20 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
             f"{spec.activation.bits} bits, so that the others get finer steps; --strict-weights keeps all inside"
         )
     return tuple(found)
+
+
+def _kept_wide(prepared: Prepared, plan: QuantPlan) -> list[str]:
+    """Said where activations have two widths."""
+    entries = [plan.values[name] for name in prepared.program.view.activations]
+    own = [entry for entry in entries if entry.params is not None and entry.origin in ("explicit", "shared")]
+    kept = [entry.params.scheme.bits for entry in own if entry.width is None and entry.params is not None]
+    if not 0 < len(kept) < len(own):
+        return []
+    told = (
+        f"{plan.scheme}: {len(kept)} of {len(own)} activations keep {min(kept)} bits, as no layer and no product of "
+        "matrices reads them; --strict-activations narrows all"
+    )
+    return [told]
 
 
 def _named(names: list[str]) -> str:

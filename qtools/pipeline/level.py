@@ -11,9 +11,9 @@ from calibration.hybrid import center, equalize, heads
 from calibration.hybrid.channels import observe_channels
 from calibration.method import Method
 from calibration.sampling import Subset
-from calibration.widths import WIDEST, Widths, keeps_its_width
+from calibration.widths import WIDEST, Widths, keeps_its_width, operands
 from qtools.core.errors import CheckFailed
-from qtools.core.types import Op
+from qtools.core.types import GraphView, Op
 from qtools.graph import execute
 from qtools.graph.capture import Program
 from qtools.graph.execute import observer
@@ -54,16 +54,12 @@ def level(
         shifts = [(each, taken) for each in between if (taken := center.shift(seen[each.value])).any()]
         centered = center.fold(shifts, weights)
         weights, seen = {**weights, **centered}, center.moved(seen, shifts)
-
-        def weight_bits(op: Op) -> int:
-            return WIDEST if keeps_its_width(op, view, widths.weights) else widths.weights
-
-        bits = widths.activations, weight_bits
+        bits = _bits(view, widths)
         found = [(path, *equalize.level(path, seen, weights, bits)) for path in paths]
         folded = centered | equalize.fold([(path, scale) for path, scale, _ in found], weights)
         weights |= folded
         attended = [
-            (each, *heads.level(each, seen, weights, (widths.activations, weight_bits(each.out)))) for each in inside
+            (each, *heads.level(each, seen, weights, (widths.activations, bits[1](each.out)))) for each in inside
         ]
         folded |= heads.fold([(each, factors) for each, factors, *_ in attended], weights)
         levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
@@ -89,3 +85,16 @@ def level(
         Step("equalize channels", bool(changed), None, None, note),
         *((Step("equalize heads", better > 0, None, None, note_of_heads),) if inside else ()),
     )
+
+
+def _bits(view: GraphView, widths: Widths) -> equalize.Bits:
+    """How wide values and the weights of layers will be."""
+    narrow = operands(view)
+
+    def of_value(name: str) -> int:
+        return widths.activations if name in narrow else max(widths.activations, WIDEST)
+
+    def of_weights(op: Op) -> int:
+        return WIDEST if keeps_its_width(op, view, widths.weights) else widths.weights
+
+    return of_value, of_weights

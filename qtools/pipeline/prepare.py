@@ -23,7 +23,7 @@ from qtools.fuse.certificate import FusionCertificate
 from qtools.graph.capture import Program, capture
 from qtools.graph.execute import observer
 from qtools.graph.pixels import taking_pixels
-from qtools.pipeline import data, reuse
+from qtools.pipeline import aside, data, reuse
 from qtools.pipeline.level import level
 from qtools.pipeline.progress import Stopwatch
 from reports.steps import Step
@@ -60,12 +60,14 @@ class Captured:
         batch: Images the program takes at once.
         steps: What was done to the weights.
         stats: Statistics of every activation.
+        images: The run's images, less what was set aside of those that calibrate.
     """
 
     program: Program
     batch: int
     steps: tuple[Step, ...]
     stats: Mapping[str, TensorStats]
+    images: data.RunImages
 
 
 @dataclass(frozen=True)
@@ -129,20 +131,31 @@ def capture_model(
             if other.program.view.ops == program.view.ops:
                 return other
         batch = program.batch_size(BATCH)
-    program, steps = level(program, images, how, batch, watch)
+    levelled, steps = level(program, images, how, batch, watch)
+    stats = _statistics(levelled, images, batch, keeping)
+    if how[0].correct and (found := aside.find(stats, images, program)) is not None:
+        images, told = found
+        levelled, steps = level(program, images, how, batch, watch)
+        stats, steps = _statistics(levelled, images, batch, keeping), (told, *steps)
+    return Captured(levelled, batch, steps, stats, images)
+
+
+def _statistics(
+    program: Program, images: data.RunImages, batch: int, keeping: tuple[Cache, Stopwatch]
+) -> Mapping[str, TensorStats]:
+    """What calibration sees of every activation, now or in an earlier run."""
     batches = images.batches(images.calibration, batch)
 
     def seen() -> Mapping[str, TensorStats]:
         floats = set(program.view.activations)
         axes = {name: program.view.values[name].channel_axis for name in floats}
-        return collect(batches, observer(program, floats), axes, watch.listener)
+        return collect(batches, observer(program, floats), axes, keeping[1].listener)
 
-    stats = reuse.statistics(program, batches, seen, keeping)
-    return Captured(program, batch, steps, stats)
+    return reuse.statistics(program, batches, seen, keeping)
 
 
 def lower(fused: Fused, captured: Captured, target: Target, folder: Path, keeping: tuple[Cache, Stopwatch]) -> Prepared:
     """Converts to a target's float artifact and binds it to the program."""
     lowered = reuse.lowered(target, captured.program, fused.examples, folder, keeping)
     known = (captured.program, captured.batch, captured.steps, captured.stats)
-    return Prepared(fused.loaded, fused.images, fused.certificate, *known, lowered)
+    return Prepared(fused.loaded, captured.images, fused.certificate, *known, lowered)

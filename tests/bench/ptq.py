@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 from scipy import stats
 
 from calibration.apart import Apart
@@ -87,6 +88,16 @@ NETWORKS = (
         "MobileViTv2-050, CIFAR-10", "mobilevitv2_050", "weights/mobilevitv2_050_cifar10_64.safetensors", *CIFAR, 3000
     ),
 )  # fmt: skip
+
+
+def more(folder: Path | None) -> list[Network]:
+    """What a folder holds: safetensors whose header names timm's model."""
+    found = []
+    for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
+        with safe_open(path, "np") as file:
+            model = (file.metadata() or {}).get("model", path.stem)
+        found.append(Network(f"{path.stem}, CIFAR-10", model, str(path.resolve()), *CIFAR, 1000))
+    return found
 
 
 class Bench:
@@ -180,7 +191,7 @@ class Bench:
         if self._prepared is None:  # the graph, and so the conversion, is that of every cell
             self._prepared = lower(self._fused, captured, self.target, self._folder, QUIET)
         fields = {field.name: getattr(captured, field.name) for field in dataclasses.fields(Captured)}
-        return dataclasses.replace(self._prepared, images=images, **fields)
+        return dataclasses.replace(self._prepared, **fields)
 
     def _artifact(self, prepared: Prepared, decision: Decision) -> Stage:
         path = self._folder / f"model{self.target.spec.suffix}"
@@ -293,6 +304,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with weights/ and images/")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-ptq"))
     parser.add_argument("--target", default="tflite", choices=plugins.names("exporters"))
+    parser.add_argument("--more", type=Path, help="folder of networks on CIFAR-10 (tests/bench/train_more.py)")
     parser.add_argument("--networks", default="", help="part of a network's name; all by default")
     parser.add_argument("--methods", default="", help=f"by default all, image-free {AUTO},{FAST}: {','.join(names())}")
     parser.add_argument("--calibration", type=int, default=256, help="images of one draw")
@@ -308,12 +320,14 @@ def main() -> None:
     asked = parser.parse_args()
     if not (asked.data / "weights").is_dir():
         parser.error(f"'{asked.data}' does not hold weights/ and images/: make bench-ptq DATA=FOLDER")
+    if asked.more is not None and not asked.more.is_dir():
+        parser.error(f"'{asked.more}' is no folder: PYTHONPATH=. python tests/bench/train_more.py --help")
     asked.out.mkdir(parents=True, exist_ok=True)
     few = f"-{asked.evaluation}" if asked.evaluation else ""
     free = "-image-free" if asked.image_free else ""
     kept = asked.out / f"results-{asked.target}-{asked.calibration}{few}{free}.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    networks = [network for network in NETWORKS if asked.networks.lower() in network.name.lower()]
+    networks = [network for network in (*NETWORKS, *more(asked.more)) if asked.networks.lower() in network.name.lower()]
     target: Target = plugins.find("exporters", asked.target, "TARGET")
     methods = asked.methods.split(",") if asked.methods else [AUTO, FAST] if asked.image_free else names()
     later = methods if asked.image_free else [AUTO]

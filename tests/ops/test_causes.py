@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from calibration.hybrid import center
 from calibration.hybrid.equalize import linear_paths
 from calibration.read_through import read_through
+from calibration.sampling import Subset
 from exporters.tflite import TARGET
 from qtools.core.types import OpKind
-from qtools.pipeline.audit.examine import examine
+from qtools.pipeline.audit.examine import case_of, examine
 from tests.ops.good_networks import (
     BATCH,
     NETWORKS,
@@ -36,6 +37,25 @@ from tests.ops.good_networks import (
 @pytest.mark.parametrize("name", ["mse", pytest.param("percentile", marks=pytest.mark.bench)])
 def test_nothing_is_named_in_a_good_network(network: Good, name: str) -> None:
     assert network.causes(network.planned(name)) == []
+
+
+@on("mobilevit")
+def test_each_value_is_laid_again_with_its_own_steps(network: Good) -> None:
+    """At 6 bits operands of layers have 63 steps and all else has 255; a plan of before says so of none."""
+    decision, images = network.planned("mse", bits=6), network.prepared.images
+    some = Subset(images.evaluation, range(8))
+    case = case_of(network.prepared, decision, (TARGET, 6), some)
+    through, ratios = read_through(network.program.view), dict[int | None, list[float]]()
+    for name, params, _ in case.gridded():
+        entry = decision.plan.values[name]
+        if entry.origin == "explicit" and name not in through:
+            ratios.setdefault(entry.width, []).append(case.relaid(name).scale[0] / params.scale[0])
+    assert ratios.keys() == {6, None}
+    assert all(0.7 < np.median(found) < 1.4 for found in ratios.values())  # four times as much on the other's steps
+    values = {name: replace(entry, width=None) for name, entry in decision.plan.values.items()}
+    old = replace(case, plan=replace(decision.plan, values=values), _relaid={})
+    wide = next(name for name, entry in decision.plan.values.items() if entry.width is None and entry.params)
+    assert old.width(wide, decision.plan.values[wide].params) == 6  # type: ignore[arg-type]
 
 
 @on("mobilevit", never=("vit",))  # its stream passes LayerNorm, which no factor of one channel does

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from calibration.ties import tied_groups
 from exporters._tflite import flatbuffer
 from qtools.core import numerics
+from qtools.core.types import WEIGHTED
 from qtools.simulate.run import Simulator
 
 
@@ -36,12 +38,18 @@ def network(bench: Any) -> Any:
 
 @pytest.mark.parametrize("bits", [2, 4, 6, 7])
 @pytest.mark.parametrize("io", ["int8", "float32"])
-def test_the_artifact_is_simulated_and_stays_inside(bench: Any, network: Any, bits: int, io: str) -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_artifact_is_simulated_and_stays_inside(bench: Any, network: Any, bits: int, io: str, strict: bool) -> None:
     rng = np.random.default_rng(bits)
     total: dict[str, Any] = {}
+    view = network.program.view
+    layers = {name for op in view.ops if op.kind in WEIGHTED for name in op.inputs}
+    groups = tied_groups(view, network.target.spec, view.ops).values()
+    narrow = {name for members in groups for name in members if strict or layers & set(members)}
+    assert strict == (narrow >= set(view.activations))
     for _ in range(8):
         changed = network.random_weights(rng)
-        plan = changed.plan(lambda: bench.random_range(rng, 2.0), bits=bits, clamp=True)
+        plan = changed.plan(lambda: bench.random_range(rng, 2.0), bits=bits, clamp=True, strict=strict)
         images = 3 * rng.normal(size=(2, 3, 16, 32)).astype(np.float32)
         for value, count in changed.compare(plan, images, io).items():
             total[value] = total.get(value, bench.Count(0, 0, 0)) + count
@@ -49,7 +57,8 @@ def test_the_artifact_is_simulated_and_stays_inside(bench: Any, network: Any, bi
         for name, codes in runner.values(images[0]).items():
             entry = plan.values[name]
             if codes.dtype == np.int8 and entry.origin != "fixed":
-                assert len(np.unique(codes)) <= 2**bits, name
+                assert len(np.unique(codes)) <= 2**bits or name not in narrow, name
+                assert entry.made is None or name in narrow, name
     bench.assert_equal(total)
 
 

@@ -154,7 +154,7 @@ def test_mixed_widths_in_one_kernel_are_refused() -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
 def test_the_ends_of_a_cut_grid_are_the_narrow_ones(bits: int) -> None:
-    made, narrow = planned(bits=bits, clamp=True), planned(bits=bits, saturate=True)
+    made, narrow = (planned(bits=bits, strict=True, **{how: True}) for how in ("clamp", "saturate"))
     for name in ("x", "relu", "add", "reshape", "linear"):
         entry, wanted = made.values[name], narrow.params(name)
         assert entry.params is not None and wanted is not None
@@ -165,7 +165,7 @@ def test_the_ends_of_a_cut_grid_are_the_narrow_ones(bits: int) -> None:
 
 
 def test_a_cut_on_other_steps_is_refused() -> None:
-    made = planned(bits=6, clamp=True)
+    made = planned(bits=6, clamp=True, strict=True)
     entry = made.values["add"]
     assert entry.made is not None
     other = dataclasses.replace(entry, made=dataclasses.replace(entry.made, scale=(entry.made.scale[0] * 2,)))

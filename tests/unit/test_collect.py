@@ -59,6 +59,8 @@ def test_statistics_are_those_of_the_whole(batch: int) -> None:
         x, stats, axis = np.asarray(tensor), found[name], AXES.get(name)
         assert stats.count == x.size and stats.counts.sum() == x.size and len(stats.counts) == BINS
         assert (stats.lo, stats.hi) == (float(x.min()), float(x.max()))
+        rows = np.abs(x.reshape(len(x), -1)).max(1)
+        np.testing.assert_array_equal(stats.reach, rows)
         assert stats.mean == pytest.approx(x.mean(dtype=np.float64), rel=1e-6)
         expected = np.histogram(x.astype(np.float64), BINS, (stats.lo, stats.hi))[0]
         assert np.abs(np.cumsum(stats.counts) - np.cumsum(expected)).sum() <= 1 + x.size * 1e-3
@@ -141,7 +143,7 @@ def test_one_value_at_a_time() -> None:
 
 
 def _same(a: TensorStats, b: TensorStats) -> bool:
-    arrays = ("channel_lo", "channel_hi", "channel_mean", "counts")
+    arrays = ("channel_lo", "channel_hi", "channel_mean", "counts", "reach")
     return (a.count, a.lo, a.hi, a.mean) == (b.count, b.lo, b.hi, b.mean) and all(
         np.array_equal(getattr(a, n), getattr(b, n)) and getattr(a, n).dtype == getattr(b, n).dtype for n in arrays
     )
@@ -153,6 +155,9 @@ def test_files_read_back(tmp_path: Path) -> None:
     back = read_stats(write_stats(tmp_path / "stats.npz", stats))
     assert list(back) == list(stats) and all(_same(back[name], stats[name]) for name in stats)
     assert read_stats(write_stats(tmp_path / "none.npz", {})) == {}
+    with np.load(tmp_path / "stats.npz") as held:
+        np.savez(tmp_path / "old.npz", **{name: held[name] for name in held.files if name not in ("rows", "reach")})
+    assert all(len(old.reach) == 0 and old.lo == stats[n].lo for n, old in read_stats(tmp_path / "old.npz").items())
 
 
 def test_damaged_files(tmp_path: Path) -> None:

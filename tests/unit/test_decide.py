@@ -99,6 +99,17 @@ def test_weights_keep_to_their_grid_where_activations_do_or_the_user_says(
     assert decide.recipe_of("m", prepared.program.view, TARGET.spec, prepared.images, asked).outliers == allowed
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_wish_for_narrow_activations_everywhere_reaches_the_planner(prepared: Prepared, strict: bool) -> None:
+    config = RunConfig("m1_1", bits=6, strict_activations=strict)
+    asked = (method("auto"), Widths(6, 6), config.apart)
+    recipe = decide.recipe_of("m", prepared.program.view, TARGET.spec, prepared.images, asked)
+    assert recipe.strict is strict
+    notices = judge.warnings(prepared, decide.decide(prepared, TARGET, asked, Stopwatch(Silent())), TARGET.spec, config)
+    told = [notice for notice in notices if "--strict-activations" in notice]
+    assert len(told) == (not strict) and all("w6a6: 3 of 6 activations keep 8 bits" in notice for notice in told)
+
+
 def test_outliers_are_counted_in_the_notices_and_named_in_the_plan(prepared: Prepared) -> None:
     decision, config = _decided(prepared, bits=4), RunConfig("m1_1", bits=4)
     wide = prepared.program.view.ops[2].inputs[1]

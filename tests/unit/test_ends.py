@@ -34,7 +34,7 @@ def cost(measured: Measured, chosen: dict[str, tuple[float, float]]) -> float:
             total, clip = 0.0, 0.0
             for value, (name, ends) in enumerate(measured.ranges.items()):
                 new = chosen.get(name, ends)
-                total += ((new[1] - new[0]) / measured.steps) ** 2 / 12 * measured.power[image, value]
+                total += ((new[1] - new[0]) / measured.steps[value]) ** 2 / 12 * measured.power[image, value]
                 for side in (0, 1):
                     factor = new[side] / ends[side] if ends[side] else 1.0
                     clip += abs(direction[value, side, int(np.argmin(np.abs(np.array(FACTORS) - factor)))])
@@ -52,7 +52,8 @@ def made_up(seed: int, values: int, *, symmetric: bool) -> Measured:
     inward = np.clip(1 - np.array(FACTORS), 0, None) ** 2
     clipped = chance.normal(size=(5, 3, values, 2, 1)) * inward
     clipped[:, :, [v for v in range(values) if ends[str(v)][0] == 0], 0] = 0
-    return Measured(ends, 63, symmetric, chance.uniform(0, 2, (5, values)) * 500, clipped)
+    steps = chance.choice([63.0, 255.0], values)
+    return Measured(ends, steps, symmetric, chance.uniform(0, 2, (5, values)) * 500, clipped)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 4), st.booleans())
@@ -75,13 +76,19 @@ def test_what_is_clipped_in_many_places_adds_up() -> None:
     """One value alone would give a tenth of its range away; eight that clip the same feature keep it."""
     inward = np.where(np.array(FACTORS) < 1, 1.0, 0.0)
     alone = Measured(
-        {"a": (0.0, 1.0)}, 255, False, np.full((1, 1), 24 * 255.0**2), np.zeros((1, 1, 1, 2, len(FACTORS)))
+        {"a": (0.0, 1.0)},
+        np.array([255.0]),
+        False,
+        np.full((1, 1), 24 * 255.0**2),
+        np.zeros((1, 1, 1, 2, len(FACTORS))),
     )
     alone.clipped[..., 1, :] = inward * 0.9
     moved, _ = together(alone)
     assert moved["a"][1] < 1
     names = {f"v{n}": (0.0, 1.0) for n in range(8)}
-    many = Measured(names, 255, False, np.full((1, 8), 24 * 255.0**2), np.repeat(alone.clipped, 8, axis=2))
+    many = Measured(
+        names, np.full(8, 255.0), False, np.full((1, 8), 24 * 255.0**2), np.repeat(alone.clipped, 8, axis=2)
+    )
     moved, _ = together(many)
     assert len(moved) < 8
 

@@ -173,7 +173,7 @@ def test_the_least_noise_is_chosen_and_is_what_was_predicted(
     (path,) = equalize.linear_paths(program.view)
     axes = dict.fromkeys(path.values, 1)
     seen = observe_channels([images.numpy()], execute.observer(program, set(path.values)), axes)
-    weights, bits = arrays(program), (width, lambda op: weight_bits)
+    weights, bits = arrays(program), (lambda value: width, lambda op: weight_bits)
 
     def noise(scale: NDArray[np.float64]) -> float:
         return measured(applied(program, [(path, scale)]), path, images, width, weight_bits)

@@ -94,7 +94,8 @@ def test_the_command_of_a_cell_asks_for_the_same_run(monkeypatch: pytest.MonkeyP
 
     text = (
         "{base: {model: m1_1, weights: reference, bits: 6, target: onnx, eval_data: held, int16: ['a*', b], seed: 3,"
-        " clamp: true, strict_weights: true, max_drop: 0.5, target_options: {activations: int8}}}"
+        " clamp: true, strict_weights: true, strict_activations: true, max_drop: 0.5,"
+        " target_options: {activations: int8}}}"
     )
     (cell,) = cells(text).values()
     asked: list[config.RunConfig] = []

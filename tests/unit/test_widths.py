@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
 
+from calibration.check import check_plan
+from calibration.plan import plan
+from calibration.ties import tied_groups
 from calibration.widths import choose
 from exporters._coreml.rules import SPEC as COREML
 from exporters._onnx.rules import SPEC as ONNX
 from exporters._tflite.rules import SPEC as TFLITE
 from qtools.core import numerics
-from qtools.core.errors import InputError
-from qtools.core.types import QuantScheme
+from qtools.core.errors import CheckFailed, InputError
+from qtools.core.target import TargetSpec
+from qtools.core.types import WEIGHTED, OpKind, QuantScheme
+from qtools.graph.capture import capture
+from tests.unit.test_plan import RECIPE, SPEC, Graph, graphs, stats
 
 
 @pytest.mark.parametrize(
@@ -59,3 +70,63 @@ def test_a_container_keeps_steps_and_adds_room(lo: float, hi: float, bits: int, 
     assert wide.lo <= narrow.lo and wide.hi > narrow.hi
     if lo == 0:
         assert wide.lo == 0, "a fused ReLU is the lower end of its grid"
+
+
+class Attention(nn.Module):
+    """Queries, keys and values of one layer, split and turned; a residual sum, GELU and a gate around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.gate = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.stem, self.head = nn.Conv2d(3, 16, 4, 4), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.gelu(self.stem(x)).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(y).reshape(len(x), -1, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        z = ((q @ k.transpose(-2, -1) / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        y = y + self.out(z)
+        return self.head((y * self.gate(y).sigmoid()).mean(1))
+
+
+@pytest.mark.parametrize("spec", [TFLITE, ONNX], ids=lambda spec: spec.name)
+def test_queries_keys_and_values_are_narrow_also_where_attention_runs_in_float(spec: TargetSpec) -> None:
+    torch.manual_seed(0)
+    example = torch.randn(1, 3, 16, 16)
+    view = capture(Attention().eval(), example, spec.expand).view
+    seen = {n: stats(-1.0, 3.0) for n in view.activations}
+    weights = {n: np.ones(value.shape, np.float32) for n, value in view.values.items() if value.const}
+    made = plan(view, spec, seen, weights, dataclasses.replace(RECIPE, activation_bits=6), {})
+    check_plan(view, spec, made)
+    by_module = {op.module: made.values[op.outputs[0]] for op in view.ops if op.kind in WEIGHTED}
+    assert {name: entry.width for name, entry in by_module.items()} == {
+        "stem": None,  # GELU alone reads it
+        "qkv": 6,
+        "out": None,  # the sum
+        "gate": None,  # the sigmoid
+        "head": None,  # the result
+    }
+    sums = [made.values[op.outputs[0]] for op in view.ops if op.kind is OpKind.ADD]
+    assert [entry.width for entry in sums if entry.params] == [6], "the gate's layer reads it"
+
+
+@given(graphs(), st.integers(2, 8), st.booleans())
+def test_operands_have_the_width_asked_for_and_all_else_the_containers(
+    drawn: tuple[Graph, dict[str, tuple[float, float]]], bits: int, strict: bool
+) -> None:
+    graph, ranges = drawn
+    view = graph.view()
+    seen = {n: stats(*ranges.get(n, (-1.0, 3.0))) for n in view.activations}
+    recipe = dataclasses.replace(RECIPE, activation_bits=bits, saturate=True, strict=strict)
+    try:
+        made = plan(view, SPEC, seen, graph.weights, recipe, {})
+    except CheckFailed:
+        return  # what no plan can satisfy
+    integer = [op for op in view.ops if op.id not in made.float_ops]
+    for members in tied_groups(view, SPEC, integer).values():
+        read = any(op in integer for n in members for op in view.consumers[n] if op.kind is OpKind.CONV)
+        entries = [made.values[n] for n in members if made.values[n].origin in ("explicit", "shared")]
+        if entries and "fixed" not in {made.values[n].origin for n in members}:
+            assert {e.params and e.params.scheme.bits for e in entries} == {bits if read or strict else 8}
+            told = any("no layer or product of matrices reads it" in e.reason for e in entries)
+            assert told == (bits < 8 and not read and not strict)
+            assert {e.width for e in entries} == {bits if bits < 8 and (read or strict) else None}

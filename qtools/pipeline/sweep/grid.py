@@ -73,6 +73,9 @@ class Cell(BaseModel):
     dynamic: tuple[str, ...] = Field(default=(), description="Patterns of layers on float activations.")
     clamp: StrictBool = Field(default=False, description="Whether narrow activations are cut where their grid ends.")
     strict_weights: StrictBool = Field(default=False, description="Whether every weight keeps to its narrow grid.")
+    strict_activations: StrictBool = Field(
+        default=False, description="Whether activations that no layer reads are narrow too."
+    )
     max_drop: StrictInt | StrictFloat | None = Field(default=None, description="Points of the score that may be lost.")
     max_islands: StrictInt | None = Field(default=None, description="Most values to hold more precisely.")
     size_budget: str | StrictFloat | None = Field(default=None, description="Largest artifact: 6MB, or 0.22 of float.")
