@@ -44,7 +44,7 @@ from qtools.pipeline import data, peers
 from qtools.pipeline.config import Images, RunConfig
 from qtools.pipeline.decide import decide
 from qtools.pipeline.evaluate import Stage, evaluate, of_module, of_network, of_runner, of_simulator
-from qtools.pipeline.prepare import BATCH, Captured, Prepared, capture_model, fuse_model, lower
+from qtools.pipeline.prepare import BATCH, Prepared, capture_model, fuse_model, lower
 from qtools.pipeline.progress import Silent, Stopwatch
 from qtools.pipeline.quantize import load
 from qtools.pipeline.trial import Decision
@@ -101,7 +101,7 @@ def more(folder: Path | None) -> list[Network]:
 
 
 class Bench:
-    """One network, captured and converted once for all its cells."""
+    """One network, loaded and fused once for all its cells."""
 
     def __init__(
         self,
@@ -129,8 +129,7 @@ class Bench:
         self._fused = fuse_model(loaded, images, Stopwatch(Silent()))
         self._held = tempfile.TemporaryDirectory()  # gone with the bench
         self._folder = Path(self._held.name)
-        self._known: dict[tuple[Any, ...], Captured] = {}
-        self._prepared: Prepared | None = None
+        self._known: dict[tuple[Any, ...], Prepared] = {}
         self._float: dict[str, Any] = {}
 
     def cell(self, widths: Widths, name: str, draw: int, shipped: bool) -> dict[str, Any]:
@@ -179,19 +178,19 @@ class Bench:
         return dataclasses.replace(self._images, calibration=drawn.calibration)
 
     def _prepare(self, widths: Widths, name: str, draw: int) -> Prepared:
-        """What decides: statistics are kept per draw, and per widths where those shape the weights."""
+        """What decides, kept per draw, and per widths where those shape the weights.
+
+        Converted each time: what stays in float, such as a norm that levelling wrote into, is in the artifact as it is.
+        """
         chosen = method(name)
-        key = (draw, chosen.equalize and widths)
-        images = self._drawn(draw)
+        key = (draw, chosen.equalize and widths, chosen.correct)
         if key not in self._known:
             self._known = {other: kept for other, kept in self._known.items() if other[0] == draw}
-            fused = dataclasses.replace(self._fused, images=images)
-            self._known[key] = capture_model(fused, self.target, (chosen, widths), (), QUIET)
-        captured = self._known[key]
-        if self._prepared is None:  # the graph, and so the conversion, is that of every cell
-            self._prepared = lower(self._fused, captured, self.target, self._folder, QUIET)
-        fields = {field.name: getattr(captured, field.name) for field in dataclasses.fields(Captured)}
-        return dataclasses.replace(self._prepared, **fields)
+            fused = dataclasses.replace(self._fused, images=self._drawn(draw))
+            captured = capture_model(fused, self.target, (chosen, widths), (), QUIET)
+            folder = Path(tempfile.mkdtemp(dir=self._folder))
+            self._known[key] = lower(fused, captured, self.target, folder, QUIET)
+        return self._known[key]
 
     def _artifact(self, prepared: Prepared, decision: Decision) -> Stage:
         path = self._folder / f"model{self.target.spec.suffix}"
