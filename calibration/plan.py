@@ -296,6 +296,8 @@ def _raise_first(
         old = values[leaves].params
         if old is None or "fixed" in {values[n].origin for n in members}:
             continue  # check_plan says so
+        if old.scale[0] * factor > float(np.finfo(np.float32).max):
+            continue  # a product that shares its operand's scale grows with it for ever: check_plan says so as well
         new = QuantParams(old.scheme, (numerics.float32(old.scale[0] * factor),), old.zero_point)
         note = f", scale raised to one step of the {op.kind} kernel's accumulator"
         raised = {n: replace(values[n], reason=values[n].reason + note) for n in members}

@@ -109,6 +109,19 @@ def test_queries_keys_and_values_are_narrow_also_where_attention_runs_in_float(s
     assert [entry.width for entry in sums if entry.params] == [6], "the gate's layer reads it"
 
 
+def test_a_product_on_the_scale_of_its_operand_is_refused_and_not_raised_for_ever() -> None:
+    graph = Graph()
+    product = graph.add(OpKind.MUL, "x", "x")
+    for _ in range(3):
+        graph.conv("x")
+    graph.add(OpKind.CONCAT, "x", product)
+    view = graph.view()
+    seen = {n: stats(0.0, 1e4) for n in view.activations}
+    made = plan(view, SPEC, seen, graph.weights, dataclasses.replace(RECIPE, activation_bits=2, saturate=True), {})
+    with pytest.raises(CheckFailed, match="one step of its accumulator"):
+        check_plan(view, SPEC, made)
+
+
 @given(graphs(), st.integers(2, 8), st.booleans())
 def test_operands_have_the_width_asked_for_and_all_else_the_containers(
     drawn: tuple[Graph, dict[str, tuple[float, float]]], bits: int, strict: bool
