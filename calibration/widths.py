@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qtools.core.errors import InputError
 from qtools.core.target import TargetSpec
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
+from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
 
 NARROWEST, WIDEST = 2, 8
 FLOAT_ACTIVATIONS = 16
@@ -15,10 +15,7 @@ NARROW_WEIGHTS = 6
 """Weight bits below which some layers keep the target's own width."""
 SUMS_PRODUCTS = (*WEIGHTED, OpKind.MATMUL, OpKind.ATTENTION)
 """Kinds whose operands the widths of a scheme are about: layers, and products of matrices."""
-_MOVES = (
-    OpKind.RESHAPE, OpKind.TRANSPOSE, OpKind.IDENTITY, OpKind.EXPAND, OpKind.SLICE, OpKind.SPLIT, OpKind.CONCAT,
-    OpKind.PAD,
-)  # fmt: skip
+_MOVES = (*TRACELESS, OpKind.SLICE, OpKind.SPLIT, OpKind.CONCAT)
 
 
 @dataclass(frozen=True)

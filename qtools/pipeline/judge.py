@@ -93,11 +93,12 @@ def _kept_wide(prepared: Prepared, plan: QuantPlan) -> list[str]:
     """Said where activations have two widths."""
     entries = [plan.values[name] for name in prepared.program.view.activations]
     own = [entry for entry in entries if entry.params is not None and entry.origin in ("explicit", "shared")]
-    kept = [entry.params.scheme.bits for entry in own if entry.width is None and entry.params is not None]
-    if not 0 < len(kept) < len(own):
+    narrow = sum(entry.width is not None for entry in own)
+    kept = [p.scheme.bits for entry in own if (p := entry.params) and entry.width is None and not p.scheme.wide]
+    if not narrow or not kept:
         return []
     told = (
-        f"{plan.scheme}: {len(kept)} of {len(own)} activations keep {min(kept)} bits, as no layer and no product of "
+        f"{plan.scheme}: {len(kept)} of {len(own)} activations keep {kept[0]} bits, as no layer and no product of "
         "matrices reads them; --strict-activations narrows all"
     )
     return [told]

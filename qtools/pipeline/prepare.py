@@ -115,6 +115,8 @@ def capture_model(
 ) -> Captured:
     """Captures the graph a target reads, equalizes it, and collects its statistics.
 
+    A method that corrects does so without images that are unlike all others; both are done again then.
+
     Args:
         fused: The model.
         target: Whose kernels say which operations are written out.
