@@ -13,6 +13,9 @@ from qtools.core.errors import InputError
 from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 
+MOST_SLOWER = 100.0
+"""Percent; twice the time is what float takes."""
+
 
 @dataclass(frozen=True)
 class Apart:
@@ -24,7 +27,10 @@ class Apart:
         clamp: Whether activations below the target's width are cut where their grid ends.
         strict_weights: Whether every weight keeps to a narrow grid, also where its container has room for outliers.
         strict_activations: Whether values that no layer and no product of matrices reads keep to a narrow grid too.
-        max_islands: Most values to raise by measured benefit; 0 for none, None for no number.
+        max_islands: Most values to raise by measured benefit; None for no number, 0 for none, and for nothing in float
+            that a kernel takes in integers.
+        max_slower: Percent of the predicted time that may be given for nearness to float, by leaving in float what lies
+            between layers.
         max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
         size_budget: How large the artifact may be; layers with the least to lose then get fewer bits. None: no limit.
         float_ends: Whether the artifact gives floats, so that what makes its output may be raised too.
@@ -37,12 +43,18 @@ class Apart:
     strict_activations: bool = False
     max_islands: int | None = None
     max_drop: float | None = None
+    max_slower: float = 0.0
     size_budget: SizeBudget | None = None
     float_ends: bool = False
 
     def __post_init__(self) -> None:
         if self.max_islands is not None and self.max_islands < 0:
             raise InputError(f"--max-islands {self.max_islands} is no number of values", "give 0 or more")
+        if not 0 <= self.max_slower <= MOST_SLOWER:
+            raise InputError(
+                f"--max-slower {self.max_slower:g} is no share of the time",
+                f"give 0 to {MOST_SLOWER:g} percent, e.g. 20",
+            )
         if self.raises and self.size_budget is not None:
             raise InputError(
                 "--size-budget and --max-islands or --max-drop do not go together yet: one takes bits, the other adds",
@@ -55,6 +67,12 @@ class Apart:
     def raises(self) -> bool:
         """Whether values are to be raised by measured benefit."""
         return bool(self.max_islands) or self.max_drop is not None
+
+    @property
+    def stretches(self) -> bool:
+        """Whether what lies between layers may stay in float: not where the user says what each value is."""
+        own = self.int16 or self.dynamic or self.clamp or self.strict_activations
+        return self.max_islands != 0 and not own
 
     def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
         """Refuses what a target cannot have.

@@ -14,6 +14,7 @@ DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "everything around it runs in float"
 ISLAND = "precision island"
+BETWEEN_LAYERS = "it lies between layers, and float is no slower there or was paid for"
 PERIODIC = ("aten.sin.", "aten.cos.")
 
 
@@ -119,6 +120,8 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     rule, target = kernels.get(op), kernels.spec.name
     if op.id in kernels.floats:
         return ISLAND
+    if op.id in kernels.between:
+        return BETWEEN_LAYERS
     if op.id in kernels.dynamic:
         return f"dynamic range: {DYNAMIC if op.kind in kernels.spec.dynamic else BETWEEN}"
     if rule is None:

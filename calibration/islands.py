@@ -69,7 +69,7 @@ def candidates(view: GraphView, spec: TargetSpec, plan: QuantPlan, *, float_ends
         float_ends: Whether the artifact gives floats.
     """
     integer = [op for op in view.ops if op.id not in plan.float_ops]
-    whole = sum(macs(op, view) + ELEMENT * _elements(op.outputs, view) for op in view.ops)
+    whole = whole_time(view)
     closed = frozenset(view.inputs) | (frozenset() if float_ends or spec.float_results else frozenset(view.outputs))
     found: list[Candidate] = []
     for members in tied_groups(view, spec, integer).values():
@@ -80,6 +80,11 @@ def candidates(view: GraphView, spec: TargetSpec, plan: QuantPlan, *, float_ends
         ways = [way for each in spec.islands for way in group.ways(each, closed, whole)]
         found += sorted(ways, key=lambda way: way.price)
     return tuple(found)
+
+
+def whole_time(view: GraphView) -> float:
+    """Predicted time of a network in 8 bits, in its layers' multiply-accumulates."""
+    return sum(macs(op, view) + ELEMENT * _elements(op.outputs, view) for op in view.ops)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Method:
         through: Whether a value that only GELU or its like reads gets the range that is best behind it
             (`calibration.read_through`).
         correct: Whether biases are corrected under the plan (`calibration.weights.correct`).
+        between: Whether what lies between layers may stay in float (`calibration.between`).
         ends: Whether the ends of the grids are moved by what they cost the result (`calibration.ends`).
         rounding: Whether weights are rounded there as well.
         baseline: A published method to compare with (calibration/baselines), where this is one.
@@ -34,6 +35,7 @@ class Method:
     equalize: bool = False
     through: bool = False
     correct: bool = False
+    between: bool = False
     ends: bool = False
     rounding: bool = False
     baseline: Baseline | None = None
@@ -64,8 +66,8 @@ class Method:
 
 
 _COMPOSED = {
-    AUTO: Method(AUTO, "mse", equalize=True, through=True, correct=True, ends=True, rounding=True),
-    FAST: Method(FAST, "mse", equalize=True, through=True, correct=True),
+    AUTO: Method(AUTO, "mse", equalize=True, through=True, correct=True, between=True, ends=True, rounding=True),
+    FAST: Method(FAST, "mse", equalize=True, through=True, correct=True, between=True),
 }
 
 

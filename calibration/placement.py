@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
-from calibration.float_ops import BETWEEN_FLOATS, ISLAND
+from calibration.float_ops import BETWEEN_FLOATS, BETWEEN_LAYERS, ISLAND
 from calibration.near_zero import NEAR_ZERO
 from qtools.core.conversion import is_converted
 from qtools.core.macs import macs
@@ -162,6 +162,8 @@ def _within(op: Op, ratios: tuple[float, float], view: GraphView, plan: QuantPla
 def _advice(op: Op, reason: str, path: FastPath) -> str:
     if path.advice:
         return path.advice
+    if reason == BETWEEN_LAYERS:
+        return "leave it; --max-islands 0 has it in 8 bits, for NPUs"
     if reason == BETWEEN_FLOATS:
         return "leave it: a grid there would cost precision and save nothing"
     if reason == NEAR_ZERO:

@@ -61,6 +61,7 @@ class Recipe:
         dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
         floats: Operations to leave in float, weights and all.
+        between: Operations to leave in float because they lie between layers (`calibration.between`).
         narrowed: Operation id -> the width of its weights where that is its own, in the file too.
         outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.
@@ -81,6 +82,7 @@ class Recipe:
     dynamic: Set[str] = frozenset()
     wide: Set[str] = frozenset()
     floats: Set[str] = frozenset()
+    between: Set[str] = frozenset()
     narrowed: Mapping[str, Narrow] = field(default_factory=dict)
     outliers: bool = False
     through: Mapping[str, Function] = field(default_factory=dict)
@@ -134,7 +136,7 @@ def plan(
     """
     weights = {**weights, **recipe.found.spans}  # only magnitudes of weights are read here
     raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
-    apart = (wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats))
+    apart = (wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats, recipe.between))
     kernels = Kernels(spec, raised, *apart)
     in_float = float_ops.find(view, kernels, unbound)
     integer_ops = [op for op in view.ops if op.id not in in_float]

@@ -25,12 +25,14 @@ class Kernels:
         wide: Values that are made at 16 bits.
         dynamic: Operations between which activations stay in float, over int8 weights where there are such kernels.
         floats: Operations in float, weights and all.
+        between: Those in float because they lie between layers (`calibration.between`).
     """
 
     spec: TargetSpec
     wide: frozenset[str] = frozenset()
     dynamic: frozenset[str] = frozenset()
     floats: frozenset[str] = frozenset()
+    between: frozenset[str] = frozenset()
 
     def is_wide(self, op: Op) -> bool:
         """Whether an operation runs in a 16-bit kernel, or would if there were one."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from calibration.gain import GAIN_LIMIT, gain
 from calibration.read_through import read_through
-from calibration.weights.bias import drift
+from calibration.weights.bias import beyond_chance, drift
 from calibration.weights.correct import abreast, owns
 from calibration.weights.lockstep import Lockstep
 from qtools.core import numerics
@@ -159,7 +159,7 @@ class _Refit:
     def shift(self, op: Op, pairs: Sequence[Lockstep]) -> bool:
         """Takes what a channel's mean is off by now off its bias, as `calibration.weights.correct` does."""
         seen = read_through(self._program.view).keys()
-        off = torch.stack([drift(pair, op, self._program.view, self.plan, seen) for pair in pairs]).mean(0)
+        off = beyond_chance(torch.cat([drift(pair, op, self._program.view, self.plan, seen) for pair in pairs]))
         constants = {op.inputs[2]: (self._now(op.inputs[2]).double() - off).float()}
         self.changed |= constants
         self._simulator.refit(op, constants, {})

@@ -15,10 +15,29 @@ import torch
 from calibration.weights.lockstep import Lockstep
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 
+CHANCE = 2.0
+"""Standard errors up to which a channel's shift is taken for chance."""
+
+
+def beyond_chance(shifts: torch.Tensor) -> torch.Tensor:
+    """Mean shift per channel, shrunk by what chance could make of few images, shape (channels,).
+
+    A shift m with a standard error s becomes m * max(0, 1 - (CHANCE * s / m)^2): as James and Stein shrink (1961), each
+    channel for itself. Where rounding is nearly neutral a correction would put in more than it takes out.
+
+    Args:
+        shifts: Of each image, shape (images, channels); of a single one nothing is known but the mean.
+    """
+    mean, images = shifts.double().mean(0), len(shifts)
+    if images < 2:
+        return mean
+    error = shifts.double().var(0) / images
+    return mean * (1 - CHANCE**2 * error / mean.square().clamp_min(torch.finfo(torch.float64).tiny)).clamp_min(0)
+
 
 @torch.inference_mode()
 def drift(step: Lockstep, op: Op, view: GraphView, plan: QuantPlan, seen_through: Collection[str]) -> torch.Tensor:
-    """Mean of integer minus float result per output channel, float64, shape (channels,).
+    """Mean of integer minus float result per image and output channel, float64, shape (batch, channels).
 
     Where the result is only added to another value, what that value has drifted counts too: the sum is what the
     rest of the network reads. Where a function is all that reads the result, only what its grid can hold counts: the
@@ -47,4 +66,4 @@ def drift(step: Lockstep, op: Op, view: GraphView, plan: QuantPlan, seen_through
         if other in step.codes and step.floats[other].shape == shift.shape:
             shift = shift + step.real(other) - step.floats[other]
     axis = shift.ndim - 1 if op.kind is OpKind.LINEAR else 1
-    return shift.double().mean([dim for dim in range(shift.ndim) if dim != axis])
+    return shift.double().movedim(axis, 1).reshape(len(shift), shift.shape[axis], -1).mean(2)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from calibration.read_through import read_through
-from calibration.weights.bias import drift
+from calibration.weights.bias import beyond_chance, drift
 from calibration.weights.covariance import covariance
 from calibration.weights.lockstep import Lockstep
 from calibration.weights.rounding import round_weights
@@ -66,7 +66,7 @@ def correct(
 
     def drift_of(op: Op) -> torch.Tensor:
         found = pool.map(lambda pair: drift(pair, op, view, plan, known.keys()), pairs)
-        return torch.stack(list(found)).mean(0)
+        return beyond_chance(torch.cat(list(found)))
 
     with one_core_each() as pool:
         for name in abreast(pairs, pool):

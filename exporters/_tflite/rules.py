@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from qtools.core.target import FastPath, Island, OpRule, Packing, TargetSpec
+from qtools.core.target import Between, FastPath, Island, OpRule, Packing, TargetSpec
 from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 SPEC_PAGE = "https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec"
@@ -62,6 +62,24 @@ ISLANDS = (
 )
 """A float operation costs its conversions; on 16 bits the kernels are LiteRT's plain ones."""
 
+BETWEEN = Between(
+    times={
+        OpKind.DEPTHWISE_CONV: (10.0, 11.5),
+        OpKind.GELU: (80.0, 50.0),
+        OpKind.HARD_SWISH: (12.0, 12.0),
+        OpKind.SIGMOID: (14.0, 36.0),
+        OpKind.MUL: (4.0, 18.0),
+        OpKind.ADD: (20.0, 18.0),
+        OpKind.RELU: (4.0, 5.0),
+        OpKind.RELU6: (4.0, 5.0),
+    },
+    conversion=4.0,
+    call=1e5,
+    table=13.0,
+    source="LiteRT 2.3's profiler, x86 with VNNI: RepViT-M1.1, MobileViT-XXS, MobileViTv2-050, EfficientViT-B0",
+)
+"""An 8-bit GELU is LiteRT's own, and each cuts the graph. Of a float one between codes XNNPACK makes a table."""
+
 PACKING = Packing(
     {OpKind.LINEAR: (4,), OpKind.CONV: (4,)},
     source="tests/ops/test_stored.py: XNNPACK's QC4W kernels; a pointwise convolution is written as FULLY_CONNECTED",
@@ -102,5 +120,6 @@ SPEC = TargetSpec(
     wide=QuantScheme.activation(16, symmetric=True),
     packing=PACKING,
     islands=ISLANDS,
+    between=BETWEEN,
     wide_rules={kind: OpRule(source, delegated=False, advice=WIDE, **fixed) for kind, (source, fixed) in _WIDE.items()},
 )

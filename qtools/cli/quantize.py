@@ -67,7 +67,14 @@ MaxDrop = Annotated[
     ),
 ]
 MaxIslands = Annotated[
-    int | None, Option(help="Hold up to so many values more precisely, where that pays; 0 holds none.")
+    int | None, Option(help="Hold up to so many values more precisely, where that pays; 0: all in 8 bits.")
+]
+MaxSlower = Annotated[
+    float,
+    Option(
+        help="Percent of the predicted time to give for nearness to float: operations between layers then stay in "
+        "float where that brings most. Without it those for which float is no slower; none with --max-islands 0."
+    ),
 ]
 SizeBudget = Annotated[
     str | None,
@@ -148,6 +155,7 @@ def quantize(
     strict_activations: StrictActivations = False,
     max_drop: MaxDrop = None,
     max_islands: MaxIslands = None,
+    max_slower: MaxSlower = 0.0,
     size_budget: SizeBudget = None,
     target: TargetName = "tflite",
     weights: Weights = "auto",
@@ -180,7 +188,7 @@ def quantize(
         bits=bits, weight_bits=weight_bits, act_bits=act_bits,
         int16=int16 or (), dynamic=dynamic or (), clamp=clamp,
         strict_weights=strict_weights, strict_activations=strict_activations,
-        max_drop=max_drop, max_islands=max_islands, size_budget=size_budget,
+        max_drop=max_drop, max_islands=max_islands, max_slower=max_slower, size_budget=size_budget,
         method=method, images=Images(data, eval_data, calibration, evaluation, seed),
         io=io, labels=labels, out=out, force=force, cache=not no_cache, input_size=input_size,
         command=_command(context),

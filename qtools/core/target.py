@@ -94,6 +94,26 @@ class Island:
 
 
 @dataclass(frozen=True)
+class Between:
+    """What operations between layers take, in multiply-accumulates of an 8-bit layer.
+
+    Attributes:
+        times: Kind -> (on codes, in float), per multiply-accumulate of its own, or per element that it writes where it
+            has none.
+        conversion: Per element that is made codes of floats, or floats of codes.
+        call: Per value that is so converted, whatever its size.
+        table: Per element of a function in float that has codes on both sides, without any conversion.
+        source: Where the numbers were seen.
+    """
+
+    times: Mapping[OpKind, tuple[float, float]]
+    conversion: float
+    call: float
+    table: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Packing:
     """Weights below the container's width in as many bits as their grid has, read by the same kernels.
 
@@ -133,6 +153,7 @@ class TargetSpec:
         wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
         packing: How weights of fewer bits take fewer bytes; None where every weight takes one.
         islands: How single values can be held more precisely; none where the runtime wants whole graphs of codes.
+        between: What lies between layers and can run in float there, with its times; None where that is not known.
     """
 
     name: str
@@ -151,6 +172,7 @@ class TargetSpec:
     wide: QuantScheme | None = None
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
     islands: tuple[Island, ...] = ()
+    between: Between | None = None
     packing: Packing | None = None
 
     @property

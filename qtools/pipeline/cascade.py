@@ -115,10 +115,11 @@ def run(config: RunConfig, listener: Listener) -> CascadeResult:
 
 
 def _refuse(config: RunConfig) -> None:
-    if config.apart.raises or config.apart.size_budget is not None:
+    apart = config.apart
+    if apart.raises or apart.max_slower or apart.size_budget is not None:
         raise InputError(
-            "--max-drop, --max-islands and --size-budget choose by what errors cost the probabilities of classes, and "
-            "the features that pass between pieces have none",
+            "--max-drop, --max-islands, --max-slower and --size-budget choose by what errors cost the probabilities of "
+            "classes, and the features that pass between pieces have none",
             "leave them or --cascade out; --int16 and --dynamic name values of your own choice",
         )
     check_options(config)

@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     strict_activations: bool
     max_drop: float
     max_islands: int
+    max_slower: float
     size_budget: str | float
     force: bool
     cache: bool
@@ -101,7 +102,8 @@ class RunConfig:
         max_drop: Points of top-1 that may be lost (of agreement with float, without labels; of overlap with float's
             masks): the fewest values that meet it on held-out calibration images are held more precisely, and the
             artifact is checked against it. None: networks for prompts are made as `prompted.LOST` says, unchecked.
-        max_islands: Most values to hold more precisely where that pays; 0 for none.
+        max_islands: Most values to hold more precisely where that pays; 0 for none, and for all in 8 bits.
+        max_slower: Percent of the predicted time that may be given for nearness to float.
         size_budget: How large the artifact may be, such as "6MB", or 0.22 of the float artifact: layers then get fewer
             bits where that costs least, on targets whose files get smaller by it.
         method: "auto", "fast", or the name of a file in calibration/ranges/ or (what can ship) calibration/baselines/.
@@ -130,6 +132,7 @@ class RunConfig:
     strict_activations: bool = False
     max_drop: float | None = None
     max_islands: int | None = None
+    max_slower: float = 0.0
     size_budget: str | float | None = None
     method: str = DEFAULT_METHOD
     images: Images = Images()
@@ -162,6 +165,7 @@ class RunConfig:
             self.strict_activations,
             max_islands=self.max_islands,
             max_drop=self.max_drop,
+            max_slower=self.max_slower,
             size_budget=None if self.size_budget is None else SizeBudget.parse(str(self.size_budget)),
             float_ends=self.io != INT8,
         )

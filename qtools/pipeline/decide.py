@@ -16,7 +16,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import budget, ends, peers
+from qtools.pipeline import between, budget, ends, peers
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -49,7 +49,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     trial = None
     if chosen.correct:
         with watch.stage("correct weights"):
-            trial = _corrected(decision, recipe, trials, chosen)
+            trial = _corrected(decision, recipe, trials, (chosen, apart))
     if apart.raises:
         with watch.stage("raise precision"):
             trial = raise_values(trial or trials.plain(recipe, plan), (prepared, target), apart, correct=chosen.correct)
@@ -87,14 +87,17 @@ def recipe_of(
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
-def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, chosen: Method) -> Trial:
+def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, config: tuple[Method, Apart]) -> Trial:
     """The plan with corrected biases and, where that brings the logits nearer to float, moved ends and rounded weights.
 
     What loses on calibration images that the step has not seen is taken back.
     """
+    chosen, apart = config
     steps = _Corrections(first, recipe, trials)
     if not steps.best.changed:
         return dataclasses.replace(steps.best, decision=first)  # no layer runs in integers
+    if chosen.between and apart.stretches:
+        steps.judge_stretches(apart)
     steps.judge_ranges()
     if chosen.ends:
         steps.try_ends()
@@ -118,6 +121,12 @@ class _Corrections:
         self._trials, self._held, self._program = trials, trials.held, trials.prepared.program
         self.told = list(first.steps)
         self.best = trials.corrected(recipe, first.plan, rounding=False)
+
+    def judge_stretches(self, apart: Apart) -> None:
+        """Holds codes everywhere against float between layers, as far as time allows."""
+        ours = self.best
+        if (made := between.tried(ours, self._trials, apart)) is not None:
+            self._take(between.NAME, ours, *made)
 
     def judge_ranges(self) -> None:
         """Holds ranges behind functions against plain ones.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from calibration import between
 from calibration import plan as planning
 from calibration.method import method
 from calibration.placement import predict
@@ -33,10 +34,11 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
     Raises:
         InputError: If precision islands or widths of single layers are asked for.
     """
-    if config.apart.raises or config.apart.size_budget is not None:
+    apart = config.apart
+    if apart.raises or apart.max_slower or apart.size_budget is not None:
         raise InputError(
             "--dry-run measures nothing, and islands and widths of single layers are chosen by measured benefit",
-            "leave out --dry-run, or --max-drop, --max-islands and --size-budget",
+            "leave out --dry-run, or --max-drop, --max-islands, --max-slower and --size-budget",
         )
     watch = Stopwatch(listener)
     targets = wanted(config)
@@ -51,8 +53,12 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
         with watch.stage(f"plan for {target.spec.name}"):
             view = captured.program.view
             weights = {name: tensor.numpy() for name, tensor in captured.program.constants.items()}
-            recipe = recipe_of(loaded.spec.name, view, target.spec, images, (chosen, widths, config.apart))
+            recipe = recipe_of(loaded.spec.name, view, target.spec, images, (chosen, widths, apart))
             plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})
+            if chosen.between and apart.stretches:
+                offers = between.stretches(view, target.spec, plan)
+                recipe = between.laid(recipe, between.fitting(offers, [1.0] * len(offers), 0.0))
+                plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})
             found.append(
                 Foreseen(recipe.model, target.spec.name, plan.scheme, places(predict(view, plan, target.spec)))
             )

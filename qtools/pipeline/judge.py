@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 import qtools
-from calibration.float_ops import ISLAND
+from calibration.float_ops import BETWEEN_LAYERS, ISLAND
 from calibration.method import method
 from calibration.placement import predict
 from calibration.weights import outliers
@@ -65,10 +65,16 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
         names = prepared.certificate.leftover
         found.append(f"{len(names)} BatchNorm layer(s) could not be folded, the first at {names[0]}")
     found += aside.notices(prepared.steps)
-    left = [reason for reason in plan.float_ops.values() if not reason.startswith(ISLAND)]
+    light = sum(reason == BETWEEN_LAYERS for reason in plan.float_ops.values())
+    left = [why for why in plan.float_ops.values() if not why.startswith(ISLAND) and why != BETWEEN_LAYERS]
     if left:
         found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")
-    if raised := len(plan.float_ops) - len(left):
+    if light:
+        found.append(
+            f"{light} operation(s) between layers stay in float, which rounds less; --max-islands 0 has them in "
+            f"{spec.activation.bits} bits, as NPUs want it"
+        )
+    if raised := len(plan.float_ops) - len(left) - light:
         found.append(f"{raised} operation(s) are held in float as precision islands")
     found += _kept_wide(prepared, plan)
     wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]

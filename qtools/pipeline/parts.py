@@ -63,7 +63,9 @@ def of_part(config: RunConfig, part: str, *, islands: bool = False) -> RunConfig
         tuple(each.removeprefix(mine) for each in patterns if each.startswith(mine))
         for patterns in (config.int16, config.dynamic)
     )
-    most, lost = (config.max_islands, config.max_drop) if islands else (None, None)
+    most, lost = config.max_islands, config.max_drop
+    if not islands:
+        most, lost = (0 if most == 0 else None), None
     return dataclasses.replace(config, int16=int16, dynamic=dynamic, max_islands=most, max_drop=lost)
 
 

@@ -86,8 +86,8 @@ def quantize(
         data: Folder (class folders or flat) or CSV of images; None takes rendered ones.
         out: Run folder; None makes one under runs/.
         **options: weights, builder, eval_data, method, calibration, evaluation, io, labels, seed, weight_bits,
-            act_bits, int16, dynamic, clamp, strict_weights, strict_activations, max_drop, max_islands, size_budget,
-            force, cache, input_size, target_options.
+            act_bits, int16, dynamic, clamp, strict_weights, strict_activations, max_drop, max_islands, max_slower,
+            size_budget, force, cache, input_size, target_options.
 
     Returns:
         The run folder's path and everything in it.

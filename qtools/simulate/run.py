@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,10 @@ MOVES = (
     OpKind.MAX_POOL,
 )
 """Kinds that pass codes on as they are, in every kernel library that has them."""
+
+
+FloatLayer = Callable[[Op, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+"""(operation, input, weight, bias) -> output, all float32."""
 
 
 class Executor(Protocol):
@@ -82,6 +86,7 @@ class Simulator:
         self._wide: Kernels = getattr(module, "WIDE", {})
         self._convert = getattr(module, "CONVERT", None)
         self._run_dynamic = getattr(module, "DYNAMIC", None)
+        self._floats: Mapping[OpKind, FloatLayer] = getattr(module, "FLOATS", {})
         self._program, self._plan, self._name = program, plan, kernels
         self._constants = dict(program.constants)
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
@@ -152,6 +157,8 @@ class Simulator:
             bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
             return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
+            if name in self._ops and (run := self._floats.get(self._ops[name].kind)) is not None:
+                return self._in_float(run, self._ops[name], alive)
             operands = {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)}
             return evaluate(node, operands | {n: self._constants[n] for n in operands if n in self._constants})
         op = self._ops[name]
@@ -166,6 +173,12 @@ class Simulator:
             if n not in self._program.constants
         )
         return self._cut(kernel.run(op, data, output), self._leaves(op))
+
+    def _in_float(self, run: FloatLayer, op: Op, alive: Mapping[str, Any]) -> torch.Tensor:
+        """A layer whose float sums are taken in the order of the library."""
+        weight, *rest = (self._constants.get(name) for name in op.inputs[1:])
+        assert weight is not None  # a layer's weight is a constant
+        return run(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, rest[0] if rest else None)
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
         """Gives an operation other constants, quantized again where it runs in integers."""

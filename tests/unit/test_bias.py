@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from calibration.check import check_plan
 from calibration.collect import collect
 from calibration.hybrid import folded_bn
 from calibration.plan import Recipe, plan
+from calibration.weights import bias as biases
+from calibration.weights.bias import beyond_chance
 from calibration.weights.correct import correct
 from exporters._tflite.rules import SPEC
 from qtools.core import numerics
@@ -109,9 +112,10 @@ def test_every_sum_that_a_reader_sees_keeps_its_mean(program: Program, made: Qua
 
 
 def test_the_first_correction_is_the_mean_error_of_the_rounded_layer(
-    program: Program, made: QuantPlan, batches: Batches
+    program: Program, made: QuantPlan, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against fake quantization with torch's own operators."""
+    """Against fake quantization with torch's own operators, nothing taken for chance."""
+    monkeypatch.setattr(biases, "CHANCE", 0.0)
     op = next(op for op in program.view.ops if op.kind is OpKind.CONV)
     image, (weight, bias) = torch.from_numpy(batches.images), (program.constants[n] for n in op.inputs[1:])
 
@@ -140,9 +144,10 @@ def test_batches_count_alike_however_they_are_cut(program: Program, made: QuantP
 
 
 def test_a_layer_in_float_takes_back_what_integers_before_it_did(
-    program: Program, made: QuantPlan, batches: Batches
+    program: Program, made: QuantPlan, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It rounds nothing itself: behind its corrected bias the mean is that of float, to the last bits."""
+    monkeypatch.setattr(biases, "CHANCE", 0.0)
     head = next(op for op in program.view.ops if op.kind is OpKind.LINEAR)
     values = {name: made.values[name] for name in (*head.inputs[1:], head.outputs[0])}
     floats = {
@@ -222,3 +227,26 @@ def _error(simulator: Executor, image: torch.Tensor, value: str, grids: QuantPla
     params = grids.params(value)
     assert params is not None
     return float((numerics.dequantize(dict(simulator.observe(image))[value].int(), params) - exact).square().mean())
+
+
+def test_a_shift_that_all_batches_agree_on_is_taken_whole() -> None:
+    shifts = torch.tensor([[0.5, -2.0, 0.0]]).repeat(8, 1)
+    assert torch.equal(beyond_chance(shifts), torch.tensor([0.5, -2.0, 0.0], dtype=torch.float64))
+    assert torch.equal(beyond_chance(shifts[:1]), shifts[0].double())
+
+
+def test_a_shift_of_three_standard_errors_loses_four_ninths() -> None:
+    """Of 4 batches 1 - d and 1 + d apart around 1, the standard error is d / sqrt(3)."""
+    spread = math.sqrt(3) / 3
+    shifts = torch.tensor([1 - spread, 1 + spread, 1 - spread, 1 + spread], dtype=torch.float64).reshape(4, 1)
+    assert beyond_chance(shifts).item() == pytest.approx(5 / 9)
+
+
+def test_noise_is_left_alone_and_a_planted_shift_is_found() -> None:
+    """Over 2,000 channels: what is taken off where nothing has shifted, and what is left where something has."""
+    torch.manual_seed(3)
+    noise = torch.randn(16, 2000, dtype=torch.float64)
+    taken, mean = beyond_chance(noise).square().mean(), noise.mean(0).square().mean()
+    assert taken < 0.15 * mean
+    planted = beyond_chance(noise + 3.0)
+    assert (planted.mean() - 3.0).abs() < 0.1 and (planted - 3.0).square().mean() < 1.3 * mean

@@ -70,7 +70,14 @@ def _steps(decision: decide.Decision) -> dict[str, Step]:
     return {step.name: step for step in decision.steps}
 
 
-STEPS = ["ranges behind functions", "ends of the grids", "correct biases", "round weights", "refit channels"]
+STEPS = [
+    "float between layers",
+    "ranges behind functions",
+    "ends of the grids",
+    "correct biases",
+    "round weights",
+    "refit channels",
+]
 
 
 def test_every_step_is_told_and_the_judged_ones_in_numbers(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""XNNPACK's depthwise convolution in float32: one accumulator per output, fused multiply-adds in the order of its taps.
+
+The accumulator starts at the bias and takes the taps column by column (XNNPACK src/packing.c and
+src/f32-dwconv/unipass-avx512.c.in), row by row where they are too many for a depthwise kernel. Float sums depend on
+their order, and a last bit decides a code where it is rounded.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch.nn import functional
+
+from qtools.core.types import Op
+
+MOST_TAPS = 25
+"""Of the largest depthwise kernel; beyond it a grouped convolution runs (seen with 7 x 7)."""
+
+
+def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Output floats in the program's layout.
+
+    Args:
+        op: A depthwise convolution.
+        x: float32, shape (batch, channels, height, width).
+        weight: float32, shape (channels * multiplier, 1, kernel height, kernel width).
+        bias: float32, shape (channels * multiplier,), or None.
+    """
+    (down, right), (below, beside), (gap_y, gap_x) = (op.attrs[a] for a in ("stride", "padding", "dilation"))
+    outputs, _, tall, broad = weight.shape
+    if outputs != x.shape[1]:
+        x = x.repeat_interleave(outputs // x.shape[1], 1)
+    x = functional.pad(x, (beside, beside, below, below))
+    height = (x.shape[2] - gap_y * (tall - 1) - 1) // down + 1
+    width = (x.shape[3] - gap_x * (broad - 1) - 1) // right + 1
+    start = torch.zeros(outputs) if bias is None else bias
+    total = start.reshape(1, -1, 1, 1).expand(len(x), outputs, height, width).contiguous()
+    wide, taps = x.double(), weight.double()
+    by_rows = list(product(range(tall), range(broad)))
+    order = by_rows if len(by_rows) > MOST_TAPS else sorted(by_rows, key=lambda tap: tap[::-1])
+    for row, column in order:
+        top, left = row * gap_y, column * gap_x
+        seen = wide[:, :, top : top + (height - 1) * down + 1 : down, left : left + (width - 1) * right + 1 : right]
+        # the product of two float32 is exact in float64
+        total = torch.addcmul(total.double(), seen, taps[:, :, row, column].reshape(1, -1, 1, 1)).float()
+    return total
