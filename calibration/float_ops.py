@@ -14,7 +14,7 @@ DYNAMIC = "its kernel takes floats and quantizes them at run time"
 BETWEEN = "its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "everything around it runs in float"
 ISLAND = "precision island"
-BETWEEN_LAYERS = "it lies between layers, and float is no slower there or was paid for"
+BETWEEN_LAYERS = "between layers float rounds nothing"
 PERIODIC = ("aten.sin.", "aten.cos.")
 
 

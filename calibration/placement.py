@@ -163,7 +163,7 @@ def _advice(op: Op, reason: str, path: FastPath) -> str:
     if path.advice:
         return path.advice
     if reason == BETWEEN_LAYERS:
-        return "leave it; --max-islands 0 has it in 8 bits, for NPUs"
+        return "leave it; for NPUs --max-islands 0"
     if reason == BETWEEN_FLOATS:
         return "leave it: a grid there would cost precision and save nothing"
     if reason == NEAR_ZERO:
