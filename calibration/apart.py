@@ -14,7 +14,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 
 MOST_SLOWER = 100.0
-"""Percent; twice the time is what float takes."""
+"""Percent: beyond twice the time a float artifact is the better choice."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class Apart:
                 f"--max-slower {self.max_slower:g} is no share of the time",
                 f"give 0 to {MOST_SLOWER:g} percent, e.g. 20",
             )
+        if self.max_slower and self._decided:
+            raise InputError(
+                f"--max-slower leaves values in float, and {self._decided} says what they are", "leave one of them out"
+            )
         if self.raises and self.size_budget is not None:
             raise InputError(
                 "--size-budget and --max-islands or --max-drop do not go together yet: one takes bits, the other adds",
@@ -71,8 +75,19 @@ class Apart:
     @property
     def stretches(self) -> bool:
         """Whether what lies between layers may stay in float: not where the user says what each value is."""
-        own = self.int16 or self.dynamic or self.clamp or self.strict_activations
-        return self.max_islands != 0 and not own
+        return not self._decided
+
+    @property
+    def _decided(self) -> str:
+        """The option by which the user says it, if there is one."""
+        said = {
+            "--max-islands 0": self.max_islands == 0,
+            "--int16": bool(self.int16),
+            "--dynamic": bool(self.dynamic),
+            "--clamp": self.clamp,
+            "--strict-activations": self.strict_activations,
+        }
+        return next((option for option, given in said.items() if given), "")
 
     def check(self, spec: TargetSpec, widths: Widths, others: Callable[[], Sequence[TargetSpec]]) -> None:
         """Refuses what a target cannot have.
@@ -91,6 +106,12 @@ class Apart:
         if self.dynamic and not spec.dynamic:
             able = ", ".join(other.name for other in others() if other.dynamic)
             raise InputError(f"the {spec.name} target has no kernels of dynamic range", f"--dynamic is for: {able}")
+        if self.max_slower and spec.between is None:
+            able = ", ".join(other.name for other in others() if other.between is not None)
+            raise InputError(
+                f"what operations between layers take on the {spec.name} target is not known",
+                f"--max-slower is for: {able}",
+            )
         if self.raises:
             self._check_islands(spec, widths, others)
         if self.size_budget is not None:

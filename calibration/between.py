@@ -11,9 +11,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
+from calibration.apart import Apart
 from calibration.islands import Candidate, whole_time
+from calibration.method import Method
 from calibration.plan import Recipe
 from calibration.taken_in import taken_in
+from calibration.widths import Widths
 from qtools.core.macs import macs
 from qtools.core.target import Between, TargetSpec
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
@@ -22,6 +25,12 @@ WORTH_TRYING = 0.02
 """Share of the predicted time that float has to save by itself, where no time is given: less is no prediction."""
 FUNCTIONS = frozenset({OpKind.GELU, OpKind.SIGMOID, OpKind.HARD_SWISH, OpKind.HARD_SIGMOID})
 """Of one value, element by element: between codes on both sides each is a table."""
+
+
+def wanted(config: tuple[Method, Widths, Apart], spec: TargetSpec) -> bool:
+    """Whether what lies between layers may stay in float; grids of 16 bits round next to nothing."""
+    chosen, widths, apart = config
+    return chosen.between and apart.stretches and widths.activations <= spec.activation.bits
 
 
 def stretches(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> tuple[Candidate, ...]:

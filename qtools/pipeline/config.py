@@ -176,6 +176,11 @@ class RunConfig:
             plugins.check("exporters", self.target, "target")
         elif self.target_options:
             raise InputError("--target all takes no option of one target", "leave it out, or choose that target")
-        calibration_method(self.method).check_deployable()
+        chosen = calibration_method(self.method)
+        chosen.check_deployable()
+        if self.max_slower and not chosen.between:
+            raise InputError(
+                f"--max-slower is a choice of auto and fast, not of {self.method}", "leave one of them out"
+            )
         if self.io not in IO:
             raise InputError(f"--io {self.io} is unknown", f"choose one of: {', '.join(IO)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from calibration import between
 from calibration import plan as planning
 from calibration.apart import Apart, matching
 from calibration.ends import half_way, spread, together
@@ -16,7 +17,8 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import between, budget, ends, peers
+from qtools.pipeline import between as between_layers
+from qtools.pipeline import budget, ends, peers
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -49,7 +51,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     trial = None
     if chosen.correct:
         with watch.stage("correct weights"):
-            trial = _corrected(decision, recipe, trials, (chosen, apart))
+            trial = _corrected(decision, recipe, trials, config)
     if apart.raises:
         with watch.stage("raise precision"):
             trial = raise_values(trial or trials.plain(recipe, plan), (prepared, target), apart, correct=chosen.correct)
@@ -87,16 +89,16 @@ def recipe_of(
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
-def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, config: tuple[Method, Apart]) -> Trial:
+def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, config: tuple[Method, Widths, Apart]) -> Trial:
     """The plan with corrected biases and, where that brings the logits nearer to float, moved ends and rounded weights.
 
     What loses on calibration images that the step has not seen is taken back.
     """
-    chosen, apart = config
+    chosen, _, apart = config
     steps = _Corrections(first, recipe, trials)
     if not steps.best.changed:
         return dataclasses.replace(steps.best, decision=first)  # no layer runs in integers
-    if chosen.between and apart.stretches:
+    if between.wanted(config, trials.target.spec):
         steps.judge_stretches(apart)
     steps.judge_ranges()
     if chosen.ends:
@@ -125,8 +127,8 @@ class _Corrections:
     def judge_stretches(self, apart: Apart) -> None:
         """Holds codes everywhere against float between layers, as far as time allows."""
         ours = self.best
-        if (made := between.tried(ours, self._trials, apart)) is not None:
-            self._take(between.NAME, ours, *made)
+        if (made := between_layers.tried(ours, self._trials, apart)) is not None:
+            self._take(between_layers.NAME, ours, *made)
 
     def judge_ranges(self) -> None:
         """Holds ranges behind functions against plain ones.

@@ -53,9 +53,10 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
         with watch.stage(f"plan for {target.spec.name}"):
             view = captured.program.view
             weights = {name: tensor.numpy() for name, tensor in captured.program.constants.items()}
-            recipe = recipe_of(loaded.spec.name, view, target.spec, images, (chosen, widths, apart))
+            asked = (chosen, widths, apart)
+            recipe = recipe_of(loaded.spec.name, view, target.spec, images, asked)
             plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})
-            if chosen.between and apart.stretches:
+            if between.wanted(asked, target.spec):
                 offers = between.stretches(view, target.spec, plan)
                 recipe = between.laid(recipe, between.fitting(offers, [1.0] * len(offers), 0.0))
                 plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})

@@ -1,8 +1,8 @@
 """XNNPACK's depthwise convolution in float32: one accumulator per output, fused multiply-adds in the order of its taps.
 
-The accumulator starts at the bias and takes the taps column by column (XNNPACK src/packing.c and
-src/f32-dwconv/unipass-avx512.c.in), row by row where they are too many for a depthwise kernel. Float sums depend on
-their order, and a last bit decides a code where it is rounded.
+The accumulator starts at the bias and takes the taps column by column, row by row where they are many: so the bits of
+LiteRT 2.3 say (tests/ops/test_between.py). Float sums depend on their order, and a last bit decides a code where it is
+rounded.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.nn import functional
 from qtools.core.types import Op
 
 MOST_TAPS = 25
-"""Of the largest depthwise kernel; beyond it a grouped convolution runs (seen with 7 x 7)."""
+"""Taken by columns: 5 x 5 is, 5 x 7 and 7 x 7 are not."""
 
 
-def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Output floats in the program's layout.
 
     Args:

@@ -31,8 +31,10 @@ MOVES = (
 """Kinds that pass codes on as they are, in every kernel library that has them."""
 
 
-FloatLayer = Callable[[Op, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-"""(operation, input, weight, bias) -> output, all float32."""
+MAPS = 4
+"""Dimensions of a weight of layers on maps."""
+FloatLayer = Callable[..., torch.Tensor]
+"""(operation, input, weight, bias if it has one) -> output, all float32."""
 
 
 class Executor(Protocol):
@@ -100,6 +102,12 @@ class Simulator:
             if op.id in plan.float_ops and len(op.inputs) > 1 and op.inputs[1] in self._constants
             if plan.params(op.inputs[1]) is not None
         }
+        self._in_order = {
+            op.id
+            for op in program.view.ops
+            if op.kind in self._floats and op.id in plan.float_ops and op.id not in self._dynamic
+            if all(n in self._constants for n in op.inputs[1:]) and self._constants[op.inputs[1]].ndim == MAPS
+        }
         for name in self._integer:
             op = self._ops[name]
             if op.kind in MOVES or self._is_swallowed(op.inputs[0]):
@@ -157,8 +165,8 @@ class Simulator:
             bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
             return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
-            if name in self._ops and (run := self._floats.get(self._ops[name].kind)) is not None:
-                return self._in_float(run, self._ops[name], alive)
+            if name in self._in_order:
+                return self._in_float(self._ops[name], alive)
             operands = {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)}
             return evaluate(node, operands | {n: self._constants[n] for n in operands if n in self._constants})
         op = self._ops[name]
@@ -174,11 +182,10 @@ class Simulator:
         )
         return self._cut(kernel.run(op, data, output), self._leaves(op))
 
-    def _in_float(self, run: FloatLayer, op: Op, alive: Mapping[str, Any]) -> torch.Tensor:
+    def _in_float(self, op: Op, alive: Mapping[str, Any]) -> torch.Tensor:
         """A layer whose float sums are taken in the order of the library."""
-        weight, *rest = (self._constants.get(name) for name in op.inputs[1:])
-        assert weight is not None  # a layer's weight is a constant
-        return run(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, rest[0] if rest else None)
+        weight, *rest = (self._constants[name] for name in op.inputs[1:])
+        return self._floats[op.kind](op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, *rest)
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
         """Gives an operation other constants, quantized again where it runs in integers."""

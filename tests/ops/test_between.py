@@ -22,6 +22,7 @@ SHAPES = {
     "3x3-without-bias": ({"kernel_size": 3, "padding": 1, "bias": False}, 16),
     "3x3-dilated": ({"kernel_size": 3, "padding": 2, "dilation": 2}, 16),
     "5x5": ({"kernel_size": 5, "padding": 2}, 20),
+    "5x7": ({"kernel_size": (5, 7), "padding": (2, 3)}, 16),
     "7x7": ({"kernel_size": 7, "padding": 3}, 17),
     "7x7-stride-2": ({"kernel_size": 7, "stride": 2, "padding": 3}, 8),
     "1x5": ({"kernel_size": (1, 5), "padding": (0, 2)}, 16),

@@ -17,17 +17,21 @@ from calibration import between
 from calibration.apart import Apart
 from calibration.float_ops import BETWEEN_LAYERS
 from calibration.islands import Candidate, whole_time
+from calibration.method import method
 from calibration.placement import predict
 from calibration.plan import Recipe, plan
+from calibration.widths import Widths
 from exporters._coreml.rules import SPEC as COREML
 from exporters._tflite.rules import SPEC as TFLITE
 from qtools.core.errors import InputError
 from qtools.core.target import Between
 from qtools.core.types import OpKind, QuantPlan, TensorStats
+from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.pipeline.between import tried
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.parts import of_part
+from qtools.simulate.run import Simulator
 
 NONE = np.empty(0, np.float32)
 SEEN = TensorStats(10, -4.0, 4.0, 0.0, NONE, NONE, NONE, np.ones(4, np.int64))
@@ -180,11 +184,49 @@ def test_time_is_a_share(percent: float) -> None:
         RunConfig("m1_1", max_slower=percent)
 
 
+@pytest.mark.parametrize(
+    "wishes", [{"max_islands": 0}, {"clamp": True, "bits": 6}, {"int16": ("add",)}, {"method": "minmax"}]
+)
+def test_an_option_that_would_do_nothing_is_refused(wishes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="--max-slower"):
+        RunConfig("m1_1", max_slower=10.0, **wishes)
+
+
+def test_a_target_without_times_names_those_that_have_them() -> None:
+    Apart(max_slower=10.0).check(TFLITE, Widths(8, 8), lambda: [TFLITE, COREML])
+    with pytest.raises(InputError, match="coreml") as refused:
+        Apart(max_slower=10.0).check(COREML, Widths(8, 8), lambda: [TFLITE, COREML])
+    assert refused.value.next_step == "--max-slower is for: tflite"
+
+
+@pytest.mark.parametrize(("scheme", "free"), [(Widths(8, 8), True), (Widths(6, 6), True), (Widths(8, 16), False)])
+def test_grids_of_16_bits_keep_their_kernels(scheme: Widths, free: bool) -> None:
+    assert between.wanted((method("auto"), scheme, Apart()), TFLITE) is free
+    assert not between.wanted((method("minmax"), scheme, Apart()), TFLITE)
+
+
 @pytest.mark.parametrize(("asked", "left"), [(None, None), (3, None), (0, 0)])
 def test_all_in_8_bits_holds_for_both_halves(asked: int | None, left: int | None) -> None:
-    config = RunConfig("efficientvit_sam_b0", max_islands=asked, max_slower=10.0)
-    part = of_part(config, "decoder")
-    assert part.max_islands == left and part.max_slower == 10.0
+    assert of_part(RunConfig("efficientvit_sam_b0", max_islands=asked), "decoder").max_islands == left
+    assert of_part(RunConfig("efficientvit_sam_b0", max_slower=10.0), "decoder").max_slower == 10.0
+
+
+class Odd(nn.Module):
+    """A depthwise layer whose weight is computed: nobody has looked at the order of its sums."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = x.mean((0, 2, 3)).reshape(8, 1, 1, 1) * torch.ones(8, 1, 3, 3)
+        return F.conv2d(x, weight, padding=1, groups=8)
+
+
+def test_float_layers_of_another_form_are_computed_as_by_torch() -> None:
+    torch.manual_seed(2)
+    images = torch.randn(1, 8, 6, 6)
+    made = capture(Odd().eval(), images, TFLITE.expand)
+    deep = {op.id for op in made.view.ops if op.kind is OpKind.DEPTHWISE_CONV}
+    floats = planned(made, TFLITE, floats={op.id for op in made.view.ops})
+    assert deep and deep <= floats.float_ops.keys()
+    assert torch.equal(Simulator(made, floats, "xnnpack").codes(images), execute.run(made, images))
 
 
 class _Trials:
@@ -215,8 +257,9 @@ def test_a_stretch_that_costs_a_layer_its_kernel_is_left_out(program: Program) -
     )
     found = tried(start, trials, Apart(max_slower=100.0))
     assert found is not None
-    recipe, note = found
-    assert recipe.between == of(program)[frozenset({OpKind.GELU})].floats  # type: ignore[attr-defined]
+    recipe: Any = found[0]
+    note = found[1]
+    assert recipe.between == of(program)[frozenset({OpKind.GELU})].floats
     assert note.startswith("1 operations in 1 of 2 stretches, 0.0% of the multiply-accumulates")
     always: Any = _Trials(program, lambda asked: {layer: "merged"} if asked else {})
     assert tried(start, always, Apart(max_slower=100.0)) is None
