@@ -17,8 +17,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import between as between_layers
-from qtools.pipeline import budget, ends, peers
+from qtools.pipeline import budget, ends, peers, stretches
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -127,8 +126,8 @@ class _Corrections:
     def judge_stretches(self, apart: Apart) -> None:
         """Holds codes everywhere against float between layers, as far as time allows."""
         ours = self.best
-        if (made := between_layers.tried(ours, self._trials, apart)) is not None:
-            self._take(between_layers.NAME, ours, *made)
+        if (made := stretches.tried(ours, self._trials, apart)) is not None:
+            self._take(stretches.NAME, ours, *made)
 
     def judge_ranges(self) -> None:
         """Holds ranges behind functions against plain ones.

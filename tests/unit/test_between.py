@@ -28,9 +28,9 @@ from qtools.core.target import Between
 from qtools.core.types import OpKind, QuantPlan, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
-from qtools.pipeline.between import tried
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.parts import of_part
+from qtools.pipeline.stretches import tried
 from qtools.simulate.run import Simulator
 
 NONE = np.empty(0, np.float32)
