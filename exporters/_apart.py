@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -143,6 +144,8 @@ def channel() -> TextIO:
     """In the process apart: where replies go. From here on whatever else prints ends on stderr."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what is held back until the end would hide why it came
     return replies
 
 

@@ -177,7 +177,8 @@ def test_a_runtime_that_crashes_takes_nothing_with_it(
         talk.hear()
 
 
-def test_a_conversation_goes_on_whatever_else_is_printed(module: Any) -> None:
+def test_a_conversation_goes_on_whatever_else_is_printed(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # where it is set nothing is held back
     body = """
 import os
 from exporters import _apart
