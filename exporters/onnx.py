@@ -54,9 +54,11 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
     from exporters._onnx.bind import TensorBinding, bind
     from exporters._onnx.convert import convert
     from exporters._onnx.model import to_bytes
+    from exporters._onnx.rows import to_rows
 
     model = convert(program)
-    found, unbound = bind(program, model, examples)
+    shapes = to_rows(model, program.view, {name: tensor.numpy() for name, tensor in program.constants.items()})
+    found, unbound = bind(program, model, examples, shapes)
     for values, ends, names in (
         (program.view.inputs, model.graph.inputs, program.takes.names),
         (program.view.outputs, model.graph.outputs, program.gives.names),
@@ -140,7 +142,7 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
 
     values = program.view.values
     bound = lowered.binding if lowered else {}
-    tensors = {v: b.tensor for v, b in bound.items() if not values[v].const}
+    tensors = {v: (b.tensor, values[v].shape) for v, b in bound.items() if not values[v].const}
     return OrtRunner(path, kernels, threads, tensors, (program.takes, program.gives))
 
 

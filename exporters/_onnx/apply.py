@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
+from exporters._onnx import rows
 from exporters._onnx.bind import TensorBinding
 from exporters._onnx.edit import CODES, REAL, Editor, container
 from qtools.core import numerics
@@ -109,36 +110,15 @@ class QdqWriter:
         self.edit.tensors[str(name)] = before
 
     def _write_weighted(self, op: Op) -> None:
-        """Integer weight and bias; a linear layer on tokens becomes one Gemm over all of them, with an int32 bias."""
-        output = self._output_of(op)
-        node = output.producer()
+        """Integer weight and bias."""
+        node = self._output_of(op).producer()
         assert node is not None
-        weight = self._dequantized(op.inputs[1], node)
-        bias = self._dequantized(op.inputs[2], node) if len(op.inputs) > 2 else None
-        if op.kind is OpKind.LINEAR and node.op_type != "Gemm":
-            self._write_token_linear(op, node, weight, bias)
-            return
-        node.replace_input_with(1, weight)
-        if bias is not None:
-            node.replace_input_with(2, bias)
-
-    def _write_token_linear(self, op: Op, last: ir.Node, weight: ir.Value, bias: ir.Value | None) -> None:
-        """MatMul (and Add) on (..., channels) -> Reshape, Gemm, Reshape. The codes between are the ends' own."""
-        source, output = self.edit.tensors[self._bound_source(op.inputs[0])], last.outputs[0]
-        shape = tuple(int(d) for d in output.shape)  # static, the program was captured so
-        wide = (int(np.prod(shape[:-1])), int(weight.shape[-1]))  # type: ignore[index]
-        flat = self.edit.node(
-            "Reshape", [source, self.edit.stored(f"{op.id}.rows", np.array(wide))], f"{op.id}.flat", wide
-        )
-        flat = self.edit.pair_after(flat, self._known(op.inputs[0]), last)
-        inputs = [flat, weight] + ([] if bias is None else [bias])
-        out_wide = (wide[0], shape[-1])
-        leaves = self._leaves(op)
-        summed = self.edit.node("Gemm", inputs, f"{op.id}.gemm", out_wide, {"transB": 1})
-        summed = self.edit.pair_after(summed, self._known(leaves), last)
-        result = self.edit.node("Reshape", [summed, self.edit.stored(f"{op.id}.shape", np.array(shape))], None, shape)
-        self.edit.put(last, result)
-        self.edit.replace(last, result)
+        if (before := rows.before_end(node)) is not None:
+            node = before.producer()
+            assert node is not None
+        node.replace_input_with(1, self._dequantized(op.inputs[1], node))
+        if len(op.inputs) > 2:
+            node.replace_input_with(2, self._dequantized(op.inputs[2], node))
 
     def _is_spatial(self, op: Op) -> bool:
         rank = len(self.view.values[op.inputs[0]].shape)
@@ -152,10 +132,9 @@ class QdqWriter:
         source = self.edit.tensors[self._bound_source(op.inputs[0])]
         batch, channels = (int(d) for d in source.shape[:2])  # type: ignore[index]
         pooled = self.edit.node("GlobalAveragePool", [source], f"{op.id}.pooled", (batch, channels, 1, 1))
-        if op.attrs["keepdim"]:
-            self.edit.put(node, pooled)
-        else:
-            pooled = self.edit.pair_after(pooled, self._known(self._leaves(op)), node)
+        self.edit.put(node, pooled)
+        if not op.attrs["keepdim"]:
+            pooled = self.edit.pair_behind(pooled, self._known(self._leaves(op)))
             axes = self.edit.stored(f"{op.id}.axes", np.array((2, 3)))
             pooled = self.edit.node("Squeeze", [pooled, axes], None, (batch, channels))
             self.edit.put(node, pooled)
@@ -244,9 +223,13 @@ class QdqWriter:
         tensor, made_by = self._tensor(value), self.view.producer.get(value)
         from_codes = made_by is None or self._is_integer(made_by)
         uses = [(node, i) for node, i in tensor.uses() if from_codes or self._reads_codes(node)]
+        for node in {node for node, _ in tensor.uses()} - {node for node, _ in uses}:
+            self._pass_on(node, params)
         is_output = any(tensor is out for out in self.edit.graph.outputs)
         if not uses and not (is_output and from_codes):
             return
+        if from_codes:
+            self._join_end(tensor, params)
         name = str(tensor.name)
         dtype = container(params)
         source = tensor
@@ -266,11 +249,28 @@ class QdqWriter:
             )
             for node, index in uses:
                 node.replace_input_with(index, real)
+                self._pass_on(node, params)
         self.edit.put_behind(tensor, [v for v in (source, codes, real) if v is not None and v is not tensor])
         if end:
             last = codes if ends.integer_output or real is None else real
             tensor.name, last.name = name + ".float", name
             self.edit.graph.outputs[:] = [last if out is tensor else out for out in self.edit.graph.outputs]
+
+    def _pass_on(self, node: ir.Node, params: QuantParams) -> None:
+        """Q and DQ behind a Reshape of ours for readers that take codes: a move of codes between two operations."""
+        moved = node.outputs[0]
+        readers = [(reader, index) for reader, index in moved.uses() if self._reads_codes(reader)]
+        if rows.changes_form(node) and readers:
+            real = self.edit.pair_behind(moved, params)
+            for reader, index in readers:
+                reader.replace_input_with(index, real)
+
+    def _join_end(self, tensor: ir.Value, params: QuantParams) -> None:
+        """Q and DQ in front of the Reshape that ends a graph, so that codes come out of what it reads."""
+        maker = tensor.producer()
+        before = None if maker is None else rows.before_end(maker)
+        if maker is not None and before is not None:
+            maker.replace_input_with(0, self.edit.pair_behind(before, params))
 
     def _codes(self, real: ir.Value, name: str, params: QuantParams) -> ir.Value:
         dtype = container(params)
@@ -295,4 +295,6 @@ class QdqWriter:
             value = self.value_of.get(str(out.name))
             if value is not None:
                 return self._is_integer(self.view.producer[value])
-        return str(node.outputs[0].name).endswith((".flat", ".pooled"))
+        if rows.changes_form(node):
+            return all(self._reads_codes(reader) for reader, _ in node.outputs[0].uses())
+        return str(node.outputs[0].name).endswith(".pooled")

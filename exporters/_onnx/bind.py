@@ -21,6 +21,7 @@ TOLERANCE = 1e-4
 """Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
 SAMPLED = 64
 """Numbers that are compared before all of them are."""
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class TensorBinding:
 
 
 def bind(
-    program: Program, model: ir.Model, examples: Sequence[NDArray[np.float32]]
+    program: Program, model: ir.Model, examples: Sequence[NDArray[np.float32]], shapes: Mapping[str, Shape]
 ) -> tuple[dict[str, TensorBinding], dict[str, str]]:
     """Takes each value to the tensor with its numbers; where several have them, see `_told_apart`.
 
@@ -45,6 +46,7 @@ def bind(
         program: The captured graph.
         model: The float ONNX graph, its inputs and outputs still under the program's names.
         examples: Inputs of shape (1, 3, height, width), or rows; with two unlike ones no match is by chance.
+        shapes: Tensors that hold a value in another shape -> the value's.
 
     Returns:
         (value id -> binding, value id without a tensor -> why).
@@ -52,7 +54,7 @@ def bind(
     Raises:
         CheckFailed: If the graph's input or output is not what the program computes.
     """
-    theirs = _artifact_values(model, [program.takes.split(each) for each in examples])
+    theirs = _artifact_values(model, [program.takes.split(each) for each in examples], shapes)
     ours = _program_values(program, examples)
     found = _told_apart({name: _alike(array, theirs) for name, array in ours.items()})
     unbound = {name: _why(program.view, name) for name in ours if name not in found}
@@ -73,7 +75,9 @@ def _program_values(program: Program, examples: Sequence[NDArray[np.float32]]) -
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _artifact_values(model: ir.Model, examples: Sequence[Sequence[NDArray[np.float32]]]) -> dict[str, NDArray[Any]]:
+def _artifact_values(
+    model: ir.Model, examples: Sequence[Sequence[NDArray[np.float32]]], shapes: Mapping[str, Shape]
+) -> dict[str, NDArray[Any]]:
     """Every float tensor of the graph, computed with all of onnxruntime's own rewriting switched off."""
     proto = ir.to_proto(model)
     sources = [source.name for source in proto.graph.input]
@@ -81,7 +85,7 @@ def _artifact_values(model: ir.Model, examples: Sequence[Sequence[NDArray[np.flo
     floats = [out.name for node in model.graph for out in node.outputs if out.dtype == ir.DataType.FLOAT and out.name]
     opened = session.start(session.expose(proto, floats), threads=1, optimize=False)
     runs = [feed | dict(zip(floats, opened.run(floats, feed), strict=True)) for feed in feeds]
-    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
+    return {name: np.stack([run[name].reshape(shapes.get(name, run[name].shape)) for run in runs]) for name in runs[0]}
 
 
 def _alike(array: NDArray[Any], theirs: Mapping[str, NDArray[Any]]) -> list[TensorBinding]:

@@ -23,6 +23,8 @@ def convert(program: Program) -> ir.Model:
         CheckFailed: If torch.onnx refuses the graph; its own words are on stderr.
         InputError: If there is no room for temporary files.
     """
+    from exporters._onnx.simplify import simplified
+
     check_room(program)
     examples = tuple(torch.zeros(shape) for shape in program.takes.shapes)
     module = program.exported.module()
@@ -32,7 +34,7 @@ def convert(program: Program) -> ir.Model:
                 module, examples, dynamo=True, opset_version=OPSET, verbose=False, optimize=False
             )
             assert exported is not None  # only the older exporter returns nothing
-            model = _simplified(exported.model)
+            model = simplified(exported.model)
         except Exception as error:  # broad: the exporter raises anything; the original stays attached
             raise refused("torch.onnx", program.view, error) from error
     if model.opset_imports.get("") != OPSET:
@@ -40,28 +42,6 @@ def convert(program: Program) -> ir.Model:
     model.ir_version = IR_VERSION
     _strip(model)
     return model
-
-
-def _simplified(model: ir.Model) -> ir.Model:
-    """What torch.onnx's own `optimize` does, except that equal subexpressions and equal constants stay apart.
-
-    A layer that is read twice must keep two tensors, or two values of the plan would share one; and one zero bias
-    that serves two convolutions could not have two scales.
-    """
-    from onnx_ir.passes import Sequential, common
-    from onnxscript import optimizer, rewriter
-
-    common.InlinePass()(model)
-    optimizer.fold_constants(model)
-    model = rewriter.rewrite(model)
-    tidy = Sequential(
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
-        common.RemoveUnusedOpsetsPass(),
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.NameFixPass(),
-    )
-    return tidy(model).model
 
 
 def _strip(model: ir.Model) -> None:

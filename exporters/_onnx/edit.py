@@ -22,15 +22,14 @@ class Editor:
         self.tensors: dict[str, ir.Value] = {str(v.name): v for node in graph for v in node.outputs}
         self.tensors |= {str(v.name): v for v in (*graph.inputs, *graph.initializers.values())}
 
-    def pair_after(self, tensor: ir.Value, params: QuantParams, before: ir.Node) -> ir.Value:
-        """The value behind a Q and DQ of its own, both in front of the node `before`."""
+    def pair_behind(self, tensor: ir.Value, params: QuantParams) -> ir.Value:
+        """The value behind a Q and DQ of its own, both behind its maker."""
         name, dtype = str(tensor.name), container(params)
         numbers = self.numbers(name, params, dtype)
         codes = self.node("QuantizeLinear", [tensor, *numbers], name + CODES, tensor.shape)
         codes.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))
         real = self.node("DequantizeLinear", [codes, *numbers], name + REAL, tensor.shape)
-        for value in (tensor, codes, real):
-            self.put(before, value)
+        self.put_behind(tensor, [codes, real])
         return real
 
     def numbers(self, name: str, params: QuantParams, dtype: type) -> tuple[ir.Value, ir.Value]:
@@ -120,3 +119,14 @@ def container(params: QuantParams) -> type:
     if params.scheme.signed:
         return np.int16 if wide else np.int8
     return np.uint16 if wide else np.uint8
+
+
+def stored(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """The numbers of a tensor that is in the file; None for one that is computed."""
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def shape_of(value: ir.Value | None) -> tuple[int, ...]:
+    """A static shape; () where it is not known."""
+    dims = () if value is None or value.shape is None else tuple(value.shape)
+    return tuple(int(dim) for dim in dims) if all(isinstance(dim, int) for dim in dims) else ()
