@@ -54,11 +54,9 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
     from exporters._onnx.bind import TensorBinding, bind
     from exporters._onnx.convert import convert
     from exporters._onnx.model import to_bytes
-    from exporters._onnx.rows import to_rows
 
     model = convert(program)
-    shapes = to_rows(model, program.view, {name: tensor.numpy() for name, tensor in program.constants.items()})
-    found, unbound = bind(program, model, examples, shapes)
+    found, unbound = bind(program, model, examples)
     for values, ends, names in (
         (program.view.inputs, model.graph.inputs, program.takes.names),
         (program.view.outputs, model.graph.outputs, program.gives.names),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
-from exporters._onnx import rows
 from exporters._onnx.bind import TensorBinding
-from exporters._onnx.edit import CODES, REAL, Editor, container
+from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
 UNASKED = {"Softmax": OpKind.SOFTMAX, "AveragePool": OpKind.AVG_POOL}
 """Operators that onnxruntime has an integer kernel for, of kinds (or of forms of these) that no rule gives one."""
+Uses = Sequence[tuple[ir.Node, int]]
+"""Nodes, and which of their inputs."""
 PACKED_OPSET = 21
 """The first with 4-bit tensors; what it says of every other operator in our graphs is what opset 20 says."""
 
@@ -111,11 +112,8 @@ class QdqWriter:
 
     def _write_weighted(self, op: Op) -> None:
         """Integer weight and bias."""
-        node = self._output_of(op).producer()
+        node = self._computed(self._leaves(op)).producer()
         assert node is not None
-        if (before := rows.before_end(node)) is not None:
-            node = before.producer()
-            assert node is not None
         node.replace_input_with(1, self._dequantized(op.inputs[1], node))
         if len(op.inputs) > 2:
             node.replace_input_with(2, self._dequantized(op.inputs[2], node))
@@ -134,7 +132,6 @@ class QdqWriter:
         pooled = self.edit.node("GlobalAveragePool", [source], f"{op.id}.pooled", (batch, channels, 1, 1))
         self.edit.put(node, pooled)
         if not op.attrs["keepdim"]:
-            pooled = self.edit.pair_behind(pooled, self._known(self._leaves(op)))
             axes = self.edit.stored(f"{op.id}.axes", np.array((2, 3)))
             pooled = self.edit.node("Squeeze", [pooled, axes], None, (batch, channels))
             self.edit.put(node, pooled)
@@ -185,6 +182,15 @@ class QdqWriter:
         output = op.outputs[0]
         return self.view.consumers[output][0].outputs[0] if self.plan.values[output].origin == "fused" else output
 
+    def _computed(self, value: str) -> ir.Value:
+        """The tensor that an operation's kernel writes: an output of the graph may be a move of it."""
+        tensor, op = self._tensor(value), self.view.producer.get(value)
+        while op is not None and op.kind not in TRACELESS and (maker := tensor.producer()) is not None:
+            if maker.op_type not in MOVES or maker.inputs[0] is None:
+                break
+            tensor = maker.inputs[0]
+        return tensor
+
     def _output_of(self, op: Op) -> ir.Value:
         return self._tensor(self._leaves(op))
 
@@ -222,14 +228,12 @@ class QdqWriter:
         """Q and DQ behind a value: integer readers take the DQ's result, float readers only what really was codes."""
         tensor, made_by = self._tensor(value), self.view.producer.get(value)
         from_codes = made_by is None or self._is_integer(made_by)
-        uses = [(node, i) for node, i in tensor.uses() if from_codes or self._reads_codes(node)]
-        for node in {node for node, _ in tensor.uses()} - {node for node, _ in uses}:
-            self._pass_on(node, params)
+        if (computed := self._computed(value)) is not tensor:
+            self._lead(computed, params, self._readers(computed, params, from_codes))
+        uses = self._readers(tensor, params, from_codes)
         is_output = any(tensor is out for out in self.edit.graph.outputs)
         if not uses and not (is_output and from_codes):
             return
-        if from_codes:
-            self._join_end(tensor, params)
         name = str(tensor.name)
         dtype = container(params)
         source = tensor
@@ -247,30 +251,38 @@ class QdqWriter:
             real = self.edit.node(
                 "DequantizeLinear", [codes, *self.edit.numbers(name, params, dtype)], name + REAL, tensor.shape
             )
-            for node, index in uses:
-                node.replace_input_with(index, real)
-                self._pass_on(node, params)
+            self._take(real, params, uses)
         self.edit.put_behind(tensor, [v for v in (source, codes, real) if v is not None and v is not tensor])
         if end:
             last = codes if ends.integer_output or real is None else real
             tensor.name, last.name = name + ".float", name
             self.edit.graph.outputs[:] = [last if out is tensor else out for out in self.edit.graph.outputs]
 
-    def _pass_on(self, node: ir.Node, params: QuantParams) -> None:
-        """Q and DQ behind a Reshape of ours for readers that take codes: a move of codes between two operations."""
-        moved = node.outputs[0]
-        readers = [(reader, index) for reader, index in moved.uses() if self._reads_codes(reader)]
-        if rows.changes_form(node) and readers:
-            real = self.edit.pair_behind(moved, params)
-            for reader, index in readers:
-                reader.replace_input_with(index, real)
+    def _readers(self, tensor: ir.Value, params: QuantParams, from_codes: bool) -> Uses:
+        """Who reads a value as codes; behind a move of floats, those of its readers who do have got pairs by then."""
+        uses = [(node, index) for node, index in tensor.uses() if from_codes or self._reads_codes(node)]
+        for node in {node for node, _ in tensor.uses()} - {node for node, _ in uses}:
+            self._pass_on(node, params)
+        return uses
 
-    def _join_end(self, tensor: ir.Value, params: QuantParams) -> None:
-        """Q and DQ in front of the Reshape that ends a graph, so that codes come out of what it reads."""
-        maker = tensor.producer()
-        before = None if maker is None else rows.before_end(maker)
-        if maker is not None and before is not None:
-            maker.replace_input_with(0, self.edit.pair_behind(before, params))
+    def _lead(self, tensor: ir.Value, params: QuantParams, uses: Uses) -> None:
+        """Q and DQ between a value and some of its readers."""
+        if uses:
+            self._take(self.edit.pair_behind(tensor, params), params, uses)
+
+    def _take(self, real: ir.Value, params: QuantParams, uses: Uses) -> None:
+        for node, index in uses:
+            node.replace_input_with(index, real)
+            self._pass_on(node, params)
+
+    def _pass_on(self, node: ir.Node, params: QuantParams) -> None:
+        """Q and DQ behind a move that is no operation of the program, for those readers who take codes."""
+        if self._only_moves(node):
+            moved = node.outputs[0]
+            self._lead(moved, params, [use for use in moved.uses() if self._reads_codes(use[0])])
+
+    def _only_moves(self, node: ir.Node) -> bool:
+        return node.op_type in MOVES and str(node.outputs[0].name) not in self.value_of
 
     def _codes(self, real: ir.Value, name: str, params: QuantParams) -> ir.Value:
         dtype = container(params)
@@ -295,6 +307,7 @@ class QdqWriter:
             value = self.value_of.get(str(out.name))
             if value is not None:
                 return self._is_integer(self.view.producer[value])
-        if rows.changes_form(node):
-            return all(self._reads_codes(reader) for reader, _ in node.outputs[0].uses())
+        if self._only_moves(node):
+            readers = [reader for reader, _ in node.outputs[0].uses()]
+            return bool(readers) and all(self._reads_codes(reader) for reader in readers)
         return str(node.outputs[0].name).endswith(".pooled")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporters._onnx import session
+from exporters._onnx.edit import MOVES
 from qtools.core.errors import CheckFailed
 from qtools.core.types import TRACELESS, GraphView, Op
 from qtools.graph.capture import Program
@@ -21,7 +22,6 @@ TOLERANCE = 1e-4
 """Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
 SAMPLED = 64
 """Numbers that are compared before all of them are."""
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,16 @@ class TensorBinding:
 
 
 def bind(
-    program: Program, model: ir.Model, examples: Sequence[NDArray[np.float32]], shapes: Mapping[str, Shape]
+    program: Program, model: ir.Model, examples: Sequence[NDArray[np.float32]]
 ) -> tuple[dict[str, TensorBinding], dict[str, str]]:
     """Takes each value to the tensor with its numbers; where several have them, see `_told_apart`.
+
+    What an operation computes is no tensor that a move alone made: there would be no place for its codes.
 
     Args:
         program: The captured graph.
         model: The float ONNX graph, its inputs and outputs still under the program's names.
         examples: Inputs of shape (1, 3, height, width), or rows; with two unlike ones no match is by chance.
-        shapes: Tensors that hold a value in another shape -> the value's.
 
     Returns:
         (value id -> binding, value id without a tensor -> why).
@@ -54,9 +55,12 @@ def bind(
     Raises:
         CheckFailed: If the graph's input or output is not what the program computes.
     """
-    theirs = _artifact_values(model, [program.takes.split(each) for each in examples], shapes)
+    theirs = _artifact_values(model, [program.takes.split(each) for each in examples])
     ours = _program_values(program, examples)
-    found = _told_apart({name: _alike(array, theirs) for name, array in ours.items()})
+    computed = {out for op in program.view.ops if op.kind not in TRACELESS for out in op.outputs}
+    moved = {str(out.name) for node in model.graph if node.op_type in MOVES for out in node.outputs}
+    unmoved = {name: array for name, array in theirs.items() if name not in moved}
+    found = _told_apart({name: _alike(array, unmoved if name in computed else theirs) for name, array in ours.items()})
     unbound = {name: _why(program.view, name) for name in ours if name not in found}
     for end in (*program.view.inputs, *program.view.outputs):
         if end in unbound:
@@ -75,9 +79,7 @@ def _program_values(program: Program, examples: Sequence[NDArray[np.float32]]) -
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def _artifact_values(
-    model: ir.Model, examples: Sequence[Sequence[NDArray[np.float32]]], shapes: Mapping[str, Shape]
-) -> dict[str, NDArray[Any]]:
+def _artifact_values(model: ir.Model, examples: Sequence[Sequence[NDArray[np.float32]]]) -> dict[str, NDArray[Any]]:
     """Every float tensor of the graph, computed with all of onnxruntime's own rewriting switched off."""
     proto = ir.to_proto(model)
     sources = [source.name for source in proto.graph.input]
@@ -85,17 +87,17 @@ def _artifact_values(
     floats = [out.name for node in model.graph for out in node.outputs if out.dtype == ir.DataType.FLOAT and out.name]
     opened = session.start(session.expose(proto, floats), threads=1, optimize=False)
     runs = [feed | dict(zip(floats, opened.run(floats, feed), strict=True)) for feed in feeds]
-    return {name: np.stack([run[name].reshape(shapes.get(name, run[name].shape)) for run in runs]) for name in runs[0]}
+    return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
 def _alike(array: NDArray[Any], theirs: Mapping[str, NDArray[Any]]) -> list[TensorBinding]:
-    """The tensors whose numbers are the value's, in the order of the graph."""
+    """The tensors whose numbers are the value's, in whatever shape, in the order of the graph."""
     found, limit = [], TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
-    few = slice(None, None, max(1, array.size // SAMPLED))
+    numbers, few = array.ravel(), slice(None, None, max(1, array.size // SAMPLED))
     for tensor, other in theirs.items():
-        if other.shape != array.shape or (np.abs(array.ravel()[few] - other.ravel()[few]) > limit).any():
+        if other.size != array.size or (np.abs(numbers[few] - other.ravel()[few]) > limit).any():
             continue
-        error = float(np.abs(array - other).max(initial=0))
+        error = float(np.abs(numbers - other.ravel()).max(initial=0))
         if error <= limit:
             found.append(TensorBinding(tensor, error * TOLERANCE / limit))
     return found

@@ -23,11 +23,12 @@ def convert(program: Program) -> ir.Model:
         CheckFailed: If torch.onnx refuses the graph; its own words are on stderr.
         InputError: If there is no room for temporary files.
     """
+    from exporters._onnx.shorten import shorten
     from exporters._onnx.simplify import simplified
 
     check_room(program)
     examples = tuple(torch.zeros(shape) for shape in program.takes.shapes)
-    module = program.exported.module()
+    module = shorten(program.exported.module())
     with quiet():
         try:
             exported = torch.onnx.export(

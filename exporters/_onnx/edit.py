@@ -14,6 +14,10 @@ CODES, REAL = ".codes", ".real"
 """Endings of a value's names behind its QuantizeLinear and its DequantizeLinear."""
 
 
+MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+"""Operators that bring a tensor into another shape or order."""
+
+
 class Editor:
     """A graph, with its tensors by name."""
 

@@ -5,12 +5,10 @@ Where torch.onnx and onnxruntime leave something on the table: times are onnxrun
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import Sequential, common
 from onnxscript import optimizer, rewriter
 from onnxscript.rewriter import RewriteRuleClassBase
@@ -30,7 +28,7 @@ def simplified(model: ir.Model) -> ir.Model:
     common.InlinePass()(model)
     optimizer.fold_constants(model)
     model = common.ShapeInferencePass()(_tidy(rewriter.rewrite(model))).model
-    for rules in ([Alike.rule()], [Nothing.rule("Mul"), Nothing.rule("Add"), Keys.rule()], [Reversed.rule()]):
+    for rules in ([Alike.rule()], [Nothing.rule("Mul"), Nothing.rule("Add")]):
         model = _tidy(rewriter.rewrite(model, rules))
     return model
 
@@ -78,54 +76,3 @@ class Nothing(RewriteRuleClassBase):
 
     def rewrite(self, op: Any, x: ir.Value, constant: ir.Value) -> Any:
         return op.Identity(x)
-
-
-class Keys(RewriteRuleClassBase):
-    """Keys turned for their product with queries, as torch.onnx writes it: a Transpose between two Reshapes.
-
-    One Transpose of the last two dimensions becomes part of onnxruntime's product.
-    """
-
-    def pattern(self, op: Any, x: Any, flat: Any, whole: Any, perm: Any) -> Any:
-        return op.Reshape(op.Transpose(op.Reshape(x, flat), perm=perm), whole)
-
-    def check(self, _: Any, x: ir.Value, flat: ir.Value, whole: ir.Value, perm: ir.Attr) -> bool:
-        shape, through, target = shape_of(x), stored(flat), stored(whole)
-        if len(shape) < 4 or through is None or target is None or list(perm.as_ints()) != [0, 2, 1]:
-            return False
-        turned = (*shape[:-2], shape[-1], shape[-2])
-        return tuple(through[1:]) == shape[-2:] and tuple(target) == turned
-
-    def rewrite(self, op: Any, x: ir.Value, **_: Any) -> Any:
-        rank = len(shape_of(x))
-        return op.Transpose(x, perm=[*range(rank - 2), rank - 1, rank - 2])
-
-
-class Reversed(RewriteRuleClassBase):
-    """Three dimensions in reverse, as between the maps and the tokens of MobileViT, in two turns.
-
-    onnxruntime moves a single dimension by whole blocks and all else number by number: 160 us for 64 x 256 x 4, and
-    20 in two turns. It puts the two together again where floats are turned, but not codes.
-    """
-
-    def pattern(self, op: Any, x: Any, perm: Any) -> Any:
-        return op.Transpose(x, perm=perm)
-
-    def check(self, _: Any, x: ir.Value, perm: ir.Attr) -> bool:
-        shape = shape_of(x)
-        long = [axis for axis in perm.as_ints() if shape and shape[axis] > 1]
-        return len(long) == 3 and long == sorted(long, reverse=True) and math.prod(shape) >= LARGE
-
-    def rewrite(self, op: Any, x: ir.Value, perm: ir.Attr) -> Any:
-        shape, order = shape_of(x), list(perm.as_ints())
-        outer, *inner = (axis for axis, size in enumerate(shape) if size > 1)
-        last = [*(axis for axis in range(len(shape)) if axis != outer), outer]
-        first = op.Transpose(x, perm=last)
-        flat = op.Reshape(first, _numbers(op, [shape[axis] for axis in (*inner, outer)]))
-        second = op.Transpose(flat, perm=[1, 0, 2])
-        return op.Reshape(second, _numbers(op, [shape[axis] for axis in order]))
-
-
-def _numbers(op: Any, shape: Any) -> Any:
-    numbers: NDArray[np.int64] = np.array(shape, np.int64)
-    return op.Constant(value=ir.tensor(numbers))

@@ -6,7 +6,6 @@ front of and behind each. Written over tokens in one row, and as sums over named
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -14,16 +13,10 @@ import torch
 from torch import fx
 
 from qtools.graph.moves import PERMUTATIONS, call, is_move, join_moves, order_of, shape_of
+from qtools.graph.tokens import Attention, over_one, put, take_apart, tokens_in_rows
 
 aten = torch.ops.aten
 
-_UNARY = frozenset(
-    {
-        *(aten.gelu.default, aten.relu.default, aten.sigmoid.default, aten.silu.default, aten.hardswish.default),
-        *(aten.tanh.default, aten.hardsigmoid.default, aten.rsqrt.default),
-    }
-)
-_BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 _LETTERS = "abcdefgh"
 
 
@@ -34,10 +27,10 @@ def shorten(module: fx.GraphModule) -> fx.GraphModule:
         module: `ExportedProgram.module()`, whose nodes know their values' shapes.
     """
     graph = module.graph
-    for rewrite in (_attention, _product, _take_apart):
+    for rewrite in (_attention, _product, take_apart):
         for node in list(graph.nodes):
             rewrite(node)
-    _tokens_in_a_row(graph)
+    tokens_in_rows(graph, (1,))
     for node in list(graph.nodes):
         _layer_norm(node)
     join_moves(graph)
@@ -50,28 +43,22 @@ def shorten(module: fx.GraphModule) -> fx.GraphModule:
 
 def _attention(node: fx.Node) -> None:
     """softmax(q k^T scale + mask) v, over any number of leading axes."""
-    if node.target is not aten.scaled_dot_product_attention.default or len(node.args) > 4:
+    found = Attention.of(node)
+    if found is None:
         return
-    query, key, value, *rest = node.args
-    mask = rest[0] if rest else node.kwargs.get("attn_mask")
-    operands = [operand for operand in (query, key, value) if isinstance(operand, fx.Node)]
-    if len({shape_of(operand)[:-2] for operand in operands}) != 1 or node.kwargs.keys() - {"scale", "attn_mask"}:
-        return
-    if isinstance(mask, fx.Node) and mask.meta["val"].dtype is torch.bool:
-        return
-    scale = node.kwargs.get("scale") or shape_of(operands[0])[-1] ** -0.5
+    query, key, scale = found.query, found.key, found.scale
     lead = _LETTERS[: len(shape_of(node)) - 2]
-    free = next((operand for operand in operands[:2] if not _moved_layer(operand)), None)
+    free = next((operand for operand in (query, key) if not _moved_layer(operand)), None)
     if free is not None:
         scaled = call(node, aten.mul.Tensor, free, scale)
         query, key = (scaled if operand is free else operand for operand in (query, key))
     scores = call(node, aten.einsum.default, f"{lead}qx,{lead}kx->{lead}qk", [query, key])
     if free is None:
         scores = call(node, aten.mul.Tensor, scores, scale)
-    if mask is not None:
-        scores = call(node, aten.add.Tensor, scores, mask)
+    if found.mask is not None:
+        scores = call(node, aten.add.Tensor, scores, found.mask)
     weights = call(node, aten.softmax.int, scores, -1)
-    _put(node, call(node, aten.einsum.default, f"{lead}qk,{lead}kx->{lead}qx", [weights, value]))
+    put(node, call(node, aten.einsum.default, f"{lead}qk,{lead}kx->{lead}qx", [weights, found.value]))
 
 
 def _moved_layer(node: fx.Node) -> bool:
@@ -96,7 +83,7 @@ def _product(node: fx.Node) -> None:
         return
     lead = _LETTERS[: len(shape_of(node)) - 2]
     terms = f"{lead}{letters[0]},{lead}{letters[1]}->{lead}mn"
-    _put(node, call(node, aten.einsum.default, terms, operands))
+    put(node, call(node, aten.einsum.default, terms, operands))
 
 
 def _swaps_last(node: fx.Node) -> bool:
@@ -126,76 +113,9 @@ def _take_in_swaps(node: fx.Node) -> None:
     node.args = (f"{','.join(names)}->{result}", operands)
 
 
-def _take_apart(node: fx.Node) -> None:
-    """Queries, keys and values: their axis stays beside that of the heads, so that taking them apart is slicing."""
-    source = node.args[0] if node.target is aten.unbind.int else None
-    if not isinstance(source, fx.Node) or source.target is not aten.permute.default or len(source.users) != 1:
-        return
-    moved = source.args[0]
-    assert isinstance(moved, fx.Node)
-    shape = shape_of(moved)
-    order, given = order_of(source), cast("Sequence[int]", node.args[1:])
-    axis = order[given[0] if given else 0]
-    if axis + 1 == len(shape):
-        return
-    merged = (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
-    rest = [place - (place > axis) for place in order if place != axis]
-    whole = call(node, aten.permute.default, call(node, aten.reshape.default, moved, list(merged)), rest)
-    parts = call(node, aten.split.Tensor, whole, shape[axis + 1], rest.index(axis))
-    for part in list(node.users):
-        part.replace_input_with(node, parts)
-    node.graph.erase_node(node)
-
-
-def _tokens_in_a_row(graph: fx.Graph) -> None:
-    """Linear layers, and what is done element by element around them, over (1, tokens, channels)."""
-    nodes = [node for node in graph.nodes if _by_token(node)]
-    chosen = {node for node in nodes if node.target is aten.linear.default}
-    for _ in range(len(nodes)):
-        found = {n for n in nodes if n not in chosen and chosen & {*n.users, *n.all_input_nodes}}
-        if not found:
-            break
-        chosen |= found
-    for node in graph.nodes:
-        if node not in chosen:
-            continue
-        shape = shape_of(node)
-        for operand in dict.fromkeys(o for o in node.args if isinstance(o, fx.Node) and len(shape_of(o)) > 1):
-            if node.target is not aten.linear.default or operand is node.args[0]:
-                own = shape_of(operand)
-                row = call(node, aten.reshape.default, operand, [1, math.prod(own[:-1]), own[-1]])
-                node.replace_input_with(operand, row)
-        values = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["val"])
-        operation: Any = node.target
-        node.meta["val"] = operation(*values[0], **values[1])
-        readers = list(node.users)
-        back = call(node, aten.reshape.default, node, list(shape))
-        node.append(back)
-        for reader in readers:
-            reader.replace_input_with(node, back)
-
-
-def _by_token(node: fx.Node) -> bool:
-    """Whether each token's channels alone make its result's, over three dimensions or more."""
-    shape = shape_of(node)
-    if node.op != "call_function" or len(shape) < 3:
-        return False
-    if node.target in (aten.linear.default, aten.layer_norm.default):
-        return node.target is aten.linear.default or _over_one(node)
-    operands = [shape_of(operand) for operand in node.args[:2] if isinstance(operand, fx.Node)]
-    if node.target in _BINARY:
-        return shape in operands and all(own == shape or len(own) < 2 for own in operands)
-    return node.target in _UNARY
-
-
-def _over_one(norm: fx.Node) -> bool:
-    """Whether a LayerNorm is over the last axis alone."""
-    return len(cast("Sequence[int]", norm.args[1])) == 1
-
-
 def _layer_norm(node: fx.Node) -> None:
     """Its definition over the last axis; the small number joins before the mean, as a sum behind it costs a RESHAPE."""
-    if node.target is not aten.layer_norm.default or not _over_one(node):
+    if node.target is not aten.layer_norm.default or not over_one(node):
         return
     value = node.args[0]
     given: list[Any] = list(node.args[2:5])
@@ -208,9 +128,4 @@ def _layer_norm(node: fx.Node) -> None:
     result = call(node, aten.mul.Tensor, deviation, spread)
     if weight is not None:
         result = call(node, aten.mul.Tensor, result, weight)
-    _put(node, result if bias is None else call(node, aten.add.Tensor, result, bias))
-
-
-def _put(node: fx.Node, other: fx.Node) -> None:
-    node.replace_all_uses_with(other)
-    node.graph.erase_node(node)
+    put(node, result if bias is None else call(node, aten.add.Tensor, result, bias))

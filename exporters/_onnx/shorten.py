@@ -1,0 +1,50 @@
+"""Exact: the graph as torch.onnx is given it, with few changes of shape around tokens.
+
+onnxruntime's integer kernel for linear layers is Gemm, which is two-dimensional: over tokens in rows no Reshape is
+needed around it. Keys are turned right in front of their product, which takes that in.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from qtools.graph.moves import call, join_moves
+from qtools.graph.tokens import Attention, put, take_apart, tokens_in_rows
+
+aten = torch.ops.aten
+
+
+def shorten(module: fx.GraphModule) -> fx.GraphModule:
+    """Rewrites, in place, an unlifted program; its results stay the same up to the order of float products.
+
+    Args:
+        module: `ExportedProgram.module()`, whose nodes know their values' shapes.
+    """
+    graph = module.graph
+    for node in list(graph.nodes):
+        take_apart(node)
+    tokens_in_rows(graph, ())
+    join_moves(graph)
+    for node in list(graph.nodes):
+        _attention(node)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _attention(node: fx.Node) -> None:
+    """Its definition; torch.onnx's own has two more changes of shape around the keys.
+
+    Queries are scaled, not scores: that becomes part of onnxruntime's product, and there are fewer of them. A product
+    of codes without anything between would become integers that end in floats, which takes longer than floats do.
+    """
+    found = Attention.of(node)
+    if found is None:
+        return
+    scaled = call(node, aten.mul.Tensor, found.query, found.scale)
+    turned = call(node, aten.transpose.int, found.key, -2, -1)
+    scores = call(node, aten.matmul.default, scaled, turned)
+    masked = scores if found.mask is None else call(node, aten.add.Tensor, scores, found.mask)
+    weights = call(node, aten.softmax.int, masked, -1)
+    put(node, call(node, aten.matmul.default, weights, found.value))
