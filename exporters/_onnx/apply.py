@@ -18,6 +18,8 @@ from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantP
 
 UNASKED = {"Softmax": OpKind.SOFTMAX, "AveragePool": OpKind.AVG_POOL}
 """Operators that onnxruntime has an integer kernel for, of kinds (or of forms of these) that no rule gives one."""
+LAYERS = ("Conv", "ConvTranspose", "Gemm")
+"""Operators with a weight and a bias that onnxruntime has an integer kernel for, or that hold integer weights."""
 Uses = Sequence[tuple[ir.Node, int]]
 """Nodes, and which of their inputs."""
 PACKED_OPSET = 21
@@ -113,7 +115,10 @@ class QdqWriter:
     def _write_weighted(self, op: Op) -> None:
         """Integer weight and bias."""
         node = self._computed(self._leaves(op)).producer()
-        assert node is not None
+        if node is None or node.op_type not in LAYERS:
+            raise CheckFailed(
+                f"the layer '{op.id}' is no {', '.join(LAYERS)} in the float artifact, but integers in the plan"
+            )
         node.replace_input_with(1, self._dequantized(op.inputs[1], node))
         if len(op.inputs) > 2:
             node.replace_input_with(2, self._dequantized(op.inputs[2], node))
