@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from qtools.core.errors import CheckFailed
+from qtools.fuse.affine_norm import is_group_norm, is_layer_norm
 from qtools.fuse.certificate import ALGEBRA_TOLERANCE, CAST_FACTOR, CAST_FLOOR, BlockProof, FusionCertificate
 from qtools.fuse.find import RULES, Trace, find, leftover_batch_norm
-from qtools.fuse.layer_norm import is_layer_norm
 from qtools.fuse.rule import Chain, Match
 
 _RANDOMIZED = "default (untrained): the proof was repeated with randomized statistics"
@@ -244,9 +244,9 @@ def _norms(model: nn.Module) -> Mapping[str, nn.modules.batchnorm._BatchNorm]:
 
 
 def _statistics(model: nn.Module) -> str:
-    """Whether any BatchNorm still has the statistics, or LayerNorm the affine map, that it was born with."""
+    """Whether any BatchNorm still has the statistics, or another norm the affine map, that it was born with."""
     tracked: list[tuple[Any, Any]] = [(bn.running_mean, bn.running_var) for bn in _norms(model).values()]
-    tracked += [(norm.bias, norm.weight) for norm in _layer_norms(model)]
+    tracked += [(norm.bias, norm.weight) for norm in _affine_norms(model)]
     known = [(mean, var) for mean, var in tracked if mean is not None and var is not None]
     if not known:
         return "none"
@@ -254,8 +254,8 @@ def _statistics(model: nn.Module) -> str:
     return _RANDOMIZED if untouched else "trained"
 
 
-def _layer_norms(model: nn.Module) -> list[nn.LayerNorm]:
-    return [m for m in model.modules() if is_layer_norm(m)]
+def _affine_norms(model: nn.Module) -> list[nn.LayerNorm | nn.GroupNorm]:
+    return [m for m in model.modules() if is_layer_norm(m) or is_group_norm(m)]
 
 
 def _randomized(model: nn.Module) -> nn.Module:
@@ -272,7 +272,7 @@ def _randomized(model: nn.Module) -> nn.Module:
         ):
             if values is not None:
                 values.copy_(lo + (hi - lo) * draw)
-    for norm in _layer_norms(other):
+    for norm in _affine_norms(other):
         norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator, dtype=torch.float64))
         if norm.bias is not None:
             norm.bias.copy_(torch.rand(norm.bias.shape, generator=generator, dtype=torch.float64) - 0.5)

@@ -91,19 +91,32 @@ def _fold_pair(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> Chain:
     return fold_conv(conv, bn), after(bn)
 
 
+def is_unpadded(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether the module is a convolution without padding, which would have to be an affine map's image of zero."""
+    return type(module) is nn.Conv2d and module.padding in ((0, 0), "valid")
+
+
+def taking_in(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """conv(x * scale + shift): each weight times the scale of the channel it reads, the shifts summed into the bias.
+
+    Args:
+        conv: Without padding.
+        scale: Shape (in_channels,).
+        shift: Shape (in_channels,).
+    """
+    scales, shifts = (values.view(conv.groups, 1, -1, 1, 1) for values in (scale, shift))
+    by_group = conv.weight.view(conv.groups, -1, *conv.weight.shape[1:])
+    share = (by_group * shifts).sum((2, 3, 4)).flatten()
+    weight = (by_group * scales).view_as(conv.weight)
+    return with_weights(conv, weight, share if conv.bias is None else conv.bias + share)
+
+
 def _norm_first(first: nn.Module, second: nn.Module) -> bool:
-    """Padding would have to be the BatchNorm's image of zero, so only convolutions without any take one in."""
-    unpadded = type(second) is nn.Conv2d and second.padding in ((0, 0), "valid")
-    return unpadded and is_bare_batch_norm_2d(first)
+    return is_unpadded(second) and is_bare_batch_norm_2d(first)
 
 
 def _fold_norm_first(bn: nn.BatchNorm2d, conv: nn.Conv2d) -> Chain:
-    """conv(bn(x)): every weight times the scale of the channel it reads, the shifts summed into the bias."""
-    scale, shift = (values.view(conv.groups, 1, -1, 1, 1) for values in scale_and_shift(bn))
-    by_group = conv.weight.view(conv.groups, -1, *conv.weight.shape[1:])
-    share = (by_group * shift).sum((2, 3, 4)).flatten()
-    weight = (by_group * scale).view_as(conv.weight)
-    return nn.Identity(), with_weights(conv, weight, share if conv.bias is None else conv.bias + share)
+    return nn.Identity(), taking_in(conv, *scale_and_shift(bn))
 
 
 def _as_convolution(bn: nn.BatchNorm2d) -> Chain:

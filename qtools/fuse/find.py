@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from qtools.fuse import branches, conv_bn, layer_norm, linear_bn
+from qtools.fuse import affine_norm, branches, conv_bn, linear_bn
 from qtools.fuse.rule import Match, Rule
 
 RULES: tuple[Rule, ...] = (
@@ -28,9 +28,13 @@ RULES: tuple[Rule, ...] = (
     linear_bn.NORM_BEFORE,
     linear_bn.NORM_AFTER,
     conv_bn.NORM_BEFORE,
-    layer_norm.LAYER_NORM,
+    affine_norm.LAYER_NORM,
+    affine_norm.GROUP_NORM,
     conv_bn.ALONE,
 )
+
+PARTS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+"""Modules whose neighbours matter."""
 
 
 class Trace:
@@ -58,7 +62,7 @@ class Trace:
         self.edges = tuple((self._made[key][0], consumer) for key, consumer in self._flows if self._reads[key] == 1)
 
     def _watch(self, path: str, module: nn.Module) -> Iterator[Any]:
-        is_part = isinstance(module, (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.modules.batchnorm._BatchNorm))
+        is_part = isinstance(module, PARTS)
 
         def before(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             self.calls[path] += 1

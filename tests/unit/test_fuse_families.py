@@ -15,7 +15,7 @@ from torch import nn
 from qtools import architectures
 from qtools.architectures.fmvit import MultiGroupConv
 from qtools.core.errors import CheckFailed
-from qtools.fuse import branches, conv_bn, find, fuse, layer_norm, linear_bn
+from qtools.fuse import affine_norm, branches, conv_bn, find, fuse, linear_bn
 from qtools.fuse.rule import Rule
 
 architectures.register()
@@ -75,14 +75,14 @@ FAMILIES: dict[str, tuple[int, dict[str, Any], dict[Rule, int]]] = {
     "fastervit_0": (
         224,
         {"depths": (1, 1, 1, 1), "dim": 8, "in_dim": 8, "heads": 1},
-        {conv_bn.NEIGHBOURS: 6, conv_bn.ALONE: 1, layer_norm.LAYER_NORM: 6},
+        {conv_bn.NEIGHBOURS: 6, conv_bn.ALONE: 1, affine_norm.LAYER_NORM: 6},
     ),
-    "edgevit_xxs": (64, {}, {conv_bn.NORM_BEFORE: 10, conv_bn.ALONE: 1, layer_norm.LAYER_NORM: 19}),
+    "edgevit_xxs": (64, {}, {conv_bn.NORM_BEFORE: 10, conv_bn.ALONE: 1, affine_norm.LAYER_NORM: 19}),
     "mobileformer_26m": (64, {}, {conv_bn.NEIGHBOURS: 31, linear_bn.NORM_AFTER: 1}),
-    "mpcvit_cifar": (32, {}, {layer_norm.LAYER_NORM: 7}),
+    "mpcvit_cifar": (32, {}, {affine_norm.LAYER_NORM: 7}),
     "elasticvit_400m": (64, {"img_size": 64}, {conv_bn.NEIGHBOURS: 39, linear_bn.NORM_AFTER: 1}),
     "fmvit_t": (64, {}, {branches.MULTI_GROUP: 48, conv_bn.SEQUENTIAL: 11, linear_bn.NORM_BEFORE: 1}),
-    "lookupvit_ti16": (64, {"img_size": 64, "depth": 2, "few": 2}, {layer_norm.LAYER_NORM: 12}),
+    "lookupvit_ti16": (64, {"img_size": 64, "depth": 2, "few": 2}, {affine_norm.LAYER_NORM: 12}),
 }
 
 
