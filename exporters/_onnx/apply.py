@@ -129,10 +129,9 @@ class QdqWriter:
 
     def _write_mean(self, op: Op) -> None:
         """ReduceMean over height and width -> GlobalAveragePool, which has an integer kernel."""
-        output = self._output_of(op)
-        node = output.producer()
-        assert node is not None
-        source = self.edit.tensors[self._bound_source(op.inputs[0])]
+        node = self._output_of(op).producer()
+        assert node is not None and node.inputs[0] is not None
+        source = node.inputs[0]
         batch, channels = (int(d) for d in source.shape[:2])  # type: ignore[index]
         pooled = self.edit.node("GlobalAveragePool", [source], f"{op.id}.pooled", (batch, channels, 1, 1))
         self.edit.put(node, pooled)

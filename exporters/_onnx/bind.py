@@ -42,7 +42,7 @@ def bind(
 ) -> tuple[dict[str, TensorBinding], dict[str, str]]:
     """Takes each value to the tensor with its numbers; where several have them, see `_told_apart`.
 
-    What an operation computes is no tensor that a move alone made: there would be no place for its codes.
+    What an operation computes is no input, and no tensor that a move alone made: there would be no place for its codes.
 
     Args:
         program: The captured graph.
@@ -59,8 +59,9 @@ def bind(
     ours = _program_values(program, examples)
     computed = {out for op in program.view.ops if op.kind not in TRACELESS for out in op.outputs}
     moved = {str(out.name) for node in model.graph if node.op_type in MOVES for out in node.outputs}
-    unmoved = {name: array for name, array in theirs.items() if name not in moved}
-    found = _told_apart({name: _alike(array, unmoved if name in computed else theirs) for name, array in ours.items()})
+    given = {str(source.name) for source in model.graph.inputs}
+    made = {name: array for name, array in theirs.items() if name not in moved | given}
+    found = _told_apart({name: _alike(array, made if name in computed else theirs) for name, array in ours.items()})
     unbound = {name: _why(program.view, name) for name in ours if name not in found}
     for end in (*program.view.inputs, *program.view.outputs):
         if end in unbound:
@@ -91,7 +92,7 @@ def _artifact_values(model: ir.Model, examples: Sequence[Sequence[NDArray[np.flo
 
 
 def _alike(array: NDArray[Any], theirs: Mapping[str, NDArray[Any]]) -> list[TensorBinding]:
-    """The tensors whose numbers are the value's, in whatever shape, in the order of the graph."""
+    """The tensors whose numbers are the value's, in the order of the graph; in other shapes if none has its own."""
     found, limit = [], TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
     numbers, few = array.ravel(), slice(None, None, max(1, array.size // SAMPLED))
     for tensor, other in theirs.items():
@@ -100,7 +101,8 @@ def _alike(array: NDArray[Any], theirs: Mapping[str, NDArray[Any]]) -> list[Tens
         error = float(np.abs(numbers - other.ravel()).max(initial=0))
         if error <= limit:
             found.append(TensorBinding(tensor, error * TOLERANCE / limit))
-    return found
+    own = [binding for binding in found if theirs[binding.tensor].shape == array.shape]
+    return own or found
 
 
 def _told_apart(matches: Mapping[str, Sequence[TensorBinding]]) -> dict[str, TensorBinding]:

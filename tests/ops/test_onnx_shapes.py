@@ -63,7 +63,23 @@ def grouped(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.b(F.group_norm(m.a(x), 1))
 
 
+def pooled(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Tokens that become maps again before their mean, as in PVT and TinyViT."""
+    t = m.b(m.norm(tokens(m.a(x))))
+    return m.c(t.reshape(1, 5, 6, 9).permute(0, 3, 1, 2).mean((2, 3)))
+
+
 CASES: dict[str, Any] = {
+    "pooled": (
+        pooled,
+        {
+            "a": lambda: nn.Conv2d(12, 8, 1),
+            "norm": lambda: nn.LayerNorm(8, elementwise_affine=False),
+            "b": lambda: nn.Linear(8, 9),
+            "c": lambda: nn.Linear(9, 4),
+        },
+        SHAPE,
+    ),
     "block": (
         block,
         {
