@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from calibration.method import AUTO, method
 from calibration.widths import Widths
 from qtools.core import plugins
+from qtools.core.errors import CheckFailed
 from qtools.graph.side_by_side import one_thread
 from qtools.pipeline import bench as timing
 from qtools.pipeline.data import RunImages
@@ -67,7 +68,7 @@ def rows(network: Network, asked: argparse.Namespace, folder: Path) -> Iterator[
         theirs = PEERS[asked.target](bench, folder)
     images = bench._evaluated
     runs = {name: _stage(run, images) for name, run in theirs.items()}
-    judged = bench._judged({"qtools": mine, **runs}, batch)
+    judged = {name: _judged(bench, name, stage, batch) for name, stage in {"qtools": mine, **runs}.items()}
     files = [folder / f"{name}{target.spec.suffix}" for name in ("float", *judged)]
     timed = timing.run(timing.BenchConfig(tuple(files), Asked(runs=ROUNDS)), Silent()).bench
     ratios = {each.name: each for comparison in timed.comparisons for each in comparison.ratios}
@@ -75,10 +76,16 @@ def rows(network: Network, asked: argparse.Namespace, folder: Path) -> Iterator[
     yield "|---|---|---|---|---|"
     for name, found in judged.items():
         ratio = ratios[f"{name}{target.spec.suffix}"]
-        yield (
-            f"| {name} | {found['top1_reference']:.2f} -> {found['top1']:.2f} | {found['agreement']:.1f} % "
-            f"| {found['kl']:.4f} | {ratio.median:.3f} [{ratio.lo:.3f}, {ratio.hi:.3f}] |"
-        )
+        yield f"| {name} | {found} | {ratio.median:.3f} [{ratio.lo:.3f}, {ratio.hi:.3f}] |"
+
+
+def _judged(bench: Bench, name: str, stage: Stage, batch: int) -> str:
+    """Columns of one artifact's accuracy; without numbers where its answers are none."""
+    try:
+        found = bench._judged({name: stage}, batch)[name]
+    except CheckFailed as error:
+        return f"{error.what} | – | –"
+    return f"{found['top1_reference']:.2f} -> {found['top1']:.2f} | {found['agreement']:.1f} % | {found['kl']:.4f}"
 
 
 def ours(bench: Bench, path: Path) -> tuple[Stage, int]:
