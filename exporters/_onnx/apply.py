@@ -265,7 +265,8 @@ class QdqWriter:
     def _readers(self, tensor: ir.Value, params: QuantParams, from_codes: bool) -> Uses:
         """Who reads a value as codes; behind a move of floats, those of its readers who do have got pairs by then."""
         uses = [(node, index) for node, index in tensor.uses() if from_codes or self._reads_codes(node)]
-        for node in {node for node, _ in tensor.uses()} - {node for node, _ in uses}:
+        reading = {node for node, _ in uses}
+        for node in dict.fromkeys(node for node, _ in tensor.uses() if node not in reading):  # in the graph's order
             self._pass_on(node, params)
         return uses
 
