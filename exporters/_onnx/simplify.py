@@ -18,16 +18,20 @@ from exporters._onnx.edit import shape_of, stored
 LARGE = 4096
 """Numbers; for fewer, two more calls take longer than what they save."""
 
+GENERAL = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if not str(rule.name).startswith("RemoveOptionalBias")]
+"""What `rewriter.rewrite` does by itself, but for one; there is no public name for it."""
+
 
 def simplified(model: ir.Model) -> ir.Model:
     """What torch.onnx's own `optimize` does and the rules below, but equal subexpressions and constants stay apart.
 
     A layer that is read twice must keep two tensors, or two values of the plan would share one; and one zero bias
-    that serves two convolutions could not have two scales.
+    that serves two convolutions could not have two scales. A bias of zeros stays too: it is where corrections go, and a
+    layer whose bias is nowhere would have to run in float.
     """
     common.InlinePass()(model)
     optimizer.fold_constants(model)
-    model = common.ShapeInferencePass()(_tidy(rewriter.rewrite(model))).model
+    model = common.ShapeInferencePass()(_tidy(rewriter.rewrite(model, GENERAL))).model
     for rules in ([Alike.rule()], [Nothing.rule("Mul"), Nothing.rule("Add")]):
         model = _tidy(rewriter.rewrite(model, rules))
     return model

@@ -190,6 +190,21 @@ def test_nothing_is_multiplied_by_ones(tiny: Any) -> None:
     assert not {"Mul", "Add", "Cast", "CastLike"} & found.keys(), found
 
 
+def test_layers_whose_bias_is_zero_are_integer_kernels(onnx_bench: Any) -> None:
+    """As behind a norm without a shift: torch.onnx would drop the bias, and the plan finds no place for it."""
+    parts: dict[str, Any] = {"a": nn.Conv2d(12, 8, 1), "b": nn.Linear(8, 9), "c": nn.Linear(9, 4)}
+    for layer in parts.values():
+        nn.init.zeros_(layer.bias)
+    tiny = onnx_bench.tiny(
+        "zero-bias", lambda: onnx_bench.Forward(lambda m, x: m.c(m.b(tokens(m.a(x))).mean(1)), **parts), SHAPE
+    )
+    rng = np.random.default_rng(0)
+    changed = tiny.random_weights(rng)
+    plan = changed.random_plan(rng)
+    assert not {"conv2d", "linear", "linear_1"} & set(plan.float_ops)
+    assert rewritten(tiny)["QGemm"] == 2 and rewritten(tiny)["QLinearConv"] == 1
+
+
 def test_an_output_that_others_read_too(onnx_bench: Any) -> None:
     def compute(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         y = m.a(tokens(x))
