@@ -28,3 +28,12 @@ def results_of_the_tests_alone(tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="session")
 def root() -> Path:
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks in torch: a second thread costs them more than it brings."""
+    from qtools.graph import side_by_side
+
+    with side_by_side.one_thread():
+        yield

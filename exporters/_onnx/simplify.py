@@ -1,7 +1,4 @@
-"""The float graph as torch.onnx writes it -> the same in fewer and faster operations.
-
-Where torch.onnx and onnxruntime leave something on the table: times are onnxruntime 1.31's, x86, one thread.
-"""
+"""The float graph as torch.onnx writes it -> the same in fewer operations, where onnxruntime would not see to it."""
 
 from __future__ import annotations
 
@@ -14,9 +11,6 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter import RewriteRuleClassBase
 
 from exporters._onnx.edit import shape_of, stored
-
-LARGE = 4096
-"""Numbers; for fewer, two more calls take longer than what they save."""
 
 GENERAL = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if not str(rule.name).startswith("RemoveOptionalBias")]
 """What `rewriter.rewrite` does by itself, but for one; there is no public name for it."""

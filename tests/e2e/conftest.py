@@ -44,12 +44,10 @@ class Ended:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    import torch
+    from qtools.graph import side_by_side
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with side_by_side.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

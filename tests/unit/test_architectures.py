@@ -21,12 +21,7 @@ from tests.unit.test_fuse_families import randomized
 architectures.register()
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(*shape: int) -> torch.Tensor:

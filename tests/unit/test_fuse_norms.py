@@ -11,13 +11,7 @@ from torch import nn
 from qtools.core.errors import CheckFailed
 from qtools.fuse import affine_norm, find, fuse
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(size, n=2):

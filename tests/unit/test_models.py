@@ -22,13 +22,7 @@ from qtools.core.errors import InputError, MissingPlatform
 from qtools.core.types import InputSpec
 from qtools.models import _catalogue, _hub, load, load_builder, resolve, wrap_module
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_importing_and_listing_models_loads_no_framework():

@@ -16,13 +16,7 @@ from qtools.core.errors import InputError
 from qtools.fuse import fuse
 from qtools.models import load, resolve
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def randomized(model):
