@@ -57,7 +57,10 @@ class Alike(RewriteRuleClassBase):
 
 
 class Nothing(RewriteRuleClassBase):
-    """A product with ones and a sum with zeros: the affine map of a norm that went into the layer behind it."""
+    """A product with ones or a sum with zeros, written for a norm whose affine map went into the layer behind it.
+
+    Where a network itself has one it is an operation of the program, with a value of its own.
+    """
 
     def __init__(self, op: str) -> None:
         super().__init__(f"nothing by {op}")
@@ -68,9 +71,17 @@ class Nothing(RewriteRuleClassBase):
 
     def check(self, _: Any, x: ir.Value, constant: ir.Value) -> bool:
         array, shape = stored(constant), shape_of(x)
-        if array is None or not shape or not (array == (self._op == "Mul")).all():
+        if array is None or not shape or not (array == (self._op == "Mul")).all() or not _of_a_norm(x):
             return False
         return np.broadcast_shapes(array.shape, shape) == shape
 
     def rewrite(self, op: Any, x: ir.Value, constant: ir.Value) -> Any:
         return op.Identity(x)
+
+
+def _of_a_norm(value: ir.Value) -> bool:
+    """Whether it is what torch.onnx writes for a GroupNorm, up to the scale."""
+    maker = value.producer()
+    while maker is not None and maker.op_type in ("Identity", "Reshape", "Mul") and maker.inputs[0] is not None:
+        maker = maker.inputs[0].producer()
+    return maker is not None and maker.op_type == "InstanceNormalization"

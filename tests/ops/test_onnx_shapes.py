@@ -17,7 +17,9 @@ from exporters._onnx import model as onnx_files
 from exporters._onnx import session
 
 FLOAT_NOISE = 1e-4
-"""Of what float operations make of values of some hundreds."""
+"""Of what functions make of values of up to a hundred."""
+FLIPPED = 1e-4
+"""Share of codes that may lie on the other side of where rounding turns."""
 PLANS = 8
 SHAPE = (12, 5, 6)
 
@@ -131,18 +133,19 @@ def case(*names: str) -> Any:
 
 
 @case(*CASES)
-def test_codes_are_as_simulated_and_floats_within_their_noise(tiny: Any, onnx_bench: Any) -> None:
+def test_codes_are_as_simulated(tiny: Any) -> None:
+    """Every one, on the machine where this was written; another may sum a norm's floats in another order."""
     rng = np.random.default_rng(5)
     for _ in range(PLANS):
         changed = tiny.random_weights(rng)
         plan = changed.random_plan(rng, widest=2.0)
         assert not [op for op in plan.float_ops if op.startswith("linear")]
         counts = changed.compare(plan, changed.images(plan, rng))
-        codes = {n: c for n, c in counts.items() if n == "<output>" or plan.params(n) is not None}
-        flipped = sum(count.different for count in codes.values())
-        assert all(count.worst <= 1 for count in codes.values()), counts
-        assert flipped <= 1e-3 * sum(count.total for count in codes.values()), counts
-        assert all(c.worst <= FLOAT_NOISE * 2**8 for n, c in counts.items() if n not in codes), counts
+        codes = [count for name, count in counts.items() if plan.params(name) is not None]
+        assert max(count.worst for count in codes) <= 1, counts
+        assert sum(count.different for count in codes) <= FLIPPED * sum(count.total for count in codes), counts
+        floats = [count.worst for name, count in counts.items() if plan.params(name) is None and name != "<output>"]
+        assert max(floats, default=0.0) <= FLOAT_NOISE, counts
 
 
 @case("read-by-many")
@@ -203,6 +206,25 @@ def test_layers_whose_bias_is_zero_are_integer_kernels(onnx_bench: Any) -> None:
     plan = changed.random_plan(rng)
     assert not {"conv2d", "linear", "linear_1"} & set(plan.float_ops)
     assert rewritten(tiny)["QGemm"] == 2 and rewritten(tiny)["QLinearConv"] == 1
+
+
+def test_a_sum_with_zeros_of_the_network_itself_stays(onnx_bench: Any) -> None:
+    """An embedding of zeros is an operation of the program: without it the layer before would have no place."""
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(12, 12, 1), nn.Conv2d(12, 4, 1)
+            self.shift = nn.Parameter(torch.zeros(12, 5, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.b(self.a(x) + self.shift)
+            return found
+
+    tiny = onnx_bench.tiny("shifted", Shifted, SHAPE)
+    plan = tiny.random_plan(np.random.default_rng(0))
+    assert set(plan.float_ops) == {"add"}, plan.float_ops
+    onnx_bench.assert_equal(tiny.compare(plan, tiny.images(plan, np.random.default_rng(1))))
 
 
 def test_an_output_that_others_read_too(onnx_bench: Any) -> None:
