@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--target", default="onnx", choices=sorted(PEERS))
     parser.add_argument("--out", type=Path, default=Path("runs/bench-ptq"), help="where archives are unpacked")
     asked = parser.parse_args()
+    if not (asked.data / "weights").is_dir():
+        parser.error(f"'{asked.data}' does not hold weights/ and images/")
     asked.out.mkdir(parents=True, exist_ok=True)
     for network in NETWORKS:
         if asked.networks.lower() in network.name.lower():
