@@ -29,8 +29,8 @@ class Apart:
         strict_activations: Whether values that no layer and no product of matrices reads keep to a narrow grid too.
         max_islands: Most values to raise by measured benefit; None for no number, 0 for none, and for nothing in float
             that a kernel takes in integers.
-        max_slower: Percent of the predicted time that may be given for nearness to float, by leaving in float what lies
-            between layers.
+        max_slower: Percent of the predicted time that may be given for nearness to float, by leaving operations in
+            float; None for what the network can give (`calibration.sides.time_given`).
         max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
         size_budget: How large the artifact may be; layers with the least to lose then get fewer bits. None: no limit.
         float_ends: Whether the artifact gives floats, so that what makes its output may be raised too.
@@ -43,14 +43,14 @@ class Apart:
     strict_activations: bool = False
     max_islands: int | None = None
     max_drop: float | None = None
-    max_slower: float = 0.0
+    max_slower: float | None = None
     size_budget: SizeBudget | None = None
     float_ends: bool = False
 
     def __post_init__(self) -> None:
         if self.max_islands is not None and self.max_islands < 0:
             raise InputError(f"--max-islands {self.max_islands} is no number of values", "give 0 or more")
-        if not 0 <= self.max_slower <= MOST_SLOWER:
+        if self.max_slower is not None and not 0 <= self.max_slower <= MOST_SLOWER:
             raise InputError(
                 f"--max-slower {self.max_slower:g} is no share of the time",
                 f"give 0 to {MOST_SLOWER:g} percent, e.g. 20",
@@ -73,8 +73,8 @@ class Apart:
         return bool(self.max_islands) or self.max_drop is not None
 
     @property
-    def stretches(self) -> bool:
-        """Whether what lies between layers may stay in float: not where the user says what each value is."""
+    def free(self) -> bool:
+        """Whether operations may stay in float by choice: not where the user says what each value is."""
         return not self._decided
 
     @property
@@ -109,7 +109,7 @@ class Apart:
         if self.max_slower and spec.between is None:
             able = ", ".join(other.name for other in others() if other.between is not None)
             raise InputError(
-                f"what operations between layers take on the {spec.name} target is not known",
+                f"what operations take in float on the {spec.name} target is not known",
                 f"--max-slower is for: {able}",
             )
         if self.raises:

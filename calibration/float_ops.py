@@ -10,11 +10,11 @@ from calibration.wide import Kernels
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
 
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
-DYNAMIC = "its kernel takes floats and quantizes them at run time"
-BETWEEN = "its values stay in float between kernels that quantize at run time"
+DYNAMIC = "dynamic range: its kernel takes floats and quantizes them at run time"
+BETWEEN = "dynamic range: its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "everything around it runs in float"
 ISLAND = "precision island"
-BETWEEN_LAYERS = "between layers float rounds nothing"
+IN_FLOAT = "float rounds nothing, where that pays"
 PERIODIC = ("aten.sin.", "aten.cos.")
 
 
@@ -118,12 +118,8 @@ def _touches(op: Op, view: GraphView, others: Set[str], *, made: bool) -> bool:
 def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     """Why an operation has to run in float; empty where an integer kernel takes it."""
     rule, target = kernels.get(op), kernels.spec.name
-    if op.id in kernels.floats:
-        return ISLAND
-    if op.id in kernels.between:
-        return BETWEEN_LAYERS
-    if op.id in kernels.dynamic:
-        return f"dynamic range: {DYNAMIC if op.kind in kernels.spec.dynamic else BETWEEN}"
+    if chosen := _chosen(op, kernels):
+        return chosen
     if rule is None:
         name, width = op.attrs.get("aten", op.kind.value), "16-bit" if kernels.is_wide(op) else "integer"
         return f"{target} has no {width} kernel for {name} in these rules"
@@ -142,6 +138,17 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     if op.kind in WEIGHTED:
         return _reason_of_layer(op, view)
     return "" if view.fixed.isdisjoint(op.inputs) else "one operand is a constant tensor"
+
+
+def _chosen(op: Op, kernels: Kernels) -> str:
+    """Who wants an operation in float that could run in integers; empty for nobody."""
+    if op.id in kernels.floats:
+        return ISLAND
+    if op.id in kernels.dynamic and op.kind in kernels.spec.dynamic:
+        return DYNAMIC
+    if op.id in kernels.between:
+        return IN_FLOAT
+    return BETWEEN if op.id in kernels.dynamic else ""
 
 
 def _reason_of_layer(op: Op, view: GraphView) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
-from calibration.float_ops import BETWEEN_FLOATS, BETWEEN_LAYERS, ISLAND
+from calibration.float_ops import BETWEEN_FLOATS, DYNAMIC, IN_FLOAT, ISLAND
 from calibration.near_zero import NEAR_ZERO
 from qtools.core.conversion import is_converted
 from qtools.core.macs import macs
@@ -49,13 +49,16 @@ def predict(view: GraphView, plan: QuantPlan, spec: TargetSpec) -> Prediction:
     places = tuple(_place(op, view, plan, spec, path) for op in view.ops if op.id not in gone)
     outside = {place.op for place in places if not place.fast}
     parts = count_parts(view, outside, gone) if path.parts else None
-    return Prediction(path.name, path.rest, places, parts, _integer_macs(view, places))
+    on_codes = {place.op for place in places if place.integer}
+    at_run_time = {op.id for op in view.ops if plan.float_ops.get(op.id) == DYNAMIC}
+    shares = _share_of_macs(view, on_codes | at_run_time), _share_of_macs(view, at_run_time)
+    return Prediction(path.name, path.rest, places, parts, *shares)
 
 
-def _integer_macs(view: GraphView, places: tuple[Place, ...]) -> float | None:
+def _share_of_macs(view: GraphView, ops: Set[str]) -> float | None:
     every = {op.id: macs(op, view) for op in view.ops}
     total = sum(every.values())
-    return sum(every[place.op] for place in places if place.integer) / total if total else None
+    return sum(every[name] for name in ops) / total if total else None
 
 
 def count_parts(view: GraphView, outside: Set[str], gone: Set[str]) -> int:
@@ -162,7 +165,7 @@ def _within(op: Op, ratios: tuple[float, float], view: GraphView, plan: QuantPla
 def _advice(op: Op, reason: str, path: FastPath) -> str:
     if path.advice:
         return path.advice
-    if reason == BETWEEN_LAYERS:
+    if reason in (DYNAMIC, IN_FLOAT):
         return "leave it; for NPUs --max-islands 0"
     if reason == BETWEEN_FLOATS:
         return "leave it: a grid there would cost precision and save nothing"

@@ -40,6 +40,7 @@ class Places:
         parts: Pieces that the fast path gets the graph in; None where it is not handed over in pieces.
         rows: One per kind, place and reason.
         integer_macs: Share (0..1) of the multiply-accumulates that run in integers; None where there are none.
+        dynamic_macs: Share of those on values that are quantized at run time, which kernels take and give as floats.
     """
 
     fast: str
@@ -47,6 +48,7 @@ class Places:
     parts: int | None
     rows: tuple[PlaceRow, ...]
     integer_macs: float | None = None
+    dynamic_macs: float | None = None
 
     def where(self, row: PlaceRow) -> str:
         """A row's place in words."""
@@ -61,7 +63,9 @@ class Places:
         text += f", which gets the graph in {self.parts} part(s)" if self.parts is not None else ""
         if self.integer_macs is None:
             return text
-        return f"{text}; {100 * self.integer_macs:.1f} % of the multiply-accumulates run in integers"
+        text += f"; {100 * self.integer_macs:.1f} % of the multiply-accumulates run in integers"
+        later = 100 * (self.dynamic_macs or 0)
+        return f"{text}, {later:.1f} % on values quantized at run time" if later else text
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class Foreseen:
 
 def places(prediction: Prediction) -> Places:
     """Groups a prediction; what computes in float comes first, then what runs in integers elsewhere."""
-    rows = tuple(row for row, _ in rows_of(prediction))
-    return Places(prediction.fast, prediction.rest, prediction.parts, rows, prediction.integer_macs)
+    rows, shares = tuple(row for row, _ in rows_of(prediction)), (prediction.integer_macs, prediction.dynamic_macs)
+    return Places(prediction.fast, prediction.rest, prediction.parts, rows, *shares)
 
 
 def rows_of(prediction: Prediction) -> list[tuple[PlaceRow, tuple[str, ...]]]:

@@ -70,10 +70,11 @@ MaxIslands = Annotated[
     int | None, Option(help="Hold up to so many values more precisely, where that pays; 0: all in 8 bits.")
 ]
 MaxSlower = Annotated[
-    float,
+    float | None,
     Option(
-        help="Percent of the predicted time to give for nearness to float: operations between layers then stay in "
-        "float where that brings most. Without it those for which float is no slower; none with --max-islands 0."
+        help="Percent of the predicted time to give for nearness to float, by float operations and layers that read "
+        "floats over int8 weights. By default 33 for networks with attention, 0 for others.",
+        show_default=False,
     ),
 ]
 SizeBudget = Annotated[
@@ -155,7 +156,7 @@ def quantize(
     strict_activations: StrictActivations = False,
     max_drop: MaxDrop = None,
     max_islands: MaxIslands = None,
-    max_slower: MaxSlower = 0.0,
+    max_slower: MaxSlower = None,
     size_budget: SizeBudget = None,
     target: TargetName = "tflite",
     weights: Weights = "auto",

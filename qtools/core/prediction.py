@@ -40,6 +40,7 @@ class Prediction:
         places: One per operation that is an operation of the artifact: not those that fuse into another or vanish.
         parts: Pieces that the fast path gets the graph in; None where it is not entered and left as a whole.
         integer_macs: Share (0..1) of the multiply-accumulates that run in integers; None where there are none.
+        dynamic_macs: Share of those on values that are quantized at run time, which kernels take and give as floats.
     """
 
     fast: str
@@ -47,3 +48,4 @@ class Prediction:
     places: tuple[Place, ...]
     parts: int | None
     integer_macs: float | None = None
+    dynamic_macs: float | None = None

@@ -95,7 +95,7 @@ class Island:
 
 @dataclass(frozen=True)
 class Between:
-    """What operations between layers take, in multiply-accumulates of an 8-bit layer.
+    """What operations take on codes and on floats, in multiply-accumulates of an 8-bit layer.
 
     Attributes:
         times: Kind -> (on codes, in float), per multiply-accumulate of its own, or per element that it writes where it
@@ -103,6 +103,9 @@ class Between:
         conversion: Per element that is made codes of floats, or floats of codes.
         call: Per value that is so converted, whatever its size.
         table: Per element of a function in float that has codes on both sides, without any conversion.
+        dynamic: Per multiply-accumulate, and per element that it reads or writes, of a layer on floats over int8
+            weights, which quantizes what it reads at run time.
+        plain: Per multiply-accumulate of a layer in float.
         source: Where the numbers were seen.
     """
 
@@ -110,6 +113,8 @@ class Between:
     conversion: float
     call: float
     table: float
+    dynamic: tuple[float, float]
+    plain: float
     source: str
 
 
@@ -153,7 +158,7 @@ class TargetSpec:
         wide_rules: What each kernel on such activations wants; its operands and its result all have that width.
         packing: How weights of fewer bits take fewer bytes; None where every weight takes one.
         islands: How single values can be held more precisely; none where the runtime wants whole graphs of codes.
-        between: What lies between layers and can run in float there, with its times; None where that is not known.
+        between: What operations take on codes and in float; None where that is not known.
     """
 
     name: str

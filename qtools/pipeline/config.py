@@ -50,7 +50,7 @@ class Options(TypedDict, total=False):
     strict_activations: bool
     max_drop: float
     max_islands: int
-    max_slower: float
+    max_slower: float | None
     size_budget: str | float
     force: bool
     cache: bool
@@ -132,7 +132,7 @@ class RunConfig:
     strict_activations: bool = False
     max_drop: float | None = None
     max_islands: int | None = None
-    max_slower: float = 0.0
+    max_slower: float | None = None
     size_budget: str | float | None = None
     method: str = DEFAULT_METHOD
     images: Images = Images()

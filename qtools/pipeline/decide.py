@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from calibration import between
 from calibration import plan as planning
 from calibration.apart import Apart, matching
 from calibration.ends import half_way, spread, together
 from calibration.method import Method
 from calibration.read_through import read_through
+from calibration.sides import wanted
 from calibration.weights.correct import nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target
@@ -17,7 +17,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import budget, ends, peers, stretches
+from qtools.pipeline import budget, ends, peers, sides
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -93,12 +93,12 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, config:
 
     What loses on calibration images that the step has not seen is taken back.
     """
-    chosen, _, apart = config
+    chosen, widths, apart = config
     steps = _Corrections(first, recipe, trials)
     if not steps.best.changed:
         return dataclasses.replace(steps.best, decision=first)  # no layer runs in integers
-    if between.wanted(config, trials.target.spec):
-        steps.judge_stretches(apart)
+    if wanted(config, trials.target.spec):
+        steps.judge_sides(widths, apart)
     steps.judge_ranges()
     if chosen.ends:
         steps.try_ends()
@@ -123,11 +123,11 @@ class _Corrections:
         self.told = list(first.steps)
         self.best = trials.corrected(recipe, first.plan, rounding=False)
 
-    def judge_stretches(self, apart: Apart) -> None:
-        """Holds codes everywhere against float between layers, as far as time allows."""
+    def judge_sides(self, widths: Widths, apart: Apart) -> None:
+        """Holds codes everywhere against floats where they pay, as far as time allows."""
         ours = self.best
-        if (made := stretches.tried(ours, self._trials, apart)) is not None:
-            self._take(stretches.NAME, ours, *made)
+        if (made := sides.tried(ours, self._trials, widths, apart)) is not None:
+            self._take(sides.NAME, ours, *made)
 
     def judge_ranges(self) -> None:
         """Holds ranges behind functions against plain ones.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
-from calibration import between
 from calibration import plan as planning
 from calibration.method import method
 from calibration.placement import predict
+from calibration.sides import wanted as may_be_in_float
 from qtools.core.cache import NONE
 from qtools.core.errors import InputError
+from qtools.pipeline import sides
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.decide import recipe_of
 from qtools.pipeline.prepare import Captured, capture_model, fuse_model
 from qtools.pipeline.progress import Listener, Stopwatch
 from qtools.pipeline.quantize import load, wanted
+from qtools.pipeline.task import task_of
 from reports.places import Foreseen, places
 
 IMAGES = 8
@@ -35,10 +37,10 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
         InputError: If precision islands or widths of single layers are asked for.
     """
     apart = config.apart
-    if apart.raises or apart.max_slower or apart.size_budget is not None:
+    if apart.raises or apart.size_budget is not None:
         raise InputError(
             "--dry-run measures nothing, and islands and widths of single layers are chosen by measured benefit",
-            "leave out --dry-run, or --max-drop, --max-islands, --max-slower and --size-budget",
+            "leave out --dry-run, or --max-drop, --max-islands and --size-budget",
         )
     watch = Stopwatch(listener)
     targets = wanted(config)
@@ -56,9 +58,10 @@ def foresee(config: RunConfig, listener: Listener) -> tuple[Foreseen, ...]:
             asked = (chosen, widths, apart)
             recipe = recipe_of(loaded.spec.name, view, target.spec, images, asked)
             plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})
-            if between.wanted(asked, target.spec):
-                offers = between.stretches(view, target.spec, plan)
-                recipe = between.laid(recipe, between.fitting(offers, [1.0] * len(offers), 0.0))
+            if may_be_in_float(asked, target.spec):
+                shown = images.batches(images.calibration, 1)
+                made = captured.program, plan, target.spec
+                recipe = sides.foreseen(made, recipe, asked, (shown, task_of(loaded.spec).direction))
                 plan = planning.plan(view, target.spec, captured.stats, weights, recipe, {})
             found.append(
                 Foreseen(recipe.model, target.spec.name, plan.scheme, places(predict(view, plan, target.spec)))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 import qtools
-from calibration.float_ops import BETWEEN_LAYERS, ISLAND
+from calibration.float_ops import DYNAMIC, IN_FLOAT, ISLAND
 from calibration.method import method
 from calibration.placement import predict
 from calibration.weights import outliers
@@ -65,17 +65,7 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
         names = prepared.certificate.leftover
         found.append(f"{len(names)} BatchNorm layer(s) could not be folded, the first at {names[0]}")
     found += aside.notices(prepared.steps)
-    light = sum(reason == BETWEEN_LAYERS for reason in plan.float_ops.values())
-    left = [why for why in plan.float_ops.values() if not why.startswith(ISLAND) and why != BETWEEN_LAYERS]
-    if left:
-        found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")
-    if light:
-        found.append(
-            f"{light} operation(s) between layers stay in float, which rounds less; --max-islands 0 has them in "
-            f"{spec.activation.bits} bits, as NPUs want it"
-        )
-    if raised := len(plan.float_ops) - len(left) - light:
-        found.append(f"{raised} operation(s) are held in float as precision islands")
+    found += _in_float(plan, spec, config)
     found += _kept_wide(prepared, plan)
     wide = [n for n in prepared.program.view.activations if (p := plan.params(n)) and p.scheme.wide]
     if wide and config.int16:
@@ -93,6 +83,27 @@ def warnings(prepared: Prepared, decision: Decision, spec: TargetSpec, config: R
             f"{spec.activation.bits} bits, so that the others get finer steps; --strict-weights keeps all inside"
         )
     return tuple(found)
+
+
+def _in_float(plan: QuantPlan, spec: TargetSpec, config: RunConfig) -> list[str]:
+    """How many operations do not run on codes, by whose wish."""
+    found, reasons = [], list(plan.float_ops.values())
+    pays = (IN_FLOAT,) if config.dynamic else (IN_FLOAT, DYNAMIC)
+    light = [why for why in reasons if why in pays]
+    raised = [why for why in reasons if why.startswith(ISLAND)]
+    left = [why for why in reasons if why not in pays and not why.startswith(ISLAND)]
+    if left:
+        found.append(f"{len(left)} operation(s) stay in float, the first because {left[0]}")
+    if light:
+        layers = sum(why == DYNAMIC for why in light)
+        over = f", {layers} of them layers over int8 weights" if layers else ""
+        found.append(
+            f"{len(light)} operation(s) read floats, which rounds less{over}; --max-slower 0 gives no time for it, "
+            f"--max-islands 0 has them in {spec.activation.bits} bits, as NPUs want it"
+        )
+    if raised:
+        found.append(f"{len(raised)} operation(s) are held in float as precision islands")
+    return found
 
 
 def _kept_wide(prepared: Prepared, plan: QuantPlan) -> list[str]:

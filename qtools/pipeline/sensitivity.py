@@ -20,7 +20,7 @@ from qtools.core.answers import PLACED, of_boxes, of_classes
 from qtools.core.types import QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.side_by_side import side_by_side
-from qtools.graph.slopes import Tape, traced
+from qtools.graph.slopes import Edge, Tape, traced
 from reports import masks
 
 Direction = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -53,6 +53,36 @@ def costs(
 
     roots = list(side_by_side(of_image, enumerate(images)))
     return np.asarray(np.square(np.mean(roots, 0)))
+
+
+def roundings(
+    program: Program,
+    plan: QuantPlan,
+    images: Iterable[NDArray[np.float32]],
+    draws: Callable[[int], Direction] | None = None,
+) -> dict[Edge, float]:
+    """What the rounding of each value costs for each of its readers: squared mean root of KL.
+
+    Readings of one value err together; what they cost together is split among them as what each costs alone.
+
+    Args:
+        program: The captured graph in float.
+        plan: The grids of now.
+        images: float32 arrays of shape (1, 3, height, width), all of one kind.
+        draws: Number of an image -> what draws directions, where a distance other than the root of KL counts.
+
+    Returns:
+        (value id, id of an operation that reads it) -> cost, for values on a grid that count.
+    """
+
+    def of_image(at: tuple[int, NDArray[np.float32]]) -> dict[Edge, float]:
+        draw = direction if draws is None else draws(at[0])
+        found: dict[Edge, float] = traced(lambda: _edges_of_image(program, plan, at, draw))
+        return found
+
+    seen = list(side_by_side(of_image, enumerate(images)))
+    edges = dict.fromkeys(edge for found in seen for edge in found)
+    return {edge: float(np.mean([found.get(edge, 0.0) for found in seen])) ** 2 for edge in edges}
 
 
 def weight_costs(
@@ -113,6 +143,28 @@ def _of_image(
         }
         squares += [_square(each, moved) for each in candidates]
     return np.asarray(np.sqrt(squares / PROBES / 2))
+
+
+def _edges_of_image(
+    program: Program, plan: QuantPlan, at: tuple[int, NDArray[np.float32]], draw: Direction
+) -> dict[Edge, float]:
+    """Root of KL per reading on one image."""
+    number, pixels = at
+    tape = Tape(program, torch.from_numpy(pixels.copy()))
+    errors = {n: _rounding(value, n, plan) for n, value in tape.values.items() if plan.params(n) is not None}
+    chance = torch.Generator().manual_seed(number)
+    moved: dict[str, dict[str, list[float]]] = {}
+    for _ in range(PROBES):
+        for (name, reader), slope in tape.slopes(draw(tape.result.detach(), chance)).items():
+            if name in errors:
+                moved.setdefault(name, {}).setdefault(reader, []).append(float((slope * errors[name]).sum()))
+    found: dict[Edge, float] = {}
+    for name, readings in moved.items():
+        alone = {reader: float(np.square(each).mean()) for reader, each in readings.items()}
+        together = float(np.square(np.sum(list(readings.values()), 0)).mean())
+        share = together / (sum(alone.values()) or 1.0)
+        found |= {(name, reader): math.sqrt(square * share / 2) for reader, square in alone.items()}
+    return found
 
 
 def _square(candidate: Candidate, moved: dict[tuple[str, str], float]) -> float:

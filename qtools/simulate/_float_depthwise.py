@@ -1,7 +1,7 @@
 """XNNPACK's depthwise convolution in float32: one accumulator per output, fused multiply-adds in the order of its taps.
 
 The accumulator starts at the bias and takes the taps column by column, row by row where they are many: so the bits of
-LiteRT 2.3 say (tests/ops/test_between.py). Float sums depend on their order, and a last bit decides a code where it is
+LiteRT 2.3 say (tests/ops/test_in_float.py). Float sums depend on their order, and a last bit decides a code where it is
 rounded.
 """
 

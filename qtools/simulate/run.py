@@ -13,7 +13,7 @@ from torch import fx
 
 from qtools.core import numerics, plugins
 from qtools.core.errors import InputError
-from qtools.core.types import Op, OpKind, QuantParams, QuantPlan, with_params
+from qtools.core.types import WEIGHTED, Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.execute import answers, evaluate, walk
 from qtools.graph.rows import joined
@@ -33,8 +33,8 @@ MOVES = (
 
 MAPS = 4
 """Dimensions of a weight of layers on maps."""
-FloatLayer = Callable[..., torch.Tensor]
-"""(operation, input, weight, bias if it has one) -> output, all float32."""
+FloatKernel = Callable[..., torch.Tensor]
+"""(operation, input, weight and bias if it has them) -> output, all float32."""
 
 
 class Executor(Protocol):
@@ -88,7 +88,7 @@ class Simulator:
         self._wide: Kernels = getattr(module, "WIDE", {})
         self._convert = getattr(module, "CONVERT", None)
         self._run_dynamic = getattr(module, "DYNAMIC", None)
-        self._floats: Mapping[OpKind, FloatLayer] = getattr(module, "FLOATS", {})
+        self._floats: Mapping[OpKind, FloatKernel] = getattr(module, "FLOATS", {})
         self._program, self._plan, self._name = program, plan, kernels
         self._constants = dict(program.constants)
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
@@ -106,7 +106,8 @@ class Simulator:
             op.id
             for op in program.view.ops
             if op.kind in self._floats and op.id in plan.float_ops and op.id not in self._dynamic
-            if all(n in self._constants for n in op.inputs[1:]) and self._constants[op.inputs[1]].ndim == MAPS
+            if all(n in self._constants for n in op.inputs[1:])
+            if op.kind not in WEIGHTED or self._constants[op.inputs[1]].ndim == MAPS
         }
         for name in self._integer:
             op = self._ops[name]
@@ -183,9 +184,9 @@ class Simulator:
         return self._cut(kernel.run(op, data, output), self._leaves(op))
 
     def _in_float(self, op: Op, alive: Mapping[str, Any]) -> torch.Tensor:
-        """A layer whose float sums are taken in the order of the library."""
-        weight, *rest = (self._constants[name] for name in op.inputs[1:])
-        return self._floats[op.kind](op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, *rest)
+        """An operation whose floats are those of the library: sums have an order, functions an approximation."""
+        constants = (self._constants[name] for name in op.inputs[1:])
+        return self._floats[op.kind](op, self.real(op.inputs[0], alive[op.inputs[0]]), *constants)
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
         """Gives an operation other constants, quantized again where it runs in integers."""

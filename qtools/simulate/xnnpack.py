@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from qtools.core import numerics
 from qtools.core.conversion import is_conversion
 from qtools.core.types import Op, OpKind, QuantParams
-from qtools.simulate import _dynamic, _fixed_point, _float_depthwise, _litert_int16
+from qtools.simulate import _dynamic, _fixed_point, _float_conv, _float_depthwise, _float_sigmoid, _litert_int16
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
 from qtools.simulate._gelu import gelu
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
@@ -171,7 +171,11 @@ QUANTIZE: Quantize = numerics.quantize_float32
 CONVERT = _litert_int16.convert
 WIDE = _litert_int16.KERNELS
 DYNAMIC = _dynamic.run
-FLOATS = {OpKind.DEPTHWISE_CONV: _float_depthwise.run}
+FLOATS = {
+    OpKind.CONV: _float_conv.run,
+    OpKind.DEPTHWISE_CONV: _float_depthwise.run,
+    OpKind.SIGMOID: _float_sigmoid.run,
+}
 
 KERNELS: Kernels = {
     OpKind.CONV: Kernel(_weighted, prepare_weighted),

@@ -31,7 +31,7 @@ from qtools.pipeline.config import RunConfig
 from qtools.pipeline.gate import drop_check, overlap_check
 from qtools.pipeline.islands import shortlist
 from qtools.pipeline.parts import of_part
-from qtools.pipeline.sensitivity import costs, weight_costs
+from qtools.pipeline.sensitivity import costs, roundings, weight_costs
 from reports.accuracy import PairedAccuracy, mean_root_kl, paired_accuracy
 from reports.scores import PairedScore
 
@@ -161,6 +161,24 @@ def test_evidence_is_what_rounding_one_value_does(program: Program) -> None:
             walked = {node.name: value for node, value in execute.walk(program, image, compute)}
             rounded.append(walked[view.outputs[0]].numpy())
         assert cost == pytest.approx(mean_root_kl(exact, np.concatenate(rounded)), rel=0.25), candidate.name
+
+
+def test_what_a_value_costs_is_shared_by_its_readers(program: Program) -> None:
+    """Of one reader all of it; of several what they cost together, which can be less than each by itself."""
+    view, made = program.view, planned(program, TFLITE)
+    every = [each for each in of(program, TFLITE, float_ends=True) if each.held == "float" and len(each.made) == 1]
+    rng = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 3, 6, 6, generator=rng).numpy() for _ in range(16)]
+    edges = roundings(program, made, images)
+    assert {name for name, _ in edges} <= {name for name in view.activations if made.params(name)}
+    counts = set()
+    for candidate, cost in zip(every, costs(program, made, every, images), strict=True):
+        (name,) = candidate.made
+        own = {reader: each for (value, reader), each in edges.items() if value == name}
+        assert own.keys() == candidate.readers
+        assert sum(own.values()) == pytest.approx(cost, rel=1e-5 if len(own) == 1 else 0.1), candidate.name
+        counts.add(len(own))
+    assert counts >= {1, 2}
 
 
 def test_evidence_on_weights_is_what_narrowing_each_alone_costs(program: Program) -> None:

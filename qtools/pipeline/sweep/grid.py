@@ -78,7 +78,9 @@ class Cell(BaseModel):
     )
     max_drop: StrictInt | StrictFloat | None = Field(default=None, description="Points of the score that may be lost.")
     max_islands: StrictInt | None = Field(default=None, description="Most values to hold more precisely.")
-    max_slower: StrictInt | StrictFloat = Field(default=0.0, description="Percent of the time to give for nearness.")
+    max_slower: StrictInt | StrictFloat | None = Field(
+        default=None, description="Percent of the time to give for nearness."
+    )
     size_budget: str | StrictFloat | None = Field(default=None, description="Largest artifact: 6MB, or 0.22 of float.")
     input_size: StrictInt | None = Field(default=None, description="Side in pixels, for a module that does not say.")
     target_options: dict[str, str] = Field(default={}, description="Choices that one target alone has.")

@@ -1,0 +1,118 @@
+"""Which operations stay in float: those for which that takes no time, or those that bring most for time given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Set
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.apart import Apart
+from calibration.float_ops import BETWEEN_FLOATS
+from calibration.method import Method
+from calibration.plan import Recipe
+from calibration.sides import Edge, Sides, laid, multiplies_codes, time_given
+from calibration.widths import Widths
+from qtools.core.macs import macs
+from qtools.core.target import TargetSpec
+from qtools.core.types import WEIGHTED, GraphView, QuantPlan
+from qtools.graph.capture import Program
+from qtools.pipeline.sensitivity import Direction, roundings
+from qtools.pipeline.trial import Trial, Trials
+
+NAME = "float where it pays"
+EVIDENCE_IMAGES = 16
+
+
+def tried(start: Trial, trials: Trials, widths: Widths, apart: Apart) -> tuple[Trial, str] | None:
+    """The same with operations in float, and what that is; None where there is no time for any.
+
+    Args:
+        start: The decision with all in codes, and biases corrected under it.
+        trials: Makes plans.
+        widths: Of weights and activations.
+        apart: How much of the time may be given.
+    """
+    program, plan, spec = trials.prepared.program, start.decision.plan, trials.target.spec
+    most = time_given(program.view, apart) if trials.held.task.direction is not None else 0.0
+    sides = Sides(program.view, spec, plan, layers=layers_may(most, widths, start.recipe))
+    images = (image[None] for batch in trials.held.own for image in batch)
+    costs = _costs(sides, (program, plan), most, (images, trials.held.direction))
+    while floats := sides.nearest(costs, most):
+        recipe = laid(start.recipe, program.view, spec, floats)
+        fallen = _fallen(plan, trials.plan(recipe), floats)
+        if not fallen:
+            other = trials.corrected(recipe, trials.plan(recipe), rounding=False)
+            return other, _told(program.view, spec, floats, (sides.time(floats), trials.held.count))
+        near = floats & _around(program.view, fallen)
+        if not near:
+            return None
+        sides = sides.without(near)
+    return None
+
+
+def foreseen(
+    made: tuple[Program, QuantPlan, TargetSpec],
+    recipe: Recipe,
+    config: tuple[Method, Widths, Apart],
+    seen: tuple[Iterable[NDArray[np.float32]], Direction | None],
+) -> Recipe:
+    """The recipe of what `tried` would try, as far as that is known before a converter was asked.
+
+    Args:
+        made: The captured graph, the plan with all in codes, and the target's rules.
+        recipe: What that plan was made by.
+        config: What was asked for.
+        seen: Images of shape (1, 3, height, width), and what draws directions at the answers to them.
+    """
+    (program, plan, spec), (_, widths, apart), (images, draw) = made, config, seen
+    most = time_given(program.view, apart) if draw is not None else 0.0
+    sides = Sides(program.view, spec, plan, layers=layers_may(most, widths, recipe))
+    costs = _costs(sides, (program, plan), most, (images, None if draw is None else lambda _: draw))
+    return laid(recipe, program.view, spec, sides.nearest(costs, most))
+
+
+def _costs(
+    sides: Sides,
+    now: tuple[Program, QuantPlan],
+    most: float,
+    seen: tuple[Iterable[NDArray[np.float32]], Callable[[int], Direction] | None],
+) -> dict[Edge, float]:
+    """What every rounding costs; nothing where no time is given for nearness, as nothing is weighed against it then."""
+    if not most or not sides.able:
+        return {}
+    images, draws = seen
+    return roundings(*now, islice(images, EVIDENCE_IMAGES), draws)
+
+
+def layers_may(most: float, widths: Widths, recipe: Recipe) -> bool:
+    """Whether layers may read floats: where time is given, and 8 bits at run time are not more than was asked for."""
+    return most > 0 and widths == Widths(8, 8) and not recipe.narrowed
+
+
+def _fallen(before: QuantPlan, after: QuantPlan, floats: Set[str]) -> set[str]:
+    """What lost its integer kernel though nobody meant it: a converter may have left its operands no tensor."""
+    more = after.float_ops.keys() - before.float_ops.keys() - floats
+    return {name for name in more if after.float_ops[name] != BETWEEN_FLOATS}
+
+
+def _around(view: GraphView, ops: Set[str]) -> set[str]:
+    """Operations next to these."""
+    found = [op for op in view.ops if op.id in ops]
+    near = {view.producer[value].id for op in found for value in op.inputs if value in view.producer}
+    return near | {reader.id for op in found for value in op.outputs for reader in view.consumers[value]}
+
+
+def _told(view: GraphView, spec: TargetSpec, floats: Set[str], counts: tuple[float, int]) -> str:
+    every = {op.id: macs(op, view) for op in view.ops}
+    whole = max(1, sum(every.values()))
+    layers = [op for op in view.ops if op.id in floats and op.kind in WEIGHTED and multiplies_codes(op, spec)]
+    share = sum(every[op.id] for op in layers) / whole
+    rest = sum(every[name] for name in floats) / whole - share
+    over = f", {len(layers)} of them layers over int8 weights ({share:.1%} of the multiplying)" if layers else ""
+    time, images = counts
+    return (
+        f"{len(floats)} operations{over}; {rest:.1%} of the multiplying is no longer of integers; "
+        f"predicted time {time:+.0%}; judged on {images} images"
+    )

@@ -1,0 +1,386 @@
+"""Codes or floats: what may move, what that takes, which choice is the best, and what a run makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Set
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from calibration.apart import Apart
+from calibration.float_ops import DYNAMIC, IN_FLOAT
+from calibration.islands import whole_time
+from calibration.method import method
+from calibration.placement import predict
+from calibration.plan import Recipe, plan
+from calibration.sides import HYBRID_SLOWER, Edge, Sides, laid, multiplies_codes, time_given, wanted
+from calibration.widths import Widths
+from exporters._coreml.rules import SPEC as COREML
+from exporters._tflite.rules import SPEC as TFLITE
+from qtools.core.errors import InputError
+from qtools.core.target import Between
+from qtools.core.types import OpKind, QuantPlan, TensorStats
+from qtools.graph import execute
+from qtools.graph.capture import Program, capture
+from qtools.pipeline.config import RunConfig
+from qtools.pipeline.parts import of_part
+from qtools.pipeline.sensitivity import direction
+from qtools.pipeline.sides import tried
+from qtools.simulate.run import Simulator
+
+NONE = np.empty(0, np.float32)
+SEEN = TensorStats(10, -4.0, 4.0, 0.0, NONE, NONE, NONE, np.ones(4, np.int64))
+TIMES = Between(
+    {OpKind.GELU: (80.0, 50.0), OpKind.ADD: (20.0, 18.0), OpKind.DEPTHWISE_CONV: (10.0, 12.0), OpKind.RELU: (4.0, 5.0)},
+    conversion=4.0,
+    call=7.0,
+    table=13.0,
+    dynamic=(1.5, 3.0),
+    plain=3.0,
+    source="made up",
+)
+SPEC = dataclasses.replace(TFLITE, between=TIMES)
+SIZE = 8 * 6 * 6
+"""Elements of every map in `Block`."""
+
+
+class Block(nn.Module):
+    """GELU between two layers, a sum with a depthwise layer behind it, and a ReLU that its layer takes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2d(i, 8, 1) for i in (3, 8, 8, 8))
+        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.b(F.gelu(self.a(x)))
+        y = self.deep(y + self.c(y))
+        return self.head(torch.relu(self.d(y)).mean((2, 3)))
+
+
+def _block() -> Program:
+    torch.manual_seed(1)
+    return capture(Block().eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
+
+
+_PROGRAM = _block()
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return _PROGRAM
+
+
+def planned(program: Program, spec: Any = SPEC, **wishes: Any) -> QuantPlan:
+    view = program.view
+    recipe = Recipe("block", 8, 8, "minmax", lambda s, scheme: (s.lo, s.hi), **wishes)
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    return plan(view, spec, dict.fromkeys(view.activations, SEEN), weights, recipe, {})
+
+
+def sides(program: Program, *, layers: bool = False, spec: Any = SPEC) -> Sides:
+    return Sides(program.view, spec, planned(program, spec), layers=layers)
+
+
+def by_kind(program: Program, *kinds: OpKind) -> frozenset[str]:
+    return frozenset(op.id for op in program.view.ops if op.kind in kinds)
+
+
+def choices(able: Set[str]) -> Iterator[frozenset[str]]:
+    return map(frozenset, chain.from_iterable(combinations(sorted(able), n) for n in range(len(able) + 1)))
+
+
+def costs(program: Program, seed: int) -> dict[Edge, float]:
+    """Something for every reading of what has a grid."""
+    chance, view = np.random.default_rng(seed), program.view
+    on_grid = [name for name in view.activations if planned(program).params(name)]
+    return {(name, op.id): float(chance.exponential()) for name in on_grid for op in view.consumers[name]}
+
+
+def test_layers_move_only_where_asked_and_one_keeps_the_relu_that_it_took_in(program: Program) -> None:
+    between = by_kind(program, OpKind.GELU, OpKind.ADD, OpKind.DEPTHWISE_CONV)
+    assert sides(program).able.keys() == between
+    moved = sides(program, layers=True).able.keys()
+    assert moved == between | by_kind(program, OpKind.CONV, OpKind.RELU)  # the classifier makes the output
+    assert all(("relu" in each) == (_relu_layer(program) in each) for each in _cheapest_of_many(program))
+
+
+def _relu_layer(program: Program) -> str:
+    return next(op.id for op in program.view.ops if op.module == "d" and op.kind is OpKind.CONV)
+
+
+def _cheapest_of_many(program: Program) -> Iterator[frozenset[str]]:
+    for seed in range(20):
+        yield sides(program, layers=True).nearest(costs(program, seed), 0.1 * seed)
+
+
+def test_times_are_those_counted_by_hand(program: Program) -> None:
+    """A lone function is a table; a stream reads two values and gives one, each converted."""
+    of, whole = sides(program, layers=True), whole_time(program.view)
+    assert of.time(frozenset()) == 0
+    assert of.time(by_kind(program, OpKind.GELU)) * whole == pytest.approx(SIZE * (13 - 80))
+    stream = SIZE * (18 - 20) + 9 * SIZE * (12 - 10) + 3 * (7 + 4 * SIZE)
+    assert of.time(by_kind(program, OpKind.ADD, OpKind.DEPTHWISE_CONV)) * whole == pytest.approx(stream)
+    layer = frozenset({next(op.id for op in program.view.ops if op.module == "c")})
+    alone = (1.5 - 1) * 8 * SIZE + 3 * 2 * SIZE - 4 * SIZE + 2 * (7 + 4 * SIZE)
+    assert of.time(layer) * whole == pytest.approx(alone)
+
+
+def test_what_rounds_is_what_was_written_or_is_read_as_codes(program: Program) -> None:
+    of, each = sides(program, layers=True), costs(program, 3)
+    view = program.view
+    written = {edge: cost for edge, cost in each.items() if edge[0] in view.producer}
+    assert of.rounded(frozenset(), each) == pytest.approx(sum(written.values()))
+    inside = by_kind(program, OpKind.ADD, OpKind.DEPTHWISE_CONV)
+    (total,) = (op.outputs[0] for op in view.ops if op.kind is OpKind.ADD)
+    (deep,) = by_kind(program, OpKind.DEPTHWISE_CONV)
+    assert of.rounded(frozenset(), each) - of.rounded(inside, each) == pytest.approx(each[total, deep])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("price", [0.0, 0.3, 3.0, 30.0])
+def test_no_other_choice_is_better(program: Program, seed: int, price: float) -> None:
+    """Functions apart: one that is a table between codes has a third way, which choices count only afterwards."""
+    plain = {kind: times for kind, times in TIMES.times.items() if kind is not OpKind.GELU}
+    of = sides(program, layers=True, spec=dataclasses.replace(SPEC, between=dataclasses.replace(TIMES, times=plain)))
+    drawn = costs(program, seed)
+    shares = {edge: cost / sum(drawn.values()) for edge, cost in drawn.items()}
+    pair = {_relu_layer(program), *by_kind(program, OpKind.RELU)}
+
+    def costing(floats: frozenset[str]) -> float:
+        return of.rounded(floats, shares) + price * of.time(floats)
+
+    allowed = (some for some in choices(of.able.keys()) if pair <= some or not pair & some)
+    assert costing(of._cheapest(shares, price)) == pytest.approx(min(map(costing, allowed)))
+
+
+def test_without_time_what_saves_most_is_in_float(program: Program) -> None:
+    of = sides(program)
+    assert of.time(of.fastest()) == pytest.approx(min(map(of.time, choices(of.able.keys()))))
+    slow = dataclasses.replace(SPEC, between=dataclasses.replace(TIMES, times={OpKind.GELU: (27.0, 50.0)}))
+    assert sides(program, spec=slow).fastest() == by_kind(program, OpKind.GELU)
+    little = dataclasses.replace(SPEC, between=dataclasses.replace(TIMES, times={OpKind.GELU: (14.0, 50.0)}))
+    assert sides(program, spec=little).fastest() == frozenset()
+
+
+@given(st.integers(0, 999), st.floats(0, 1))
+def test_more_time_is_never_worse_and_never_overspent(seed: int, most: float) -> None:
+    program = _PROGRAM
+    of, each = sides(program, layers=True), costs(program, seed)
+    found, more = of.nearest(each, most), of.nearest(each, most + 0.2)
+    assert of.time(found) <= max(most, of.time(of.fastest()))
+    assert of.rounded(more, each) <= of.rounded(found, each) + 1e-6 * sum(each.values())
+
+
+def test_all_the_time_there_is_leaves_no_rounding_that_can_be_spared(program: Program) -> None:
+    of, each = sides(program, layers=True), costs(program, 0)
+    assert of.rounded(of.nearest(each, 100.0), each) == pytest.approx(of.rounded(of.able.keys(), each))
+
+
+def test_what_is_pinned_stays(program: Program) -> None:
+    of = sides(program, layers=True)
+    held = by_kind(program, OpKind.ADD)
+    assert held <= of.nearest(costs(program, 0), 100.0)
+    assert not held & of.without(held).nearest(costs(program, 0), 100.0)
+
+
+def test_a_target_without_times_moves_nothing(program: Program) -> None:
+    assert COREML.between is None
+    of = sides(program, layers=True, spec=COREML)
+    assert not of.able and of.nearest(costs(program, 0), 1.0) == frozenset() and of.time(frozenset({"x"})) == 0
+
+
+def test_a_gate_of_one_number_per_channel_keeps_its_grid() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Conv2d(i, 8, 1) for i in (3, 8, 8, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x)
+            y = y * torch.sigmoid(self.b(y.mean((2, 3), keepdim=True)))
+            y = self.c(y)
+            return self.d(y * torch.sigmoid(y)).mean((2, 3))
+
+    made = capture(Gated().eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
+    kinds = {op.id: op.kind for op in made.view.ops}
+    able = Sides(made.view, TFLITE, planned(made, TFLITE), layers=False).able
+    assert [kinds[name] for name in able] == [OpKind.MUL, OpKind.SIGMOID, OpKind.MUL]
+
+
+def test_the_plan_says_why_and_the_prediction_what_to_do(program: Program) -> None:
+    floats = by_kind(program, OpKind.GELU) | {_relu_layer(program), *by_kind(program, OpKind.RELU)}
+    recipe = laid(Recipe("block", 8, 8, "minmax", lambda s, scheme: (s.lo, s.hi)), program.view, SPEC, floats)
+    assert recipe.dynamic == {_relu_layer(program)} and recipe.between == floats - recipe.dynamic
+    made = planned(program, between=recipe.between, dynamic=recipe.dynamic)
+    assert made.float_ops == dict.fromkeys(recipe.between, IN_FLOAT) | dict.fromkeys(recipe.dynamic, DYNAMIC)
+    foreseen = predict(program.view, made, SPEC)
+    moved = [place for place in foreseen.places if place.op in floats]
+    assert all(not p.integer and p.fast and "--max-islands 0" in p.advice for p in moved) and len(moved) == 3
+    whole = predict(program.view, planned(program), SPEC)
+    assert whole.integer_macs == foreseen.integer_macs == 1.0
+    layers = 8 * 36 * (3 + 8 + 8 + 8 + 9) + 8 * 5
+    assert whole.dynamic_macs == 0 and foreseen.dynamic_macs == pytest.approx(8 * 36 * 8 / layers)
+
+
+@pytest.mark.parametrize(
+    ("how", "quick"),
+    [({}, True), ({"padding": 1}, True), ({"stride": 2}, True), ({"padding": 1, "stride": 2}, False)],
+)
+def test_padding_under_strides_is_an_operation_of_its_own(how: dict[str, int], quick: bool) -> None:
+    made = capture(nn.Conv2d(3, 8, 3, **how).eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
+    (op,) = (op for op in made.view.ops if op.kind is OpKind.CONV)
+    assert multiplies_codes(op, TFLITE) is quick
+
+
+class Attending(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1)
+
+
+class Softmaxed(nn.Module):
+    """Probabilities for an answer are no attention."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(x.mean((2, 3)), 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "said", "given"),
+    [
+        (Attending(), None, HYBRID_SLOWER / 100),
+        (Attending(), 0.0, 0.0),
+        (Attending(), 12.0, 0.12),
+        (Softmaxed(), None, 0.0),
+        (Softmaxed(), 12.0, 0.12),
+    ],
+)
+def test_networks_with_attention_give_time_where_nobody_says(
+    module: nn.Module, said: float | None, given: float
+) -> None:
+    made = capture(module.eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
+    assert time_given(made.view, Apart(max_slower=said)) == given
+
+
+@pytest.mark.parametrize(
+    ("wishes", "free"),
+    [
+        ({}, True),
+        ({"max_slower": 20.0}, True),
+        ({"max_islands": 2}, True),
+        ({"max_islands": 0}, False),
+        ({"clamp": True}, False),
+        ({"strict_activations": True}, False),
+        ({"int16": ("add",)}, False),
+        ({"dynamic": ("conv*",)}, False),
+    ],
+)
+def test_who_says_what_each_value_is_has_it_so(wishes: dict[str, Any], free: bool) -> None:
+    assert Apart(**wishes).free is free
+
+
+@pytest.mark.parametrize("percent", [-1.0, 100.5, float("nan")])
+def test_time_is_a_share(percent: float) -> None:
+    with pytest.raises(InputError, match="--max-slower"):
+        RunConfig("m1_1", max_slower=percent)
+
+
+@pytest.mark.parametrize(
+    "wishes", [{"max_islands": 0}, {"clamp": True, "bits": 6}, {"int16": ("add",)}, {"method": "minmax"}]
+)
+def test_an_option_that_would_do_nothing_is_refused(wishes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="--max-slower"):
+        RunConfig("m1_1", max_slower=10.0, **wishes)
+
+
+def test_a_target_without_times_names_those_that_have_them() -> None:
+    Apart(max_slower=10.0).check(TFLITE, Widths(8, 8), lambda: [TFLITE, COREML])
+    with pytest.raises(InputError, match="coreml") as refused:
+        Apart(max_slower=10.0).check(COREML, Widths(8, 8), lambda: [TFLITE, COREML])
+    assert refused.value.next_step == "--max-slower is for: tflite"
+
+
+@pytest.mark.parametrize(("scheme", "free"), [(Widths(8, 8), True), (Widths(6, 6), True), (Widths(8, 16), False)])
+def test_grids_of_16_bits_keep_their_kernels(scheme: Widths, free: bool) -> None:
+    assert wanted((method("auto"), scheme, Apart()), TFLITE) is free
+    assert not wanted((method("minmax"), scheme, Apart()), TFLITE)
+
+
+@pytest.mark.parametrize(("asked", "left"), [(None, None), (3, None), (0, 0)])
+def test_all_in_8_bits_holds_for_both_halves(asked: int | None, left: int | None) -> None:
+    assert of_part(RunConfig("efficientvit_sam_b0", max_islands=asked), "decoder").max_islands == left
+    assert of_part(RunConfig("efficientvit_sam_b0", max_slower=10.0), "decoder").max_slower == 10.0
+
+
+class Odd(nn.Module):
+    """A depthwise layer whose weight is computed: nobody has looked at the order of its sums."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = x.mean((0, 2, 3)).reshape(8, 1, 1, 1) * torch.ones(8, 1, 3, 3)
+        return F.conv2d(x, weight, padding=1, groups=8)
+
+
+def test_float_layers_of_another_form_are_computed_as_by_torch() -> None:
+    torch.manual_seed(2)
+    images = torch.randn(1, 8, 6, 6)
+    made = capture(Odd().eval(), images, TFLITE.expand)
+    deep = {op.id for op in made.view.ops if op.kind is OpKind.DEPTHWISE_CONV}
+    floats = planned(made, TFLITE, floats={op.id for op in made.view.ops})
+    assert deep and deep <= floats.float_ops.keys()
+    assert torch.equal(Simulator(made, floats, "xnnpack").codes(images), execute.run(made, images))
+
+
+class _Trials:
+    """Plans of `Block` in which, with some operations in float, a layer falls out of integers."""
+
+    def __init__(self, program: Program, falls: Any) -> None:
+        self.prepared = dataclasses.make_dataclass("Prepared", ["program"])(program)
+        self.target = dataclasses.make_dataclass("Target", ["spec"])(SPEC)
+        images = [np.random.default_rng(0).normal(size=(4, 3, 6, 6)).astype(np.float32)]
+        task = dataclasses.make_dataclass("Task", ["direction"])(direction)
+        self.held = dataclasses.make_dataclass("Held", ["count", "own", "task", "direction"])(
+            5, images, task, lambda image: direction
+        )
+        self._program, self._falls = program, falls
+
+    def plan(self, recipe: Recipe) -> QuantPlan:
+        made = planned(self._program, between=recipe.between, dynamic=recipe.dynamic)
+        return dataclasses.replace(made, float_ops={**made.float_ops, **self._falls(recipe.between)})
+
+    def corrected(self, recipe: Recipe, plan: QuantPlan, *, rounding: bool) -> Any:
+        assert not rounding
+        return recipe
+
+
+def test_what_costs_another_operation_its_kernel_is_left_out(program: Program) -> None:
+    (deep,) = by_kind(program, OpKind.DEPTHWISE_CONV)
+    layer = _relu_layer(program)
+    trials: Any = _Trials(program, lambda asked: {layer: "merged"} if deep in asked else {})
+    start: Any = dataclasses.make_dataclass("Start", ["recipe", "decision"])(
+        Recipe("block", 8, 8, "minmax", lambda s, scheme: (s.lo, s.hi)),
+        dataclasses.make_dataclass("D", ["plan"])(planned(program)),
+    )
+    found = tried(start, trials, Widths(6, 8), Apart(max_slower=100.0))
+    assert found is not None
+    recipe: Any = found[0]
+    note = found[1]
+    assert recipe.between == by_kind(program, OpKind.GELU) and not recipe.dynamic
+    assert note.startswith("1 operations; 0.0% of the multiplying is no longer of integers; predicted time -")
+    always: Any = _Trials(program, lambda asked: {layer: "merged"} if asked else {})
+    assert tried(start, always, Widths(6, 8), Apart(max_slower=100.0)) is None
+    # layers read floats where both widths are 8 bits
+    free: Any = _Trials(program, lambda asked: {})
+    found = tried(start, free, Widths(8, 8), Apart(max_slower=100.0))
+    assert found is not None
+    recipe = found[0]
+    assert recipe.dynamic == by_kind(program, OpKind.CONV) and "4 of them layers over int8 weights" in found[1]
