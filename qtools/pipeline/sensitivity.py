@@ -151,13 +151,13 @@ def _edges_of_image(
     """Root of KL per reading on one image."""
     number, pixels = at
     tape = Tape(program, torch.from_numpy(pixels.copy()))
-    errors = {n: _rounding(value, n, plan) for n, value in tape.values.items() if plan.params(n) is not None}
     chance = torch.Generator().manual_seed(number)
     moved: dict[str, dict[str, list[float]]] = {}
     for _ in range(PROBES):
         for (name, reader), slope in tape.slopes(draw(tape.result.detach(), chance)).items():
-            if name in errors:
-                moved.setdefault(name, {}).setdefault(reader, []).append(float((slope * errors[name]).sum()))
+            if plan.params(name) is not None:  # rounded again for each reading, as all errors at once take much memory
+                error = _rounding(tape.values[name], name, plan)
+                moved.setdefault(name, {}).setdefault(reader, []).append(float((slope * error).sum()))
     found: dict[Edge, float] = {}
     for name, readings in moved.items():
         alone = {reader: float(np.square(each).mean()) for reader, each in readings.items()}

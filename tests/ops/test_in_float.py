@@ -170,9 +170,7 @@ def test_every_code_is_as_simulated_with_layers_that_read_floats(bench: Any, see
     assert SPEC.between is not None
     free = dataclasses.replace(SPEC, between=dataclasses.replace(SPEC.between, call=0.0))  # maps this small cost calls
     sides = Sides(view, free, plan, layers=True)
-    recipe = laid(
-        Recipe("", 8, 8, "", lambda s, scheme: (s.lo, s.hi)), view, SPEC, sides.nearest(costs, 1 + seed / 4)
-    )
+    recipe = laid(Recipe("", 8, 8, "", lambda s, scheme: (s.lo, s.hi)), view, SPEC, sides.nearest(costs, 1 + seed / 4))
     plan = made.plan(iter(drawn).__next__, between=recipe.between, dynamic=recipe.dynamic)
     check_plan(view, SPEC, plan)
     assert recipe.dynamic and recipe.between | recipe.dynamic <= plan.float_ops.keys()

@@ -71,7 +71,7 @@ def _steps(decision: decide.Decision) -> dict[str, Step]:
 
 
 STEPS = [
-    "float between layers",
+    "float where it pays",
     "ranges behind functions",
     "ends of the grids",
     "correct biases",
