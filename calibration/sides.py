@@ -9,12 +9,12 @@ So neighbours belong together, and the best of all choices is a minimum cut of t
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 
 from calibration.apart import Apart
-from calibration.islands import ELEMENT, whole_time
+from calibration.islands import ELEMENT
 from calibration.method import Method
 from calibration.mincut import NO, YES, Cut
 from calibration.plan import Recipe
@@ -31,7 +31,7 @@ FUNCTIONS = frozenset({OpKind.GELU, OpKind.SIGMOID, OpKind.HARD_SWISH, OpKind.HA
 MULTIPLIERS = frozenset({OpKind.CONV, OpKind.LINEAR})
 """Layers whose time is in their products."""
 ATTENDING = frozenset({OpKind.ATTENTION, OpKind.MATMUL, OpKind.SOFTMAX})
-HYBRID_SLOWER = 33.0
+HYBRID_SLOWER = 25.0
 """Percent of its time that a network with attention may give where nobody says. Its norms and softmax keep it on CPUs
 anyway, and its streams of tokens and SiLU lose more in 8 bits than this costs; a convolutional one gives none."""
 STEPS = 24
@@ -89,7 +89,7 @@ class Sides:
         integer = [op for op in view.ops if op.id not in plan.float_ops]
         self._coded = frozenset(op.id for op in integer)
         self._inner = taken_in(view, spec, integer)
-        self._whole = whole_time(view)
+        self._whole = sum(self._usual(op, spec.between) for op in view.ops) if spec.between else 1.0
 
     def without(self, pinned: Set[str]) -> Sides:
         """The same with these operations on codes, whatever comes."""
@@ -116,28 +116,45 @@ class Sides:
         return found if self.time(found) <= -WORTH_TRYING else frozenset()
 
     def nearest(self, roundings: Mapping[Edge, float], most: float) -> frozenset[str]:
-        """What is in float where a limited time buys as much nearness to float as it can, but for gaps of the hull.
+        """What is in float where a limited time buys as much nearness to float as it can.
+
+        Where no time is given, nothing is, unless float saves enough of it. Some price of time leads to each choice on
+        the convex hull of all. Where the next one costs too much, as much of it is taken as fits, from the network's
+        beginning or from its end.
 
         Args:
             roundings: What rounding each value for each of its readers costs, in squares that add up.
             most: Share of the network's predicted time that may be added.
         """
         total = sum(roundings.values())
-        if not total:
-            return self.fastest()
+        if not total or (most == 0 and not self.fastest()):
+            return frozenset()
         shares = {edge: cost / total for edge, cost in roundings.items()}
         low, high = PRICES
-        best = self._cheapest(shares, math.exp(low))
-        if self.time(best) <= most:
-            return best
-        best = self.fastest()
+        best, wider = self.fastest(), self._cheapest(shares, math.exp(low))
+        if self.time(wider) <= most:
+            return wider
         for _ in range(STEPS):
             middle = (low + high) / 2
             tried = self._cheapest(shares, math.exp(middle))
             if self.time(tried) <= most:
                 best, high = tried, middle
             else:
-                low = middle
+                wider, low = tried, middle
+        further = [name for name in self.able if name in wider - best]
+        parts = [self._part(order, shares, math.exp(low), most) for order in (further, further[::-1])]
+        return min(best, *parts, key=lambda floats: self.rounded(floats, shares))
+
+    def _part(self, order: Sequence[str], roundings: Mapping[Edge, float], price: float, most: float) -> frozenset[str]:
+        """The choice at a price with as many of these operations, in this order, as there is time for."""
+        best, least, beyond = frozenset[str](), 0, len(order)
+        while least < beyond:
+            count = (least + beyond) // 2
+            tried = self.without(frozenset(order[count:]))._cheapest(roundings, price)
+            if self.time(tried) <= most:
+                best, least = tried, count + 1
+            else:
+                beyond = count
         return best
 
     def time(self, floats: Set[str]) -> float:
@@ -163,12 +180,14 @@ class Sides:
 
         What the app hands over or gets are codes already. A gate of one number per channel keeps its grid of 1/256: it
         is too small to take time, and runtimes approximate exponentials each in its own way, which simulations cannot
-        follow.
+        follow. Means are worth it with the layers around them, and have an order of sums of their own.
         """
         if not set(self._view.outputs).isdisjoint((*op.inputs, *op.outputs)):
             return False
+        if op.kind in (*MULTIPLIERS, OpKind.MEAN) and not self._layers:
+            return False
         if op.kind in MULTIPLIERS:
-            return self._layers
+            return True
         if not set(self._view.inputs).isdisjoint(op.inputs):
             return False
         made = op.outputs[0]
@@ -239,6 +258,15 @@ class Sides:
         if op.kind in FUNCTIONS and self._as_table(op, between):
             codes = between.table
         return (work or made) * codes, (work or made) * floats
+
+    def _usual(self, op: Op, between: Between) -> float:
+        """What an operation takes in a network on codes, float where it has no 8-bit kernel."""
+        if op.kind in between.times or op.kind in MULTIPLIERS:
+            work, made = macs(op, self._view), self._size(op.outputs[0])
+            return work + ELEMENT * made if op.kind in MULTIPLIERS else (work or made) * between.times[op.kind][0]
+        per_mac, per_element = between.other
+        size = 0 if self._moves(op) else self._size(op.outputs[0])
+        return per_mac * macs(op, self._view) + per_element * size
 
     def _as_table(self, op: Op, between: Between) -> bool:
         """Whether a function between codes is better a float one, which the fast path makes a table of."""

@@ -70,6 +70,7 @@ BETWEEN = Between(
         OpKind.SIGMOID: (14.0, 36.0),
         OpKind.MUL: (4.0, 18.0),
         OpKind.ADD: (20.0, 18.0),
+        OpKind.MEAN: (30.0, 50.0),
         OpKind.RELU: (4.0, 5.0),
         OpKind.RELU6: (4.0, 5.0),
     },
@@ -78,6 +79,7 @@ BETWEEN = Between(
     table=13.0,
     dynamic=(0.8, 50.0),
     plain=3.3,
+    other=(4.0, 30.0),
     source="LiteRT 2.3's profiler, x86 with VNNI: RepViT-M1.1, MobileViT-XXS, MobileViTv2-050, EfficientViT-B0",
 )
 """An 8-bit GELU is LiteRT's own, and each cuts the graph. Of a float one between codes XNNPACK makes a table.

@@ -106,6 +106,7 @@ class Between:
         dynamic: Per multiply-accumulate, and per element that it reads or writes, of a layer on floats over int8
             weights, which quantizes what it reads at run time.
         plain: Per multiply-accumulate of a layer in float.
+        other: Per multiply-accumulate, and per element that it writes, of an operation that is always in float.
         source: Where the numbers were seen.
     """
 
@@ -115,6 +116,7 @@ class Between:
     table: float
     dynamic: tuple[float, float]
     plain: float
+    other: tuple[float, float]
     source: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Set
 from itertools import islice
 
@@ -79,11 +80,13 @@ def _costs(
     most: float,
     seen: tuple[Iterable[NDArray[np.float32]], Callable[[int], Direction] | None],
 ) -> dict[Edge, float]:
-    """What every rounding costs; nothing where no time is given for nearness, as nothing is weighed against it then."""
-    if not most or not sides.able:
-        return {}
-    images, draws = seen
-    return roundings(*now, islice(images, EVIDENCE_IMAGES), draws)
+    """What every rounding costs; all alike where there is time to spare them all, so that nothing is weighed."""
+    (program, plan), (images, draws) = now, seen
+    on_grid = (name for name in program.view.activations if plan.params(name) is not None)
+    alike = {(name, reader.id): 1.0 for name in on_grid for reader in program.view.consumers[name]}
+    if sides.time(sides.nearest(alike, math.inf)) <= most or (most == 0 and not sides.fastest()):
+        return alike
+    return roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws)
 
 
 def layers_may(most: float, widths: Widths, recipe: Recipe) -> bool:
