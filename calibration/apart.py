@@ -57,7 +57,7 @@ class Apart:
             )
         if self.max_slower and self._decided:
             raise InputError(
-                f"--max-slower leaves values in float, and {self._decided} says what they are", "leave one of them out"
+                f"--max-slower leaves values in float, and {self._decided} leaves it no room", "leave one of them out"
             )
         if self.raises and self.size_budget is not None:
             raise InputError(
@@ -86,6 +86,7 @@ class Apart:
             "--dynamic": bool(self.dynamic),
             "--clamp": self.clamp,
             "--strict-activations": self.strict_activations,
+            "--size-budget": self.size_budget is not None,  # floats and conversions take bytes that nobody counted
         }
         return next((option for option, given in said.items() if given), "")
 

@@ -24,7 +24,7 @@ class Method:
         through: Whether a value that only GELU or its like reads gets the range that is best behind it
             (`calibration.read_through`).
         correct: Whether biases are corrected under the plan (`calibration.weights.correct`).
-        between: Whether what lies between layers may stay in float (`calibration.between`).
+        between: Whether operations may be in float where that pays (`calibration.sides`).
         ends: Whether the ends of the grids are moved by what they cost the result (`calibration.ends`).
         rounding: Whether weights are rounded there as well.
         baseline: A published method to compare with (calibration/baselines), where this is one.

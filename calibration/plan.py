@@ -61,7 +61,7 @@ class Recipe:
         dynamic: Operations whose activations stay in float, over int8 weights where the target has such kernels.
         wide: Values to hold at 16 bits, on a target that has such kernels.
         floats: Operations to leave in float, weights and all.
-        between: Operations to leave in float because they lie between layers (`calibration.between`).
+        between: Operations to leave in float because that pays (`calibration.sides`).
         narrowed: Operation id -> the width of its weights where that is its own, in the file too.
         outliers: Whether a few weights may lie beyond a narrow grid, on a target whose containers have room for them.
         through: Value id -> the function that is all that reads it; its range is the one of least error behind that.

@@ -209,8 +209,8 @@ class Sides:
         for op in self.able.values():
             codes, floats = self._times(op, between)
             further = price * (floats - codes) / self._whole
-            cut.costs(op.id, NO, further)
-            cut.costs(YES, op.id, -further)
+            cut.costs(op.id, NO, max(further, 0.0))
+            cut.costs(YES, op.id, max(-further, 0.0))
         for value, leaves in self._inner.items():
             for one, other in ((value, leaves), (leaves, value)):
                 cut.forbids(self._place(self._view.producer[one]), self._place(self._view.producer[other]))

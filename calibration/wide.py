@@ -25,7 +25,7 @@ class Kernels:
         wide: Values that are made at 16 bits.
         dynamic: Operations between which activations stay in float, over int8 weights where there are such kernels.
         floats: Operations in float, weights and all.
-        between: Those in float because they lie between layers (`calibration.between`).
+        between: Those in float because that pays (`calibration.sides`).
     """
 
     spec: TargetSpec

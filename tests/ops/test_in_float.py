@@ -175,6 +175,8 @@ def test_every_code_is_as_simulated_with_layers_that_read_floats(bench: Any, see
     check_plan(view, SPEC, plan)
     assert recipe.dynamic and recipe.between | recipe.dynamic <= plan.float_ops.keys()
     counts = made.compare(plan, made.images(plan, rng, 4))
-    if AVX512:
-        bench.assert_equal(counts)
+    means = {op.outputs[0] for op in view.ops if op.kind is OpKind.MEAN and op.id in plan.float_ops}
+    if AVX512:  # of means the order of sums is XNNPACK's own: a last bit of these floats, and no code behind them
+        bench.assert_equal({name: count for name, count in counts.items() if name not in means})
+    assert all(counts[name].worst < 1e-6 for name in means)
     assert sum(count.different for count in counts.values()) <= 1e-3 * sum(count.total for count in counts.values())

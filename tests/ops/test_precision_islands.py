@@ -111,10 +111,10 @@ def prepare(folder: Path, target: Target, *, planted: bool) -> Prepared:
 
 
 def only(name: str, kind: str) -> Target:
-    """A target with one kind of islands."""
+    """A target with one kind of islands, where nothing else is in float by choice: it would take what is planted."""
     target: Target = plugins.find("exporters", name, "TARGET")
     islands = tuple(island for island in target.spec.islands if island.kind == kind)
-    return dataclasses.replace(target, spec=dataclasses.replace(target.spec, islands=islands))
+    return dataclasses.replace(target, spec=dataclasses.replace(target.spec, islands=islands, between=None))
 
 
 def decided(prepared: Prepared, target: Target, apart: Apart) -> Decision:

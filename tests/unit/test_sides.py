@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.apart import Apart
+from calibration.budget import SizeBudget
 from calibration.float_ops import DYNAMIC, IN_FLOAT
 from calibration.method import method
 from calibration.placement import predict
@@ -289,6 +290,7 @@ def test_networks_with_attention_give_time_where_nobody_says(
         ({"strict_activations": True}, False),
         ({"int16": ("add",)}, False),
         ({"dynamic": ("conv*",)}, False),
+        ({"size_budget": SizeBudget(share=0.3)}, False),
     ],
 )
 def test_who_says_what_each_value_is_has_it_so(wishes: dict[str, Any], free: bool) -> None:
