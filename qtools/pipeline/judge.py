@@ -97,8 +97,9 @@ def _in_float(plan: QuantPlan, spec: TargetSpec, config: RunConfig) -> list[str]
     if light:
         layers = sum(why == DYNAMIC for why in light)
         over = f", {layers} of them layers over int8 weights" if layers else ""
+        faster = "--max-slower 0 gives no time for it, " if layers else ""
         found.append(
-            f"{len(light)} operation(s) read floats, which rounds less{over}; --max-slower 0 gives no time for it, "
+            f"{len(light)} operation(s) read floats, which rounds less{over}; {faster}"
             f"--max-islands 0 has them in {spec.activation.bits} bits, as NPUs want it"
         )
     if raised:
