@@ -22,7 +22,7 @@ from calibration.taken_in import taken_in
 from calibration.widths import Widths
 from qtools.core.macs import macs
 from qtools.core.target import Between, TargetSpec
-from qtools.core.types import GraphView, Op, OpKind, QuantPlan
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 
 WORTH_TRYING = 0.02
 """Share of the predicted time that float has to save by itself, where no time is given: less is no prediction."""
@@ -34,6 +34,8 @@ ATTENDING = frozenset({OpKind.ATTENTION, OpKind.MATMUL, OpKind.SOFTMAX})
 HYBRID_SLOWER = 25.0
 """Percent of its time that a network with attention may give where nobody says. Its norms and softmax keep it on CPUs
 anyway, and its streams of tokens and SiLU lose more in 8 bits than this costs; a convolutional one gives none."""
+LIGHT = 0.005
+"""Share of a network's weights up to which a layer may have them in float, four bytes for one."""
 STEPS = 24
 """Halvings of the range in which the price of time is looked for."""
 PRICES = (-7.0, 7.0)
@@ -187,13 +189,18 @@ class Sides:
         if op.kind in (*MULTIPLIERS, OpKind.MEAN) and not self._layers:
             return False
         if op.kind in MULTIPLIERS:
-            return True
+            return multiplies_codes(op, self._spec) or self._is_light(op)
         if not set(self._view.inputs).isdisjoint(op.inputs):
             return False
         made = op.outputs[0]
         size = self._size(made)
         larger = any(self._size(reader.outputs[0]) > size for reader in self._view.consumers[made])
         return (op.kind in between.times or self._moves(op)) and (op.kind is not OpKind.SIGMOID or not larger)
+
+    def _is_light(self, op: Op) -> bool:
+        """Whether a layer's weights may take four times their bytes: a stem's do, not those of a later stage."""
+        every = sum(self._size(each.inputs[1]) for each in self._view.ops if each.kind in WEIGHTED)
+        return self._size(op.inputs[1]) <= LIGHT * every
 
     def _moves(self, op: Op) -> bool:
         """Whether codes pass through an operation as they are."""

@@ -249,6 +249,23 @@ def test_padding_under_strides_is_an_operation_of_its_own(how: dict[str, int], q
     assert multiplies_codes(op, TFLITE) is quick
 
 
+def test_only_a_light_layer_has_its_weights_in_float() -> None:
+    """Both stride over padding, so that neither has a fast kernel on floats over int8 weights."""
+
+    class Strided(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.later = (nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in ((3, 4), (4, 256)))
+            self.point, self.head = nn.Conv2d(256, 100, 1), nn.Linear(100, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.point(self.later(self.stem(x))).mean((2, 3)))
+
+    made = capture(Strided().eval(), torch.randn(1, 3, 12, 12), TFLITE.expand)
+    able = Sides(made.view, TFLITE, planned(made, TFLITE), layers=True).able.values()
+    assert {op.module for op in able if op.kind is OpKind.CONV} == {"stem", "point"}
+
+
 class Attending(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = x.flatten(2).transpose(1, 2)
