@@ -215,6 +215,7 @@ class Sides:
         cut = Cut()
         for op in self.able.values():
             codes, floats = self._times(op, between)
+            codes = self._table(op, between) if self._is_best_as_table(op, between) else codes
             further = price * (floats - codes) / self._whole
             cut.costs(op.id, NO, max(further, 0.0))
             cut.costs(YES, op.id, max(-further, 0.0))
@@ -225,7 +226,7 @@ class Sides:
             if value not in self._inner and self._view.consumers[value]:
                 self._handed(cut, value, price * self._conversion(value, between) / self._whole, roundings)
         chosen = cut.cheapest() & self.able.keys()
-        tables = {op.id for op in self.able.values() if op.kind in FUNCTIONS and self._as_table(op, between)}
+        tables = {op.id for op in self.able.values() if self._is_best_as_table(op, between)}
         return frozenset(op.id for op in self.able.values() if op.id in chosen | tables)
 
     def _handed(self, cut: Cut, value: str, conversion: float, roundings: Mapping[Edge, float]) -> None:
@@ -262,34 +263,28 @@ class Sides:
         if op.kind not in between.times:
             return 0.0, 0.0
         codes, floats = between.times[op.kind]
-        if op.kind in FUNCTIONS and self._as_table(op, between):
-            codes = between.table
         return (work or made) * codes, (work or made) * floats
 
     def _usual(self, op: Op, between: Between) -> float:
         """What an operation takes in a network on codes, float where it has no 8-bit kernel."""
-        if op.kind in between.times or op.kind in MULTIPLIERS:
-            work, made = macs(op, self._view), self._size(op.outputs[0])
-            return work + ELEMENT * made if op.kind in MULTIPLIERS else (work or made) * between.times[op.kind][0]
+        if op.kind in between.times or op.kind in MULTIPLIERS or self._moves(op):
+            return self._times(op, between)[0]
         per_mac, per_element = between.other
-        size = 0 if self._moves(op) else self._size(op.outputs[0])
-        return per_mac * macs(op, self._view) + per_element * size
+        return per_mac * macs(op, self._view) + per_element * self._size(op.outputs[0])
 
-    def _as_table(self, op: Op, between: Between) -> bool:
+    def _table(self, op: Op, between: Between) -> float:
+        return between.table * self._size(op.outputs[0])
+
+    def _is_best_as_table(self, op: Op, between: Between) -> bool:
         """Whether a function between codes is better a float one, which the fast path makes a table of."""
-        return between.table < between.times[op.kind][0] / 2
+        return op.kind in FUNCTIONS and between.table < between.times[op.kind][0] / 2
 
     def _predicted(self, between: Between, coded: Set[str]) -> float:
         """Time of everything that may move, conversions included."""
         tables = {op.id for op in self.able.values() if op.id not in coded and self._is_table(op, coded)}
         time = 0.0
         for op in self.able.values():
-            if op.id in tables:
-                time += self._size(op.outputs[0]) * between.table
-            elif op.kind in FUNCTIONS and op.id in coded:
-                time += self._size(op.outputs[0]) * between.times[op.kind][0]
-            else:
-                time += self._times(op, between)[op.id not in coded]
+            time += self._table(op, between) if op.id in tables else self._times(op, between)[op.id not in coded]
         sides = coded | tables  # a table reads and writes codes
         for name in self._view.activations:
             if name in self._inner:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from itertools import combinations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,5 +61,3 @@ def test_what_is_forbidden_is_so_at_any_cost() -> None:
 
 def test_nothing_costs_nothing() -> None:
     assert Cut().cheapest() == frozenset()
-    with pytest.raises(TypeError):
-        Cut().costs([], "a", 1.0)  # type: ignore[arg-type]  # things are what a dictionary can hold
