@@ -36,10 +36,9 @@ def tried(start: Trial, trials: Trials, widths: Widths, apart: Apart) -> tuple[T
         apart: How much of the time may be given.
     """
     program, plan, spec = trials.prepared.program, start.decision.plan, trials.target.spec
-    most = time_given(program.view, apart) if trials.held.task.direction is not None else 0.0
-    sides = Sides(program.view, spec, plan, layers=layers_may(most, widths, start.recipe))
     images = (image[None] for batch in trials.held.own for image in batch)
-    costs = _costs(sides, (program, plan), most, (images, trials.held.direction))
+    draws = trials.held.direction if trials.held.task.direction is not None else None
+    sides, costs, most = _weighed((program, plan, spec), start.recipe, (widths, apart), (images, draws))
     while floats := sides.nearest(costs, most):
         recipe = laid(start.recipe, program.view, spec, floats)
         fallen = _fallen(plan, trials.plan(recipe), floats)
@@ -67,26 +66,32 @@ def foreseen(
         config: What was asked for.
         seen: Images of shape (1, 3, height, width), and what draws directions at the answers to them.
     """
-    (program, plan, spec), (_, widths, apart), (images, draw) = made, config, seen
-    most = time_given(program.view, apart) if draw is not None else 0.0
-    sides = Sides(program.view, spec, plan, layers=layers_may(most, widths, recipe))
-    costs = _costs(sides, (program, plan), most, (images, None if draw is None else lambda _: draw))
+    (program, _, spec), (_, widths, apart), (images, draw) = made, config, seen
+    draws = None if draw is None else lambda _: draw
+    sides, costs, most = _weighed(made, recipe, (widths, apart), (images, draws))
     return laid(recipe, program.view, spec, sides.nearest(costs, most))
 
 
-def _costs(
-    sides: Sides,
-    now: tuple[Program, QuantPlan],
-    most: float,
+def _weighed(
+    made: tuple[Program, QuantPlan, TargetSpec],
+    recipe: Recipe,
+    asked: tuple[Widths, Apart],
     seen: tuple[Iterable[NDArray[np.float32]], Callable[[int], Direction] | None],
-) -> dict[Edge, float]:
-    """What every rounding costs; all alike where there is time to spare them all, so that nothing is weighed."""
-    (program, plan), (images, draws) = now, seen
+) -> tuple[Sides, dict[Edge, float], float]:
+    """What may move, what every rounding costs, and how much time may be given.
+
+    Roundings cost all alike where nothing is to be weighed, as there is time to spare them all or none to give, and
+    where nobody can say what they cost: then no time is given either.
+    """
+    (program, plan, spec), (widths, apart), (images, draws) = made, asked, seen
+    most = time_given(program.view, apart) if draws is not None else 0.0
+    sides = Sides(program.view, spec, plan, layers=layers_may(most, widths, recipe))
     on_grid = (name for name in program.view.activations if plan.params(name) is not None)
     alike = {(name, reader.id): 1.0 for name in on_grid for reader in program.view.consumers[name]}
-    if sides.time(sides.nearest(alike, math.inf)) <= most or (most == 0 and not sides.fastest()):
-        return alike
-    return roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws)
+    nothing = draws is None or (most == 0 and not sides.fastest())
+    if nothing or sides.time(sides.nearest(alike, math.inf)) <= most:
+        return sides, alike, most
+    return sides, roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws), most
 
 
 def layers_may(most: float, widths: Widths, recipe: Recipe) -> bool:

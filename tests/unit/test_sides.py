@@ -353,3 +353,23 @@ def test_what_costs_another_operation_its_kernel_is_left_out(program: Program) -
     assert found is not None
     recipe = found[0]
     assert recipe.dynamic == by_kind(program, OpKind.CONV) and "4 of them layers over int8 weights" in found[1]
+
+
+def test_where_nobody_can_say_what_roundings_cost_none_is_weighed(program: Program) -> None:
+    """Features have no distance: then only what saves time, and what that pays for, is in float."""
+
+    def never(image: int) -> Any:
+        raise AssertionError(image)
+
+    trials: Any = _Trials(program, lambda asked: {})
+    trials.held.task.direction, trials.held.direction = None, never
+    slow = dataclasses.replace(TIMES, conversion=40.0)  # of which the stream in float has more than GELU's table saves
+    trials.target.spec = dataclasses.replace(SPEC, between=slow)
+    start: Any = dataclasses.make_dataclass("Start", ["recipe", "decision"])(
+        Recipe("block", 8, 8, "minmax", lambda s, scheme: (s.lo, s.hi)),
+        dataclasses.make_dataclass("D", ["plan"])(planned(program)),
+    )
+    found = tried(start, trials, Widths(8, 8), Apart(max_slower=50.0))
+    assert found is not None
+    recipe: Any = found[0]
+    assert recipe.between == by_kind(program, OpKind.GELU) and not recipe.dynamic
