@@ -44,7 +44,8 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
     if spec.float_results:
         return found + float_results.faults(op, view, spec, plan)
     data = [n for n in op.inputs if not view.values[n].const]
-    for name in (*data, *op.outputs):
+    given = rule.gives_floats and all(r.id in plan.float_ops for n in op.outputs for r in view.consumers[n])
+    for name in data if given else (*data, *op.outputs):
         entry = plan.values[name]
         if entry.params is None and entry.origin != "fused":
             found.append(f"{name} has no parameters")

@@ -70,8 +70,8 @@ def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
     """Where a grid would cost precision and save nothing: sums and products read in float, moves from float to float.
 
     So the residual stream between LayerNorms stays in float, outlier channels and all; what the linear layers around it
-    read and write are codes as before. To moves an input or an output is nobody who needs codes: a label that is moved
-    and then compared would not even equal itself on a grid.
+    read and write are codes as before, or are given as floats by kernels that can. To moves an input or an output is
+    nobody who needs codes: a label that is moved and then compared would not even equal itself on a grid.
     """
     integer_ops = [op for op in view.ops if op.id not in float_ops]
     swallowed = taken_in(view, kernels.spec, integer_ops)
@@ -83,11 +83,25 @@ def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
     }
     while True:
         others = {op.id for op in integer_ops if op.id not in able}
-        lost = {name for name, op in able.items() if _touches(op, view, others, made=op.kind not in PAIRWISE)}
+        makers = {op.id for op in integer_ops if op.id in others and not kernels.rule(op).gives_floats}
+        lost = {name for name, op in able.items() if _touches(op, view, others, set() if op.kind in PAIRWISE else makers)}
         lost |= {name for name in able.keys() - _read_in_float(view, able, float_ops) if able[name].kind in PAIRWISE}
         if not lost:
             return dict.fromkeys(able, BETWEEN_FLOATS)
         able = {name: op for name, op in able.items() if name not in lost}
+
+
+def given_as_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, str]) -> frozenset[str]:
+    """Results that integer kernels give as floats, because nothing else reads them.
+
+    Args:
+        view: The captured graph.
+        kernels: The target's rules.
+        float_ops: What runs in float.
+    """
+    makers = [op for op in view.ops if op.id not in float_ops and kernels.rule(op).gives_floats]
+    made = [name for op in makers for name in op.outputs if name not in view.outputs and view.consumers[name]]
+    return frozenset(name for name in made if all(reader.id in float_ops for reader in view.consumers[name]))
 
 
 def _read_in_float(view: GraphView, able: Mapping[str, Op], float_ops: Mapping[str, str]) -> set[str]:
@@ -108,11 +122,11 @@ def _data(op: Op, view: GraphView) -> list[str]:
     return [name for name in op.inputs if not view.values[name].const]
 
 
-def _touches(op: Op, view: GraphView, others: Set[str], *, made: bool) -> bool:
-    """Whether one of the others reads what an operation makes or, if `made`, makes what it reads."""
-    readers = [reader.id for name in op.outputs for reader in view.consumers[name]]
-    makers = [view.producer[name].id for name in _data(op, view) if name in view.producer] if made else []
-    return not others.isdisjoint((*readers, *makers))
+def _touches(op: Op, view: GraphView, readers: Set[str], makers: Set[str]) -> bool:
+    """Whether one of the readers reads what an operation makes, or one of the makers makes what it reads."""
+    reading = [reader.id for name in op.outputs for reader in view.consumers[name]]
+    making = [view.producer[name].id for name in _data(op, view) if name in view.producer]
+    return not (readers.isdisjoint(reading) and makers.isdisjoint(making))
 
 
 def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:

@@ -142,7 +142,9 @@ def plan(
     integer_ops = [op for op in view.ops if op.id not in in_float]
     swallowed = taken_in(view, spec, integer_ops)
     groups = tied_groups(view, spec, integer_ops)
-    values = _activations(view, swallowed, groups, _Grids(kernels, stats, recipe, integer_ops, operands(view)))
+    given = float_ops.given_as_floats(view, kernels, in_float)
+    grids = _Grids(kernels, stats, recipe, integer_ops, operands(view))
+    values = _activations(view, swallowed, groups, grids, given)
     changed = {op.inputs[0] for op in integer_ops}
     for _ in range(len(integer_ops) + 1):  # a raised scale is the next kernel's input: at most once down the chain
         for op in integer_ops:
@@ -162,10 +164,14 @@ def plan(
 
 
 def _activations(
-    view: GraphView, swallowed: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], grids: _Grids
+    view: GraphView,
+    swallowed: Mapping[str, str],
+    groups: Mapping[str, tuple[str, ...]],
+    grids: _Grids,
+    given: Set[str],
 ) -> dict[str, ValuePlan]:
     """Every activation's grid, and the grids of those who read it at another width."""
-    needed = {n for op in grids.integer_ops for n in (*op.inputs, *op.outputs)} & set(view.activations)
+    needed = ({n for op in grids.integer_ops for n in (*op.inputs, *op.outputs)} & set(view.activations)) - given
     values: dict[str, ValuePlan] = {}
     narrow: dict[str, QuantParams] = {}
     for group in groups.values():
@@ -176,6 +182,8 @@ def _activations(
     for name in view.activations:
         if name in swallowed:
             values[name] = ValuePlan(None, "fused", f"no tensor of its own: part of {swallowed[name]}")
+        elif name in given:
+            values[name] = ValuePlan(None, "float", "its kernel gives floats, and only floats are read")
         elif name not in values:
             values[name] = ValuePlan(None, "float", "no integer operation reads or writes it")
     return values | wide.conversions(grids.integer_ops, grids.kernels, values, narrow)

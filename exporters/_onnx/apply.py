@@ -12,6 +12,7 @@ from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
 from exporters._onnx.bind import TensorBinding
 from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container
+from exporters._onnx.silu import in_one_operator
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
@@ -37,7 +38,7 @@ class QdqWriter:
         binding: Mapping[str, TensorBinding],
         weights: Mapping[str, NDArray[np.float32]],
     ) -> None:
-        self.edit = Editor(model.graph)
+        self.model, self.edit = model, Editor(model.graph)
         self.view, self.plan, self.binding, self.weights = view, plan, binding, weights
         self.value_of = {b.tensor: value for value, b in binding.items() if not view.values[value].const}
 
@@ -65,6 +66,7 @@ class QdqWriter:
             if params is not None and name in self.binding and self._tensor(name) is not None:
                 self._write_pair(name, params, ends)
         self._keep_in_float()
+        in_one_operator(self.model, self.edit)
         self.edit.forget_unused()
         if any(entry.packed for entry in self.plan.values.values()):
             self.edit.graph.opset_imports[""] = PACKED_OPSET

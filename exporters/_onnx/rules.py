@@ -18,6 +18,7 @@ SOURCE_TREE = "https://github.com/microsoft/onnxruntime/blob/main/onnxruntime"
 SELECTORS = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc"
 MATCHED = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc"
 RELU = f"{SOURCE_TREE}/core/optimizer/qdq_transformer/relu_quantizelinear.cc"
+GEMM = f"{SOURCE_TREE}/contrib_ops/cpu/quantization/quant_gemm.cc"
 POOLING = f"{SOURCE_TREE}/core/mlas/lib/qlgavgpool.cpp"
 AVERAGING = f"{SOURCE_TREE}/contrib_ops/cpu/quantization/qlinear_pool.cc"
 ACTIVATIONS = ("uint8", "int8")
@@ -34,7 +35,7 @@ SPEC = TargetSpec(
     rules={
         OpKind.CONV: OpRule(SELECTORS, weight_axis=0),
         OpKind.DEPTHWISE_CONV: OpRule(SELECTORS, weight_axis=0),
-        OpKind.LINEAR: OpRule(SELECTORS, weight_axis=0),
+        OpKind.LINEAR: OpRule(GEMM, weight_axis=0, gives_floats=True),
         OpKind.MATMUL: OpRule(SELECTORS),
         OpKind.ADD: OpRule(MATCHED),
         OpKind.MUL: OpRule(MATCHED),
@@ -54,7 +55,7 @@ SPEC = TargetSpec(
         OpKind.PAD: _MOVE,
     },
     fused=tuple(product((*WEIGHTED, OpKind.MATMUL, OpKind.ADD, OpKind.MUL), (OpKind.RELU, OpKind.RELU6))),
-    expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
+    expand=frozenset({OpKind.AVG_POOL}),
     suffix=".onnx",
     fast_path=KERNELS,
     islands=(Island("float", "float", mac=3.0, element=20.0, source="as LiteRT on the same host; not timed apart"),),
@@ -75,9 +76,10 @@ QNN = replace(
     version="qdq-uint8-1",
     islands=(),
     packing=None,
+    expand=frozenset({OpKind.SILU, OpKind.AVG_POOL}),
     fast_path=FastPath(QNN_PAGE, "HTP, as documented", "CPU"),
     rules={
-        **{kind: replace(rule, source=QNN_PAGE) for kind, rule in SPEC.rules.items()},
+        **{kind: replace(rule, source=QNN_PAGE, gives_floats=False) for kind, rule in SPEC.rules.items()},
         OpKind.MEAN: OpRule(QNN_PAGE),
         OpKind.RELU: OpRule(QNN_PAGE, fused_only=True),
         OpKind.SUB: OpRule(QNN_PAGE),

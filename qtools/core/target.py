@@ -30,6 +30,8 @@ class OpRule:
         varying: True where that path wants every operand to change with the input.
         fused_only: True where there is a kernel only as the lower end of the grid behind another kernel (see
             `TargetSpec.fused`): that grid has to start at zero.
+        gives_floats: True where the kernel gives floats instead of codes at no price: what only float operations read
+            is then rounded by nobody.
     """
 
     source: str
@@ -45,6 +47,7 @@ class OpRule:
     advice: str = ""
     ratios: tuple[float, float] | None = None
     varying: bool = False
+    gives_floats: bool = False
 
 
 @dataclass(frozen=True)

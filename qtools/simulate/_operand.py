@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from qtools.core.types import Op, OpKind, QuantParams
+from qtools.core.types import Op, OpKind, QuantParams, QuantScheme
+
+FLOATS = QuantParams(QuantScheme(32, True, None, -(2**31), 2**31 - 1), (1.0,), (0,))
+"""Where a kernel gives floats: on a grid of step 1, multipliers are scales and nothing is rounded."""
 
 
 @dataclass(frozen=True)

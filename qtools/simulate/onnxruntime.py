@@ -38,6 +38,13 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.ends)
 
 
+def _weighted_to_floats(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """QGemm without an output scale: float32(acc) * float32(s_x * s_w)."""
+    constants = out.prepared
+    assert isinstance(constants, Weighted)
+    return accumulate(op, data[0], constants).float() * constants.multiplier
+
+
 def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """QLinearMatMul of two activations: as `_weighted`. The sum is exact in float64."""
     a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
@@ -139,6 +146,8 @@ def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
 
 
 QUANTIZE: Quantize = quantize
+
+TO_FLOATS: Kernels = {OpKind.LINEAR: Kernel(_weighted_to_floats, prepare_weighted)}
 
 KERNELS: Kernels = {
     OpKind.CONV: Kernel(_weighted, prepare_weighted),

@@ -17,7 +17,7 @@ from qtools.core.types import WEIGHTED, Op, OpKind, QuantParams, QuantPlan, with
 from qtools.graph.capture import Program
 from qtools.graph.execute import answers, evaluate, walk
 from qtools.graph.rows import joined
-from qtools.simulate._operand import Kernel, Kernels, Operand, Output
+from qtools.simulate._operand import FLOATS, Kernel, Kernels, Operand, Output
 
 MOVES = (
     OpKind.RESHAPE,
@@ -86,6 +86,7 @@ class Simulator:
         self._quantize = plugins.find("qtools.simulate", kernels, "QUANTIZE")
         module = importlib.import_module(f"qtools.simulate.{kernels}")
         self._wide: Kernels = getattr(module, "WIDE", {})
+        self._to_floats: Kernels = getattr(module, "TO_FLOATS", {})
         self._convert = getattr(module, "CONVERT", None)
         self._run_dynamic = getattr(module, "DYNAMIC", None)
         self._floats: Mapping[OpKind, FloatKernel] = getattr(module, "FLOATS", {})
@@ -93,7 +94,8 @@ class Simulator:
         self._constants = dict(program.constants)
         self._ops: dict[str, Op] = {op.id: op for op in program.view.ops}
         self._integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
-        self._codes_of = {out for name in self._integer for out in self._ops[name].outputs}
+        made = {out for name in self._integer for out in self._ops[name].outputs}
+        self._codes_of = {n for n in made if plan.values[n].origin != "float"}
         self._codes_of |= set(program.view.inputs) & {n for n in plan.values if plan.params(n)}
         self._kernels: dict[str, tuple[Kernel, Output]] = {}
         self._dynamic = {
@@ -240,8 +242,9 @@ class Simulator:
 
     def _prepare(self, op: Op) -> tuple[Kernel, Output]:
         leaves = self._leaves(op)
-        params = self._plan.values[leaves].made or self._known(leaves)
-        library = self._wide if params.scheme.wide else self._library
+        given = self._plan.values[leaves].origin == "float"
+        params = FLOATS if given else self._plan.values[leaves].made or self._known(leaves)
+        library = self._to_floats if given else self._wide if params.scheme.wide else self._library
         if op.kind not in library:
             width = "16-bit " if params.scheme.wide else ""
             raise InputError(f"the simulator knows no {width}{op.kind} kernel of {self._name} (operation {op.id})")
