@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtools.core.errors import InputError
+from qtools.core.products import is_pointwise
 from qtools.core.target import Packing, TargetSpec
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
+from qtools.core.types import WEIGHTED, GraphView, Op, QuantPlan
 
 UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 GIVE = "give bytes, such as 6MB or 800kB, or a share of the float artifact's size, such as 0.22"
@@ -92,19 +93,11 @@ def narrowings(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> tuple[Narr
 
 def packed_widths(op: Op, view: GraphView, packing: Packing) -> tuple[int, ...]:
     """Widths in which a layer's weights take fewer bytes and stay on the target's fast path."""
-    if op.kind in packing.pointwise and not _is_pointwise(op, view):
+    if op.kind in packing.pointwise and not is_pointwise(op, view):
         return ()
     if packing.even and view.values[op.inputs[1]].shape[1] % 2:
         return ()
     return packing.widths.get(op.kind, ())
-
-
-def _is_pointwise(op: Op, view: GraphView) -> bool:
-    """Whether a convolution is a linear map of single positions, all of them."""
-    kernel, attrs = view.values[op.inputs[1]].shape[2:], op.attrs
-    padding = attrs.get("padding", (0,))
-    plain = not isinstance(padding, str) and not any(padding) and all(step == 1 for step in attrs["stride"])
-    return op.kind is OpKind.CONV and plain and attrs["groups"] == 1 and all(side == 1 for side in kernel)
 
 
 def cheapest(every: Sequence[Narrowing], costs: Sequence[float], need: int) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ from calibration import float_results
 from calibration.budget import packed_widths
 from calibration.gain import GAIN_LIMIT, gain
 from qtools.core.errors import CheckFailed
+from qtools.core.products import giving_floats
 from qtools.core.target import OpRule, TargetSpec
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan, ValuePlan
 
@@ -25,15 +26,17 @@ def check_plan(view: GraphView, spec: TargetSpec, plan: QuantPlan) -> None:
     unknown = [n for n in plan.values if n not in view.values]
     faults += [f"{n}: not a value of the graph" for n in unknown]
     if not faults:
+        giving = giving_floats(view, spec)
         for op in view.ops:
             if op.id not in plan.float_ops:
-                faults += [f"{op.id} ({op.kind}): {fault}" for fault in _faults(op, view, spec, plan)]
+                given = op.id in giving and all(r.id in plan.float_ops for n in op.outputs for r in view.consumers[n])
+                faults += [f"{op.id} ({op.kind}): {fault}" for fault in _faults(op, view, spec, plan, given=given)]
     if faults:
         shown = "\n  ".join(faults[:8]) + (f"\n  ... and {len(faults) - 8} more" if len(faults) > 8 else "")
         raise CheckFailed(f"the plan breaks {len(faults)} rule(s) of {spec.name}:\n  {shown}")
 
 
-def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[str]:
+def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan, *, given: bool) -> list[str]:
     swallowed = {n: view.consumers[n][0].outputs[0] for n, e in plan.values.items() if e.origin == "fused"}
     leaves = plan.values[swallowed.get(op.outputs[0], op.outputs[0])]
     out = leaves.made or leaves.params
@@ -44,7 +47,6 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan) -> list[
     if spec.float_results:
         return found + float_results.faults(op, view, spec, plan)
     data = [n for n in op.inputs if not view.values[n].const]
-    given = rule.gives_floats and all(r.id in plan.float_ops for n in op.outputs for r in view.consumers[n])
     for name in data if given else (*data, *op.outputs):
         entry = plan.values[name]
         if entry.params is None and entry.origin != "fused":

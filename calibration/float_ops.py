@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from calibration import near_zero
 from calibration.taken_in import taken_in
 from calibration.wide import Kernels
+from qtools.core.products import giving_floats
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
 
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
@@ -74,7 +75,7 @@ def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
     nobody who needs codes: a label that is moved and then compared would not even equal itself on a grid.
     """
     integer_ops = [op for op in view.ops if op.id not in float_ops]
-    swallowed = taken_in(view, kernels.spec, integer_ops)
+    swallowed, giving = taken_in(view, kernels.spec, integer_ops), giving_floats(view, kernels.spec)
     able = {
         op.id: op
         for op in integer_ops
@@ -83,9 +84,12 @@ def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
     }
     while True:
         others = {op.id for op in integer_ops if op.id not in able}
-        makers = {op.id for op in integer_ops if op.id in others and not kernels.rule(op).gives_floats}
-        lost = {name for name, op in able.items() if _touches(op, view, others, set() if op.kind in PAIRWISE else makers)}
-        lost |= {name for name in able.keys() - _read_in_float(view, able, float_ops) if able[name].kind in PAIRWISE}
+        makers = others - giving
+        lost = {
+            name for name, op in able.items() if _touches(op, view, others, set() if op.kind in PAIRWISE else makers)
+        }
+        unread = able.keys() - _read_in_float(view, able, float_ops)
+        lost |= {name for name in unread if able[name].kind in PAIRWISE or _touches(able[name], view, set(), giving)}
         if not lost:
             return dict.fromkeys(able, BETWEEN_FLOATS)
         able = {name: op for name, op in able.items() if name not in lost}
@@ -99,7 +103,7 @@ def given_as_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
         kernels: The target's rules.
         float_ops: What runs in float.
     """
-    makers = [op for op in view.ops if op.id not in float_ops and kernels.rule(op).gives_floats]
+    makers = [op for op in view.ops if op.id in giving_floats(view, kernels.spec) - float_ops.keys()]
     made = [name for op in makers for name in op.outputs if name not in view.outputs and view.consumers[name]]
     return frozenset(name for name in made if all(reader.id in float_ops for reader in view.consumers[name]))
 

@@ -9,16 +9,16 @@ So neighbours belong together, and the best of all choices is a minimum cut of t
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 
 from calibration.apart import Apart
-from calibration.islands import ELEMENT
 from calibration.method import Method
 from calibration.mincut import NO, YES, Cut
 from calibration.plan import Recipe
 from calibration.taken_in import taken_in
+from calibration.times import FUNCTIONS, MULTIPLIERS, Times, multiplies_codes
 from calibration.widths import Widths
 from qtools.core.macs import macs
 from qtools.core.target import Between, TargetSpec
@@ -26,16 +26,11 @@ from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 
 WORTH_TRYING = 0.02
 """Share of the predicted time that float has to save by itself, where no time is given: less is no prediction."""
-FUNCTIONS = frozenset({OpKind.GELU, OpKind.SIGMOID, OpKind.HARD_SWISH, OpKind.HARD_SIGMOID})
-"""Of one value, element by element: between codes on both sides each is a table."""
-MULTIPLIERS = frozenset({OpKind.CONV, OpKind.LINEAR})
-"""Layers whose time is in their products."""
 ATTENDING = frozenset({OpKind.ATTENTION, OpKind.MATMUL, OpKind.SOFTMAX})
-HYBRID_SLOWER = 25.0
-"""Percent of its time that a network with attention may give where nobody says. Its norms and softmax keep it on CPUs
-anyway, and its streams of tokens and SiLU lose more in 8 bits than this costs; a convolutional one gives none."""
 LIGHT = 0.005
 """Share of a network's weights up to which a layer may have them in float, four bytes for one."""
+TOLLS = 10
+"""Halvings of the same range in which the toll on float products is looked for."""
 STEPS = 24
 """Halvings of the range in which the price of time is looked for."""
 PRICES = (-7.0, 7.0)
@@ -50,28 +45,20 @@ def wanted(config: tuple[Method, Widths, Apart], spec: TargetSpec) -> bool:
     return chosen.between and apart.free and widths.activations <= spec.activation.bits
 
 
-def time_given(view: GraphView, apart: Apart) -> float:
+def time_given(view: GraphView, spec: TargetSpec, apart: Apart) -> float:
     """Share of the predicted time that may be given for nearness: what the user says, or what such a network can."""
     if apart.max_slower is not None:
         return apart.max_slower / 100
     attends = any(op.kind in ATTENDING and view.consumers[op.outputs[0]] for op in view.ops)
-    return HYBRID_SLOWER / 100 if attends else 0.0
+    return spec.between.given / 100 if attends and spec.between is not None else 0.0
 
 
 def laid(recipe: Recipe, view: GraphView, spec: TargetSpec, floats: Set[str]) -> Recipe:
     """The recipe with these in float, layers over int8 weights where the target has such kernels."""
+    either = frozenset[OpKind]() if spec.between is None else spec.between.either
+    floats = {op.id for op in view.ops if op.id in floats and op.kind not in either}
     dynamic = {op.id for op in view.ops if op.id in floats and multiplies_codes(op, spec)}
     return replace(recipe, between=floats - dynamic, dynamic=dynamic)
-
-
-def multiplies_codes(op: Op, spec: TargetSpec) -> bool:
-    """Whether a layer that reads floats has a fast kernel over int8 weights.
-
-    Depthwise layers have none in XNNPACK, and one that strides over padding gets its padding as an operation of its own
-    there (LiteRT 2.3: a fifth of MobileViTv2's time for the stem's).
-    """
-    strides = op.kind is OpKind.CONV and any(op.attrs["padding"]) and max(op.attrs["stride"]) > 1
-    return op.kind in spec.dynamic & MULTIPLIERS and not strides
 
 
 class Sides:
@@ -87,16 +74,26 @@ class Sides:
             layers: Whether layers may read floats too, or only what lies between them.
         """
         self._view, self._spec, self._plan, self._layers = view, spec, plan, layers
-        self._pinned = frozenset[str]()
+        self._pinned, self._toll = frozenset[str](), 0.0
         integer = [op for op in view.ops if op.id not in plan.float_ops]
-        self._coded = frozenset(op.id for op in integer)
         self._inner = taken_in(view, spec, integer)
-        self._whole = sum(self._usual(op, spec.between) for op in view.ops) if spec.between else 1.0
+        made = frozenset(name for op in integer for name in op.outputs)
+        self._given = {name for name in made if name not in self._inner and plan.params(name) is None}
+        self._coded = frozenset(op.id for op in integer)
+        self._macs = max(1, sum(macs(op, view) for op in view.ops))
+        self._times, self._whole = None, 1.0
+        if (between := spec.between) is not None:
+            self._times = times = Times(view, spec, between)
+            self._coded |= {op.id for op in view.ops if op.kind in between.either and op.id in plan.float_ops}
+            self._whole = sum(times.usual(op) for op in view.ops)
 
     def without(self, pinned: Set[str]) -> Sides:
         """The same with these operations on codes, whatever comes."""
+        return self._but(self._pinned | pinned, self._toll)
+
+    def _but(self, pinned: frozenset[str], toll: float) -> Sides:
         other = Sides(self._view, self._spec, self._plan, layers=self._layers)
-        other._pinned = self._pinned | pinned
+        other._pinned, other._toll = pinned, toll
         return other
 
     @cached_property
@@ -114,6 +111,9 @@ class Sides:
 
     def fastest(self) -> frozenset[str]:
         """What is in float where nothing but time counts; nothing where that saves too little to be sure of."""
+        return self._in_integers(lambda sides: sides._fastest(), self.time)
+
+    def _fastest(self) -> frozenset[str]:
         found = self._cheapest({}, 1.0)
         return found if self.time(found) <= -WORTH_TRYING else frozenset()
 
@@ -132,8 +132,52 @@ class Sides:
         if not total or (most == 0 and not self.fastest()):
             return frozenset()
         shares = {edge: cost / total for edge, cost in roundings.items()}
+        return self._in_integers(
+            lambda sides: sides._nearest(shares, most), lambda floats: self.rounded(floats, shares)
+        )
+
+    def _in_integers(
+        self, choose: Callable[[Sides], frozenset[str]], cost: Callable[[frozenset[str]], float]
+    ) -> frozenset[str]:
+        """A choice that leaves as much of the multiplying in integers as the target wants, by a toll on what does not.
+
+        Args:
+            choose: The choice of given sides.
+            cost: What a choice costs.
+        """
+        most = math.inf if self._spec.between is None or self._spec.between.most is None else self._spec.between.most
+        best, wider, (low, high) = frozenset[str](), choose(self), PRICES
+        if self._left(wider) <= most:
+            return wider
+        for _ in range(TOLLS):
+            middle = (low + high) / 2
+            tried = choose(self._but(self._pinned, math.exp(middle)))
+            if self._left(tried) <= most:
+                best, high = tried, middle
+            else:
+                wider, low = tried, middle
+
+        def first(order: Sequence[str]) -> frozenset[str]:
+            return _as_many(
+                order,
+                lambda kept: choose(self._but(self._pinned | kept, math.exp(low))),
+                lambda tried: self._left(tried) <= most,
+            )
+
+        further = [name for name in self.able if name in wider - best]
+        return min(best, first(further), first(further[::-1]), key=cost)
+
+    def _left(self, floats: Set[str]) -> float:
+        """Share of the multiply-accumulates that are no longer of integers with these in float."""
+        return sum(self._share(op) for op in self.able.values() if op.id in floats)
+
+    def _share(self, op: Op) -> float:
+        """Share of the multiply-accumulates that leave integers with an operation."""
+        return 0.0 if multiplies_codes(op, self._spec) else macs(op, self._view) / self._macs
+
+    def _nearest(self, shares: Mapping[Edge, float], most: float) -> frozenset[str]:
         low, high = PRICES
-        best, wider = self.fastest(), self._cheapest(shares, math.exp(low))
+        best, wider = self._fastest(), self._cheapest(shares, math.exp(low))
         if self.time(wider) <= most:
             return wider
         for _ in range(STEPS):
@@ -143,28 +187,22 @@ class Sides:
                 best, high = tried, middle
             else:
                 wider, low = tried, middle
-        further = [name for name in self.able if name in wider - best]
-        parts = [self._part(order, shares, math.exp(low), most) for order in (further, further[::-1])]
-        return min(best, *parts, key=lambda floats: self.rounded(floats, shares))
 
-    def _part(self, order: Sequence[str], roundings: Mapping[Edge, float], price: float, most: float) -> frozenset[str]:
-        """The choice at a price with as many of these operations, in this order, as there is time for."""
-        best, least, beyond = frozenset[str](), 0, len(order)
-        while least < beyond:
-            count = (least + beyond) // 2
-            tried = self.without(frozenset(order[count:]))._cheapest(roundings, price)
-            if self.time(tried) <= most:
-                best, least = tried, count + 1
-            else:
-                beyond = count
-        return best
+        def first(order: Sequence[str]) -> frozenset[str]:
+            return _as_many(
+                order,
+                lambda kept: self.without(kept)._cheapest(shares, math.exp(low)),
+                lambda tried: self.time(tried) <= most,
+            )
+
+        further = [name for name in self.able if name in wider - best]
+        return min(best, first(further), first(further[::-1]), key=lambda floats: self.rounded(floats, shares))
 
     def time(self, floats: Set[str]) -> float:
         """Predicted further time with these in float, as a share of the network's; below 0 where it is faster."""
-        between = self._spec.between
-        if between is None:
+        if self._times is None:
             return 0.0
-        now, then = (self._predicted(between, self._coded - moved) for moved in (frozenset[str](), floats))
+        now, then = (self._predicted(self._times, self._coded - moved) for moved in (frozenset[str](), floats))
         return (then - now) / self._whole
 
     def rounded(self, floats: Set[str], roundings: Mapping[Edge, float]) -> float:
@@ -202,6 +240,9 @@ class Sides:
         every = sum(self._size(each.inputs[1]) for each in self._view.ops if each.kind in WEIGHTED)
         return self._size(op.inputs[1]) <= LIGHT * every
 
+    def _size(self, value: str) -> int:
+        return math.prod(self._view.values[value].shape)
+
     def _moves(self, op: Op) -> bool:
         """Whether codes pass through an operation as they are."""
         rule = self._spec.rules.get(op.kind)
@@ -209,24 +250,22 @@ class Sides:
 
     def _cheapest(self, roundings: Mapping[Edge, float], price: float) -> frozenset[str]:
         """What is in float where `price` times the share of time, and roundings, come to the least."""
-        between = self._spec.between
-        if between is None:
+        if (times := self._times) is None:
             return frozenset()
-        cut = Cut()
+        cut, tables = Cut(), {op.id for op in self.able.values() if times.is_best_as_table(op)}
         for op in self.able.values():
-            codes, floats = self._times(op, between)
-            codes = self._table(op, between) if self._is_best_as_table(op, between) else codes
-            further = price * (floats - codes) / self._whole
+            codes, floats = times.of(op)
+            codes = times.table(op) if op.id in tables else codes
+            further = price * (floats - codes) / self._whole + self._toll * self._share(op)
             cut.costs(op.id, NO, max(further, 0.0))
             cut.costs(YES, op.id, max(-further, 0.0))
         for value, leaves in self._inner.items():
             for one, other in ((value, leaves), (leaves, value)):
                 cut.forbids(self._place(self._view.producer[one]), self._place(self._view.producer[other]))
         for value in self._view.activations:
-            if value not in self._inner and self._view.consumers[value]:
-                self._handed(cut, value, price * self._conversion(value, between) / self._whole, roundings)
+            if value not in self._inner.keys() | self._given and self._view.consumers[value]:
+                self._handed(cut, value, price * times.conversion(value) / self._whole, roundings)
         chosen = cut.cheapest() & self.able.keys()
-        tables = {op.id for op in self.able.values() if self._is_best_as_table(op, between)}
         return frozenset(op.id for op in self.able.values() if op.id in chosen | tables)
 
     def _handed(self, cut: Cut, value: str, conversion: float, roundings: Mapping[Edge, float]) -> None:
@@ -251,56 +290,45 @@ class Sides:
             return op.id
         return NO if op.id in self._coded else YES
 
-    def _times(self, op: Op, between: Between) -> tuple[float, float]:
-        """What an operation takes on codes and in float, in multiply-accumulates of an 8-bit layer."""
-        work, made = macs(op, self._view), self._size(op.outputs[0])
-        if op.kind in MULTIPLIERS:
-            per_mac, per_element = between.dynamic
-            read = self._size(op.inputs[0])
-            quick = multiplies_codes(op, self._spec)
-            floats = per_mac * work + per_element * (read + made) if quick else between.plain * work + ELEMENT * made
-            return work + ELEMENT * made, floats
-        if op.kind not in between.times:
-            return 0.0, 0.0
-        codes, floats = between.times[op.kind]
-        return (work or made) * codes, (work or made) * floats
-
-    def _usual(self, op: Op, between: Between) -> float:
-        """What an operation takes in a network on codes, float where it has no 8-bit kernel."""
-        if op.kind in between.times or op.kind in MULTIPLIERS or self._moves(op):
-            return self._times(op, between)[0]
-        per_mac, per_element = between.other
-        return per_mac * macs(op, self._view) + per_element * self._size(op.outputs[0])
-
-    def _table(self, op: Op, between: Between) -> float:
-        return between.table * self._size(op.outputs[0])
-
-    def _is_best_as_table(self, op: Op, between: Between) -> bool:
-        """Whether a function between codes is better a float one, which the fast path makes a table of."""
-        return op.kind in FUNCTIONS and between.table < between.times[op.kind][0] / 2
-
-    def _predicted(self, between: Between, coded: Set[str]) -> float:
+    def _predicted(self, times: Times, coded: Set[str]) -> float:
         """Time of everything that may move, conversions included."""
         tables = {op.id for op in self.able.values() if op.id not in coded and self._is_table(op, coded)}
         time = 0.0
         for op in self.able.values():
-            time += self._table(op, between) if op.id in tables else self._times(op, between)[op.id not in coded]
+            time += times.table(op) if op.id in tables else times.of(op)[op.id not in coded]
         sides = coded | tables  # a table reads and writes codes
         for name in self._view.activations:
-            if name in self._inner:
+            if name in self._inner.keys() | self._given:
                 continue
             made = (maker := self._view.producer.get(name)) is None or maker.id in sides
             if any((reader.id in sides) != made for reader in self._view.consumers[name]):
-                time += self._conversion(name, between)
+                time += times.conversion(name)
         return time
 
     def _is_table(self, op: Op, coded: Set[str]) -> bool:
         """Whether a function in float has codes on both sides, so that the fast path looks its results up."""
+        if op.kind not in FUNCTIONS or self._spec.between is None or self._spec.between.table is None:
+            return False
         maker, readers = self._view.producer.get(op.inputs[0]), self._view.consumers[op.outputs[0]]
-        return op.kind in FUNCTIONS and (maker is None or maker.id in coded) and all(r.id in coded for r in readers)
+        return (maker is None or maker.id in coded) and all(r.id in coded for r in readers)
 
-    def _conversion(self, value: str, between: Between) -> float:
-        return between.call + between.conversion * self._size(value)
 
-    def _size(self, value: str) -> int:
-        return math.prod(self._view.values[value].shape)
+def _as_many(
+    order: Sequence[str], choose: Callable[[frozenset[str]], frozenset[str]], fits: Callable[[frozenset[str]], bool]
+) -> frozenset[str]:
+    """The choice with as many of these operations, in this order, as fit.
+
+    Args:
+        order: Which come first.
+        choose: The choice with some of them kept on codes.
+        fits: Whether a choice is one.
+    """
+    best, least, beyond = frozenset[str](), 0, len(order)
+    while least < beyond:
+        count = (least + beyond) // 2
+        tried = choose(frozenset(order[count:]))
+        if fits(tried):
+            best, least = tried, count + 1
+        else:
+            beyond = count
+    return best

@@ -19,6 +19,7 @@ from qtools.core import files, numerics
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
+from qtools.core.products import giving_floats
 from qtools.core.protocols import Lowered, Runner, Session, Target, TimedFile, Timer
 from qtools.core.target import TargetSpec
 from qtools.core.timing import Profile, Trace
@@ -55,7 +56,7 @@ def lower(spec: TargetSpec, program: Program, examples: Sequence[NDArray[np.floa
     from exporters._onnx.convert import convert
     from exporters._onnx.model import to_bytes
 
-    model = convert(program)
+    model = convert(program, giving_floats(program.view, spec))
     found, unbound = bind(program, model, examples)
     for values, ends, names in (
         (program.view.inputs, model.graph.inputs, program.takes.names),
@@ -140,7 +141,7 @@ def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowe
 
     values = program.view.values
     bound = lowered.binding if lowered else {}
-    tensors = {v: (b.tensor, values[v].shape) for v, b in bound.items() if not values[v].const}
+    tensors = {v: (b.tensor, values[v].shape, b.last) for v, b in bound.items() if not values[v].const}
     return OrtRunner(path, kernels, threads, tensors, (program.takes, program.gives))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
 from exporters._onnx.bind import TensorBinding
-from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container
+from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container, stored
 from exporters._onnx.silu import in_one_operator
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
@@ -214,9 +214,12 @@ class QdqWriter:
     def _dequantized(self, value: str, reader: ir.Node) -> ir.Value:
         """A weight or bias as integers behind a DequantizeLinear of its own."""
         params, array = self._known(value), self.weights[value]
+        held = stored(self._tensor(value))
         dtype = np.int32 if params.scheme.bits == 32 else np.int8
         name = self.binding[value].tensor
         integers = numerics.quantize(array, params).astype(dtype)
+        if held is not None and held.ndim < array.ndim:  # the weight of a pointwise convolution, as a matrix
+            integers = integers.reshape(held.shape)
         if self.plan.values[value].packed:
             codes = self.edit.unpacked(name + CODES, integers)
             self.edit.put(reader, codes)
@@ -225,7 +228,7 @@ class QdqWriter:
         axis = params.scheme.axis
         inputs = [codes, *self.edit.numbers(name, params, dtype)]
         real = self.edit.node(
-            "DequantizeLinear", inputs, name + REAL, array.shape, {} if axis is None else {"axis": axis}
+            "DequantizeLinear", inputs, name + REAL, integers.shape, {} if axis is None else {"axis": axis}
         )
         self.edit.put(reader, real)
         return real

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from qtools.graph.execute import observe
 
 TOLERANCE = 1e-4
 """Largest |artifact - program| / max(1, |program|) for two tensors to be the same value in float32."""
+STACKED_MAP = 5
+"""Dimensions of a map of several examples."""
 SAMPLED = 64
 """Numbers that are compared before all of them are."""
 
@@ -31,10 +33,12 @@ class TensorBinding:
     Attributes:
         tensor: Name in the float graph.
         error: Largest relative difference seen in the proof run; 0 for constants, which are equal bit for bit.
+        last: Whether it holds a map's channels last.
     """
 
     tensor: str
     error: float
+    last: bool = False
 
 
 def bind(
@@ -92,17 +96,28 @@ def _artifact_values(model: ir.Model, examples: Sequence[Sequence[NDArray[np.flo
 
 
 def _alike(array: NDArray[Any], theirs: Mapping[str, NDArray[Any]]) -> list[TensorBinding]:
-    """The tensors whose numbers are the value's, in the order of the graph; in other shapes if none has its own."""
-    found, limit = [], TOLERANCE * max(1.0, float(np.abs(array).max(initial=0)))
-    numbers, few = array.ravel(), slice(None, None, max(1, array.size // SAMPLED))
+    """The tensors whose numbers are the value's, in the order of the graph.
+
+    In other shapes if none has its own, and of a map with its channels last if none has its own order.
+    """
+    found = _equal(array.ravel(), theirs)
+    own = [binding for binding in found if theirs[binding.tensor].shape == array.shape]
+    if own or found or array.ndim != STACKED_MAP:
+        return own or found
+    return [replace(each, last=True) for each in _equal(array.transpose(0, 1, 3, 4, 2).ravel(), theirs)]
+
+
+def _equal(numbers: NDArray[Any], theirs: Mapping[str, NDArray[Any]]) -> list[TensorBinding]:
+    """The tensors with these numbers in this order."""
+    found, limit = [], TOLERANCE * max(1.0, float(np.abs(numbers).max(initial=0)))
+    few = slice(None, None, max(1, numbers.size // SAMPLED))
     for tensor, other in theirs.items():
-        if other.size != array.size or (np.abs(numbers[few] - other.ravel()[few]) > limit).any():
+        if other.size != numbers.size or (np.abs(numbers[few] - other.ravel()[few]) > limit).any():
             continue
         error = float(np.abs(numbers - other.ravel()).max(initial=0))
         if error <= limit:
             found.append(TensorBinding(tensor, error * TOLERANCE / limit))
-    own = [binding for binding in found if theirs[binding.tensor].shape == array.shape]
-    return own or found
+    return found
 
 
 def _told_apart(matches: Mapping[str, Sequence[TensorBinding]]) -> dict[str, TensorBinding]:
@@ -157,7 +172,7 @@ def _bind_constants(
 
 
 def _find_constant(array: NDArray[Any], node: ir.Node | None) -> str | None:
-    """Name of the stored tensor that holds the array, as it is or transposed (a linear layer on tokens)."""
+    """Name of the stored tensor with the array: as it is, transposed (a linear layer on tokens), or as a matrix."""
     if node is None:
         return None
     before = [v.producer() for v in node.inputs if v is not None and v.producer() is not None]
@@ -167,6 +182,7 @@ def _find_constant(array: NDArray[Any], node: ir.Node | None) -> str | None:
         data = value.const_value.numpy()
         if data.dtype != np.float32:
             continue
-        if np.array_equal(data, array) or (array.ndim == 2 and np.array_equal(data, array.T)):
+        is_matrix = data.ndim == 2 and array.ndim == 4 and np.array_equal(data, array.reshape(len(array), -1))
+        if is_matrix or np.array_equal(data, array) or (array.ndim == 2 and np.array_equal(data, array.T)):
             return str(value.name)
     return None

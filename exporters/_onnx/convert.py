@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import onnx_ir as ir
 import torch
 
@@ -16,8 +18,12 @@ OPSET = 20
 IR_VERSION = 10
 
 
-def convert(program: Program) -> ir.Model:
+def convert(program: Program, products: Set[str] = frozenset()) -> ir.Model:
     """Converts the captured graph at batch 1, NCHW. Value names are the program's value ids, mostly.
+
+    Args:
+        program: The captured graph.
+        products: Pointwise convolutions to write as products of matrices.
 
     Raises:
         CheckFailed: If torch.onnx refuses the graph; its own words are on stderr.
@@ -28,7 +34,7 @@ def convert(program: Program) -> ir.Model:
 
     check_room(program)
     examples = tuple(torch.zeros(shape) for shape in program.takes.shapes)
-    module = shorten(program.exported.module())
+    module = shorten(program.exported.module(), products)
     with quiet():
         try:
             exported = torch.onnx.export(

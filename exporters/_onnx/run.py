@@ -30,7 +30,7 @@ class OrtRunner:
         path: Path,
         kernels: str,
         threads: int,
-        tensors: Mapping[str, tuple[str, tuple[int, ...]]],
+        tensors: Mapping[str, tuple[str, tuple[int, ...], bool]],
         ends: tuple[Ports, Ports],
     ) -> None:
         """Opens the file.
@@ -39,7 +39,8 @@ class OrtRunner:
             path: The .onnx.
             kernels: One of KERNELS.
             threads: Threads inside one operator.
-            tensors: Value id -> name of its tensor in the float graph, and the value's shape, for `values`.
+            tensors: Value id -> name of its tensor in the float graph, the value's shape, and whether the tensor has a
+                map's channels last, for `values`.
             ends: What the program takes and gives.
         """
         self.kernels = kernels
@@ -80,7 +81,7 @@ class OrtRunner:
         feed = self.feed(image)
         names = [n for n in dict.fromkeys(self._present.values()) if n not in feed]
         found = feed | dict(zip(names, self._tapped.run(names, feed), strict=True))
-        return {value: found[name].reshape(self._tensors[value][1]) for value, name in self._present.items()}
+        return {value: self._in_order(found[name], value) for value, name in self._present.items()}
 
     def feed(self, image: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """The input tensors for one image of shape (3, height, width), or one row, by name."""
@@ -93,6 +94,14 @@ class OrtRunner:
             found[name] = data
         return found
 
+    def _in_order(self, array: NDArray[Any], value: str) -> NDArray[Any]:
+        """A tensor as the program has the value."""
+        _, shape, last = self._tensors[value]
+        if not last:
+            return array.reshape(shape)
+        batch, channels, height, width = shape
+        return np.ascontiguousarray(array.reshape(batch, height, width, channels).transpose(0, 3, 1, 2))
+
     def invoke(self) -> None:
         """One inference on whatever the input holds; for timing."""
         self._session.run(None, self._feed)
@@ -101,7 +110,7 @@ class OrtRunner:
         there = {out for node in self._model.graph.node for out in node.output}
         ends = {*self._takes.names, *self._gives.names}
         there |= ends
-        for value, (tensor, _) in self._tensors.items():
+        for value, (tensor, _, _) in self._tensors.items():
             name = tensor if tensor in ends and tensor + CODES not in there else tensor + CODES
             name = name if name in there else tensor
             if name in there:

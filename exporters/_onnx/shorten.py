@@ -6,26 +6,32 @@ needed around it. Keys are turned right in front of their product, which takes t
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import torch
 from torch import fx
 
+from exporters._onnx.products import as_products, keep_products_whole
 from qtools.graph.moves import call, join_moves
 from qtools.graph.tokens import Attention, put, take_apart, tokens_in_rows
 
 aten = torch.ops.aten
 
 
-def shorten(module: fx.GraphModule) -> fx.GraphModule:
+def shorten(module: fx.GraphModule, products: Set[str] = frozenset()) -> fx.GraphModule:
     """Rewrites, in place, an unlifted program; its results stay the same up to the order of float products.
 
     Args:
         module: `ExportedProgram.module()`, whose nodes know their values' shapes.
+        products: Names of pointwise convolutions to write as products of matrices.
     """
     graph = module.graph
+    as_products(module, products)
     for node in list(graph.nodes):
         take_apart(node)
     tokens_in_rows(graph, ())
     join_moves(graph)
+    keep_products_whole(graph)
     for node in list(graph.nodes):
         _attention(node)
     graph.eliminate_dead_code()

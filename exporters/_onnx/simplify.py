@@ -26,7 +26,7 @@ def simplified(model: ir.Model) -> ir.Model:
     common.InlinePass()(model)
     optimizer.fold_constants(model)
     model = common.ShapeInferencePass()(_tidy(rewriter.rewrite(model, GENERAL))).model
-    for rules in ([Alike.rule()], [Nothing.rule("Mul"), Nothing.rule("Add")]):
+    for rules in ([Alike.rule()], [Nothing.rule("Mul"), Nothing.rule("Add")], [Twice.rule()]):
         model = _tidy(rewriter.rewrite(model, rules))
     return model
 
@@ -54,6 +54,20 @@ class Alike(RewriteRuleClassBase):
 
     def rewrite(self, op: Any, x: ir.Value, like: ir.Value) -> Any:
         return op.Identity(x)
+
+
+class Twice(RewriteRuleClassBase):
+    """A change of shape behind another one, which alone leads to the same."""
+
+    def pattern(self, op: Any, x: Any, first: Any, last: Any) -> Any:
+        return op.Reshape(op.Reshape(x, first), last)
+
+    def check(self, _: Any, x: ir.Value, first: ir.Value, last: ir.Value) -> bool:
+        shape = stored(last)
+        return shape is not None and int(np.asarray(shape, np.int64).min(initial=1)) > 0
+
+    def rewrite(self, op: Any, x: ir.Value, first: ir.Value, last: ir.Value) -> Any:
+        return op.Reshape(x, last)
 
 
 class Nothing(RewriteRuleClassBase):

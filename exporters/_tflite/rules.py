@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from qtools.core.target import Between, FastPath, Island, OpRule, Packing, TargetSpec
+from qtools.core.target import Between, FastPath, Island, LayerTime, OpRule, Packing, TargetSpec
 from qtools.core.types import WEIGHTED, OpKind, QuantScheme
 
 SPEC_PAGE = "https://ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec"
@@ -74,12 +74,14 @@ BETWEEN = Between(
         OpKind.RELU: (4.0, 5.0),
         OpKind.RELU6: (4.0, 5.0),
     },
+    layer=LayerTime(1.0, 4.0),
+    plain=LayerTime(3.3, 4.0),
     conversion=4.0,
     call=1e5,
     table=13.0,
     dynamic=(0.8, 50.0),
-    plain=3.3,
     other=(4.0, 30.0),
+    given=25.0,
     source="LiteRT 2.3's profiler, x86 with VNNI: RepViT-M1.1, MobileViT-XXS, MobileViTv2-050, EfficientViT-B0",
 )
 """An 8-bit GELU is LiteRT's own, and each cuts the graph. Of a float one between codes XNNPACK makes a table.
@@ -87,7 +89,8 @@ BETWEEN = Between(
 Rounded, and against float where networks differ: 8-bit sums took 20 to 35. `call` is an estimate, a quarter of a
 microsecond. `dynamic` fits eight networks' pointwise layers within a fifth, but EfficientViT-B0's, 28 % slower:
 RepViT-M1.1's take 1.2 times as long as on codes, MobileViTv2-050's, of fewer channels, 1.9 times. Predicted and
-measured times of whole networks stand in the README.
+measured times of whole networks stand in the README. Networks with attention give a quarter: their norms and softmax
+keep them on CPUs anyway, and their streams of tokens and SiLU lose more in 8 bits than this costs.
 """
 
 PACKING = Packing(

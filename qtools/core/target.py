@@ -30,8 +30,8 @@ class OpRule:
         varying: True where that path wants every operand to change with the input.
         fused_only: True where there is a kernel only as the lower end of the grid behind another kernel (see
             `TargetSpec.fused`): that grid has to start at zero.
-        gives_floats: True where the kernel gives floats instead of codes at no price: what only float operations read
-            is then rounded by nobody.
+        gives_floats: True where the kernel gives floats instead of codes at no price, that of a convolution if it is
+            written as a product of matrices: what only float operations read is then rounded by nobody.
     """
 
     source: str
@@ -97,30 +97,56 @@ class Island:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """What a layer takes.
+
+    Attributes:
+        mac: Per multiply-accumulate.
+        element: Per element that it writes.
+        tap: Per position of a window that is gathered, for each place of the result, whatever the channels; windows of
+            one position need no gathering.
+    """
+
+    mac: float
+    element: float
+    tap: float = 0.0
+
+
+@dataclass(frozen=True)
 class Between:
     """What operations take on codes and on floats, in multiply-accumulates of an 8-bit layer.
 
     Attributes:
         times: Kind -> (on codes, in float), per multiply-accumulate of its own, or per element that it writes where it
             has none.
+        layer: Of a layer on codes.
+        plain: Of a layer in float.
         conversion: Per element that is made codes of floats, or floats of codes.
         call: Per value that is so converted, whatever its size.
-        table: Per element of a function in float that has codes on both sides, without any conversion.
+        other: Per multiply-accumulate, and per element that it writes, of an operation that is always in float.
+        table: Per element of a function in float that has codes on both sides, without any conversion; None where the
+            runtime makes no tables.
         dynamic: Per multiply-accumulate, and per element that it reads or writes, of a layer on floats over int8
             weights, which quantizes what it reads at run time.
-        plain: Per multiply-accumulate of a layer in float.
-        other: Per multiply-accumulate, and per element that it writes, of an operation that is always in float.
+        either: Kinds that are always in float, and lie in memory as their neighbours do: on codes they take their
+            conversions too.
+        most: Share of the multiply-accumulates that may leave integers for nearness or time; None: no limit.
+        given: Percent of its time that a network with attention may give for nearness, where nobody says.
         source: Where the numbers were seen.
     """
 
     times: Mapping[OpKind, tuple[float, float]]
+    layer: LayerTime
+    plain: LayerTime
     conversion: float
     call: float
-    table: float
-    dynamic: tuple[float, float]
-    plain: float
     other: tuple[float, float]
     source: str
+    table: float | None = None
+    dynamic: tuple[float, float] = (0.0, 0.0)
+    either: frozenset[OpKind] = frozenset()
+    most: float | None = None
+    given: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,13 @@ def tried(start: Trial, trials: Trials, widths: Widths, apart: Apart) -> tuple[T
     sides, costs, most = _weighed((program, plan, spec), start.recipe, (widths, apart), (images, draws))
     while floats := sides.nearest(costs, most):
         recipe = laid(start.recipe, program.view, spec, floats)
-        fallen = _fallen(plan, trials.plan(recipe), floats)
+        moved = recipe.between | recipe.dynamic
+        fallen = _fallen(plan, trials.plan(recipe), moved)
+        if not moved:
+            return None
         if not fallen:
             other = trials.corrected(recipe, trials.plan(recipe), rounding=False)
-            return other, _told(program.view, spec, floats, (sides.time(floats), trials.held.count))
+            return other, _told(program.view, spec, moved, (sides.time(floats), trials.held.count))
         near = floats & _around(program.view, fallen)
         if not near:
             return None
@@ -84,8 +87,8 @@ def _weighed(
     where nobody can say what they cost: then no time is given either.
     """
     (program, plan, spec), (widths, apart), (images, draws) = made, asked, seen
-    most = time_given(program.view, apart) if draws is not None else 0.0
-    sides = Sides(program.view, spec, plan, layers=layers_may(most, widths, recipe))
+    most = time_given(program.view, spec, apart) if draws is not None else 0.0
+    sides = Sides(program.view, spec, plan, layers=layers_may(spec, most, widths, recipe))
     on_grid = (name for name in program.view.activations if plan.params(name) is not None)
     alike = {(name, reader.id): 1.0 for name in on_grid for reader in program.view.consumers[name]}
     nothing = draws is None or (most == 0 and not sides.fastest())
@@ -94,9 +97,10 @@ def _weighed(
     return sides, roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws), most
 
 
-def layers_may(most: float, widths: Widths, recipe: Recipe) -> bool:
-    """Whether layers may read floats: where time is given, and 8 bits at run time are not more than was asked for."""
-    return most > 0 and widths == Widths(8, 8) and not recipe.narrowed
+def layers_may(spec: TargetSpec, most: float, widths: Widths, recipe: Recipe) -> bool:
+    """Whether layers may read floats: where time is given or saved by it, and it is not more than was asked for."""
+    pays = most > 0 or not spec.dynamic
+    return pays and widths == Widths(8, 8) and not recipe.narrowed
 
 
 def _fallen(before: QuantPlan, after: QuantPlan, floats: Set[str]) -> set[str]:

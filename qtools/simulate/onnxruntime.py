@@ -34,15 +34,21 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     constants = out.prepared
     assert isinstance(constants, Weighted)
     accumulator = accumulate(op, data[0], constants)
-    channels = (1, -1, 1, 1) if accumulator.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
-    return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.ends)
+    multiplier = constants.multiplier.reshape(_channels(op, accumulator))
+    return numerics.requantize(accumulator, multiplier, out.params, out.ends)
+
+
+def _channels(op: Op, result: torch.Tensor) -> tuple[int, ...]:
+    """Shape of one number per channel of a layer's result."""
+    return (1, -1, 1, 1) if result.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
 
 
 def _weighted_to_floats(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """QGemm without an output scale: float32(acc) * float32(s_x * s_w)."""
     constants = out.prepared
     assert isinstance(constants, Weighted)
-    return accumulate(op, data[0], constants).float() * constants.multiplier
+    accumulator = accumulate(op, data[0], constants).float()
+    return accumulator * constants.multiplier.reshape(_channels(op, accumulator))
 
 
 def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -147,7 +153,7 @@ def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
 
 QUANTIZE: Quantize = quantize
 
-TO_FLOATS: Kernels = {OpKind.LINEAR: Kernel(_weighted_to_floats, prepare_weighted)}
+TO_FLOATS: Kernels = dict.fromkeys((OpKind.CONV, OpKind.LINEAR), Kernel(_weighted_to_floats, prepare_weighted))
 
 KERNELS: Kernels = {
     OpKind.CONV: Kernel(_weighted, prepare_weighted),

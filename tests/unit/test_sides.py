@@ -19,11 +19,12 @@ from calibration.apart import Apart
 from calibration.float_ops import DYNAMIC, IN_FLOAT
 from calibration.placement import predict
 from calibration.plan import Recipe, plan
-from calibration.sides import HYBRID_SLOWER, Edge, Sides, laid, multiplies_codes, time_given
+from calibration.sides import Edge, Sides, laid, time_given
+from calibration.times import multiplies_codes
 from calibration.widths import Widths
 from exporters._coreml.rules import SPEC as COREML
 from exporters._tflite.rules import SPEC as TFLITE
-from qtools.core.target import Between
+from qtools.core.target import Between, LayerTime
 from qtools.core.types import OpKind, QuantPlan, TensorStats
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
@@ -39,8 +40,10 @@ TIMES = Between(
     call=7.0,
     table=13.0,
     dynamic=(1.5, 3.0),
-    plain=3.0,
+    layer=LayerTime(1.0, 4.0),
+    plain=LayerTime(3.0, 4.0),
     other=(4.0, 30.0),
+    given=25.0,
     source="made up",
 )
 SPEC = dataclasses.replace(TFLITE, between=TIMES)
@@ -277,7 +280,7 @@ class Softmaxed(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said", "given"),
     [
-        (Attending(), None, HYBRID_SLOWER / 100),
+        (Attending(), None, TIMES.given / 100),
         (Attending(), 0.0, 0.0),
         (Attending(), 12.0, 0.12),
         (Softmaxed(), None, 0.0),
@@ -288,7 +291,7 @@ def test_networks_with_attention_give_time_where_nobody_says(
     module: nn.Module, said: float | None, given: float
 ) -> None:
     made = capture(module.eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
-    assert time_given(made.view, Apart(max_slower=said)) == given
+    assert time_given(made.view, SPEC, Apart(max_slower=said)) == given
 
 
 class Odd(nn.Module):

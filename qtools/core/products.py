@@ -1,0 +1,60 @@
+"""Layers whose kernels can give floats, and pointwise convolutions that are written as products of matrices for that.
+
+Decided on the graph and a target's rules alone: the float artifact is made before any plan is.
+"""
+
+from __future__ import annotations
+
+from qtools.core.target import TargetSpec
+from qtools.core.types import GraphView, Op, OpKind
+
+_PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
+
+
+def is_pointwise(op: Op, view: GraphView) -> bool:
+    """Whether a convolution is a linear map of single positions, all of them."""
+    kernel, attrs = view.values[op.inputs[1]].shape[2:], op.attrs
+    padding = attrs.get("padding", (0,))
+    plain = not isinstance(padding, str) and not any(padding) and all(step == 1 for step in attrs["stride"])
+    return op.kind is OpKind.CONV and plain and attrs["groups"] == 1 and all(side == 1 for side in kernel)
+
+
+def giving_floats(view: GraphView, spec: TargetSpec) -> frozenset[str]:
+    """Layers whose kernels give floats where nothing else reads them (`OpRule.gives_floats`).
+
+    Of convolutions those of single positions whose every reader is in float whatever is planned: as products of
+    matrices others would only take longer.
+
+    Args:
+        view: The captured graph.
+        spec: The target's rules.
+    """
+    able = [op for op in view.ops if (rule := spec.rules.get(op.kind)) is not None and rule.gives_floats]
+    in_float = _always_in_float(view, spec)
+    return frozenset(
+        op.id
+        for op in able
+        if op.kind is not OpKind.CONV or (is_pointwise(op, view) and _is_read_in(in_float, op, view))
+    )
+
+
+def _always_in_float(view: GraphView, spec: TargetSpec) -> set[str]:
+    """Operations without an integer kernel, and moves, sums and products between such."""
+    found: set[str] = set()
+    for op in reversed(view.ops):
+        rule = spec.rules.get(op.kind)
+        alone = rule is None or (rule.fused_only and not _is_taken_in(op, view, spec))
+        between = op.kind in _PAIRWISE or (rule is not None and rule.tied)
+        if alone or (between and _is_read_in(found, op, view)):
+            found.add(op.id)
+    return found
+
+
+def _is_taken_in(op: Op, view: GraphView, spec: TargetSpec) -> bool:
+    maker = view.producer.get(op.inputs[0])
+    return maker is not None and (maker.kind, op.kind) in spec.fused and len(view.consumers[op.inputs[0]]) == 1
+
+
+def _is_read_in(in_float: set[str], op: Op, view: GraphView) -> bool:
+    readers = [reader.id for name in op.outputs for reader in view.consumers[name]]
+    return bool(readers) and in_float.issuperset(readers) and set(view.outputs).isdisjoint(op.outputs)
