@@ -42,7 +42,7 @@ def as_products(module: fx.GraphModule, layers: Set[str]) -> None:
         elif node.target in BINARY and _is_of_maps(node) and any(_is_turned(operand) for operand in node.args[:2]):
             both = (_turned(node, operand) for operand in node.args[:2])
             _behind(node, call(node, node.target, *both, **node.kwargs))
-        elif node.target is aten.group_norm.default and _is_over_all(module, node) and _is_read_by(layers, node):
+        elif node.target is aten.group_norm.default and _is_over_all(module, node) and _is_among(layers, node):
             source = _turned(node, node.args[0])
             flat = call(node, aten.reshape.default, source, [1, 1, math.prod(shape_of(source))])
             norm = call(node, aten.group_norm.default, flat, 1, None, None, *node.args[4:])
@@ -81,8 +81,9 @@ def _is_only(module: fx.GraphModule, part: fx.Node, number: float) -> bool:
 def _as_product(module: fx.GraphModule, node: fx.Node) -> None:
     source, weight, *rest = node.args
     assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
-    last = call(node, aten.permute.default, source, list(TO_LAST))
-    made = call(node, aten.linear.default, last, _matrix(module, node, weight), rest[0] if rest else None)
+    made = call(
+        node, aten.linear.default, _turned(node, source), _matrix(module, node, weight), rest[0] if rest else None
+    )
     _behind(node, made)
 
 
@@ -105,19 +106,23 @@ def _behind(node: fx.Node, made: fx.Node) -> None:
 
 
 def _turned(at: fx.Node, value: Any) -> fx.Node:
-    """A map channels last: as it was computed, or brought into that order."""
+    """A map channels last: as it was computed, as another reader has it, or brought into that order."""
     assert isinstance(value, fx.Node)
-    if not _is_turned(value):
-        return call(at, aten.permute.default, value, list(TO_LAST))
-    made = value.args[0]
-    assert isinstance(made, fx.Node)
-    return made
+    if _is_turned(value):
+        made = value.args[0]
+        assert isinstance(made, fx.Node)
+        return made
+    others = [user for user in value.users if _is_permuted(user, TO_LAST)]
+    return others[0] if others else call(at, aten.permute.default, value, list(TO_LAST))
 
 
 def _is_turned(value: Any) -> bool:
     """Whether a value is a map that was computed channels last."""
-    turned = isinstance(value, fx.Node) and value.target is aten.permute.default
-    return turned and tuple(value.args[1]) == FROM_LAST
+    return isinstance(value, fx.Node) and _is_permuted(value, FROM_LAST)
+
+
+def _is_permuted(node: fx.Node, order: tuple[int, ...]) -> bool:
+    return node.target is aten.permute.default and tuple(node.args[1]) == order  # type: ignore[arg-type]
 
 
 def _is_of_maps(node: fx.Node) -> bool:
@@ -126,5 +131,6 @@ def _is_of_maps(node: fx.Node) -> bool:
     return shapes[0] == shapes[1] and len(shapes[0]) == len(TO_LAST)
 
 
-def _is_read_by(layers: Set[str], node: fx.Node) -> bool:
-    return any(reader.name in layers for reader in node.users)
+def _is_among(layers: Set[str], norm: fx.Node) -> bool:
+    """Whether what a norm reads, or one that reads it, is channels last."""
+    return _is_turned(norm.args[0]) or any(reader.name in layers for reader in norm.users)

@@ -51,7 +51,7 @@ def _counted_otherwise(model: ir.Model) -> ir.Model:
 def shifted(make_bench: Any) -> Any:
     bench, plain = make_bench("onnx"), convert.convert
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert, "convert", lambda program: _counted_otherwise(plain(program)))
+        patch.setattr(convert, "convert", lambda *given: _counted_otherwise(plain(*given)))
         return bench.tiny("shifted", lambda: _built(bench), SHAPE)
 
 

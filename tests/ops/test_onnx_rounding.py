@@ -126,7 +126,6 @@ CASES: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], dict[str, An
         {"a": lambda: conv(3, 6, 3, stride=2), "b": lambda: conv(6, 4, 3, groups=2)},
         (3, 10, 8),
     ),
-    "silu": (lambda m, x: F.silu(m.a(x)), {"a": lambda: conv(4, 8, 1)}, (4, 9, 9)),
     "concat": (
         lambda m, x: torch.cat([m.a(x), m.b(x), x], 1),
         {"a": lambda: conv(3, 7, 1), "b": lambda: conv(3, 4, 1)},
@@ -151,6 +150,16 @@ ISLANDS: dict[str, tuple[Callable[[Any, torch.Tensor], torch.Tensor], dict[str, 
         lambda m, x: m.b(F.gelu(m.a(x))),
         {"a": lambda: conv(3, 8, 3), "b": lambda: conv(8, 4, 1)},
         (3, 9, 9),
+    ),
+    "silu-between-layers": (
+        lambda m, x: m.c(F.silu(m.b(F.silu(m.a(x))))),
+        {"a": lambda: conv(4, 8, 3), "b": lambda: conv(8, 6, 1), "c": lambda: conv(6, 4, 3)},
+        (4, 9, 9),
+    ),
+    "floats-of-layers": (
+        lambda m, x: m.c(torch.tanh(m.b(torch.tanh(m.a(x).flatten(1))))),
+        {"a": lambda: conv(4, 8, 1), "b": lambda: nn.Linear(200, 12), "c": lambda: nn.Linear(12, 5)},
+        (4, 5, 5),
     ),
     "lonely-relu": (lambda m, x: m.a(torch.relu(x)), {"a": lambda: conv(4, 4, 1)}, (4, 9, 9)),
     "average-rounded-up": (

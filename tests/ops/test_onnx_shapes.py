@@ -71,7 +71,53 @@ def pooled(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.c(t.reshape(1, 5, 6, 9).permute(0, 3, 1, 2).mean((2, 3)))
 
 
+def inverted(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Two of MobileNetV2's blocks with SiLU, and one that pools what a function gives."""
+    y = F.silu(m.stem(x))
+    y = y + m.b(F.silu(m.deep(F.silu(m.a(y)))))
+    y = m.d(F.silu(m.deep2(F.silu(m.c(y)))))
+    return m.f(F.silu(m.e(y)).mean((2, 3)))
+
+
+def stream(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """MobileViTv2's block: patches, norms over everything, linear attention and layers that are convolutions."""
+    t = m.a(F.silu(m.stem(x))).reshape(8, 3, 2, 4, 2).permute(0, 2, 4, 1, 3).reshape(1, 8, 4, 12)
+    q, k, v = m.qkv(F.group_norm(t, 1)).split([1, 8, 8], 1)
+    t = t + m.out(F.relu(v) * (k * q.softmax(-1)).sum(-1, keepdim=True))
+    t = t + m.c(F.silu(m.b(F.group_norm(t, 1))))
+    t = F.group_norm(t, 1).reshape(8, 2, 2, 3, 4).permute(0, 3, 1, 4, 2).reshape(1, 8, 6, 8)
+    return m.d(t)
+
+
 CASES: dict[str, Any] = {
+    "inverted": (
+        inverted,
+        {
+            "stem": lambda: nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            "a": lambda: nn.Conv2d(8, 16, 1),
+            "deep": lambda: nn.Conv2d(16, 16, 3, padding=1, groups=16),
+            "b": lambda: nn.Conv2d(16, 8, 1),
+            "c": lambda: nn.Conv2d(8, 12, 1),
+            "deep2": lambda: nn.Conv2d(12, 12, 3, stride=2, padding=1, groups=12),
+            "d": lambda: nn.Conv2d(12, 6, 1),
+            "e": lambda: nn.Conv2d(6, 10, 1),
+            "f": lambda: nn.Linear(10, 5),
+        },
+        (3, 12, 10),
+    ),
+    "stream": (
+        stream,
+        {
+            "stem": lambda: nn.Conv2d(3, 6, 3, padding=1),
+            "a": lambda: nn.Conv2d(6, 8, 1, bias=False),
+            "qkv": lambda: nn.Conv2d(8, 17, 1),
+            "out": lambda: nn.Conv2d(8, 8, 1),
+            "b": lambda: nn.Conv2d(8, 14, 1),
+            "c": lambda: nn.Conv2d(14, 8, 1),
+            "d": lambda: nn.Conv2d(8, 4, 1),
+        },
+        (3, 6, 8),
+    ),
     "pooled": (
         pooled,
         {
@@ -160,7 +206,7 @@ def test_one_form_for_integers_and_another_for_floats(tiny: Any, onnx_bench: Any
 @case(*CASES)
 def test_layers_are_integer_kernels(tiny: Any) -> None:
     found = rewritten(tiny)
-    layers = [op for op in tiny.program.view.ops if op.kind.value in ("linear", "conv")]
+    layers = [op for op in tiny.program.view.ops if op.kind.value in ("linear", "conv", "depthwise_conv")]
     assert found["QGemm"] + found["QLinearConv"] == len(layers), found
     assert not found["Gemm"] + found["MatMulIntegerToFloat"] + found["Conv"], found
 
@@ -169,6 +215,24 @@ def test_layers_are_integer_kernels(tiny: Any) -> None:
 def test_a_block_reshapes_at_its_ends_alone(tiny: Any) -> None:
     """Maps to tokens (one Reshape), tokens to rows, rows to tokens."""
     assert rewritten(tiny)["Reshape"] <= 3, rewritten(tiny)
+
+
+@case("inverted", "stream")
+def test_pointwise_layers_that_only_floats_read_give_floats(tiny: Any) -> None:
+    view, plan = tiny.program.view, tiny.random_plan(np.random.default_rng(0))
+    given = {op.module for op in view.ops if op.kind.value == "conv" and plan.params(op.outputs[0]) is None}
+    assert given == ({"a", "c", "e"} if "e" in given else {"a", "qkv", "out", "b", "c"})
+    assert not given & {
+        view.producer[name].module for name in plan.values if plan.params(name) and name in view.producer
+    }
+
+
+@case("stream")
+def test_a_stream_of_tokens_stays_in_one_order(tiny: Any) -> None:
+    """Turned where patches are taken and put back, around attention, and around the stem alone."""
+    found = optimized(tiny)
+    turned = [node for node in found.graph.node if node.op_type == "Transpose"]
+    assert len(turned) <= 6, Counter(node.op_type for node in found.graph.node)
 
 
 @case("unfolded")

@@ -79,7 +79,7 @@ def test_integers_are_the_plans(network: Any, plan: Any, model: onnx.ModelProto)
             tensor, params = network.lowered.binding[name].tensor, plan.params(name)
             expected = numerics.quantize(network.program.constants[name].numpy(), params)
             assert there[f"{tensor}.codes"].dtype == dtype
-            assert (there[f"{tensor}.codes"] == expected).all()
+            assert (there[f"{tensor}.codes"].ravel() == expected.ravel()).all()  # a pointwise one may be a matrix
             assert (there[f"{tensor}.scale"] == params.scale_array).all()
             assert not there[f"{tensor}.zero_point"].any()
     floats = [n for n, a in there.items() if a.dtype == np.float32 and not n.endswith(".scale")]
@@ -92,9 +92,10 @@ def test_operators(model: onnx.ModelProto) -> None:
     assert found["Relu"] == found["Clip"] == 0
     assert found["GlobalAveragePool"] == 1
     assert found["Gelu"] == 1
-    # image | relu, b, c, add, mean (before and after it loses its dimensions) | gelu | logits | 4 weights, 4 biases
-    assert found["QuantizeLinear"] == 8
-    assert found["DequantizeLinear"] == 8 + 8
+    # image | relu, c, add, mean (before and after it loses its dimensions) | gelu | logits; b gives floats, and what it
+    # reads and gelu makes is brought into rows and back by two moves each | 4 weights, 4 biases
+    assert found["QuantizeLinear"] == 7 + 4
+    assert found["DequantizeLinear"] == 7 + 4 + 8
 
 
 def test_same_plan_same_bytes(network: Any, plan: Any) -> None:
@@ -132,9 +133,9 @@ def test_a_fused_relu_wants_its_grid_to_start_at_zero(network: Any, plan: Any) -
 
 
 def test_a_value_without_a_tensor_is_refused(network: Any, plan: Any) -> None:
-    binding = {n: b for n, b in network.lowered.binding.items() if n != "conv2d_1"}
+    binding = {n: b for n, b in network.lowered.binding.items() if n != "conv2d_2"}
     lost = dataclasses.replace(network, lowered=dataclasses.replace(network.lowered, binding=binding))
-    with pytest.raises(CheckFailed, match="no tensor for: .'conv2d_1'"):
+    with pytest.raises(CheckFailed, match="no tensor for: .'conv2d_2'"):
         lost.write(plan, name="lost.onnx")
 
 
