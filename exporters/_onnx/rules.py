@@ -58,7 +58,7 @@ blocks. ReLUs are part of their layers.
 
 SPEC = TargetSpec(
     name="onnx",
-    version="qdq-uint8-1",
+    version="qdq-uint8-2",
     activation=QuantScheme.activation(8, signed=False),
     rules={
         OpKind.CONV: OpRule(SELECTORS, weight_axis=0, gives_floats=True),

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
+from qtools.simulate import _mlas_conv, _mlas_functions
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 from qtools.simulate._pad import pad
@@ -152,6 +153,14 @@ def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
 
 
 QUANTIZE: Quantize = quantize
+
+FLOATS = {
+    OpKind.CONV: _mlas_conv.run,
+    OpKind.DEPTHWISE_CONV: _mlas_conv.run,
+    OpKind.SIGMOID: _mlas_functions.sigmoid,
+    OpKind.SILU: _mlas_functions.silu,
+    OpKind.GELU: _mlas_functions.gelu,
+}
 
 TO_FLOATS: Kernels = dict.fromkeys((OpKind.CONV, OpKind.LINEAR), Kernel(_weighted_to_floats, prepare_weighted))
 

@@ -1,0 +1,166 @@
+"""Floats between codes on onnxruntime: MLAS's functions and sums to the last bit, and files of plans with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional as F
+
+from calibration.check import check_plan
+from calibration.plan import Recipe
+from calibration.sides import Sides, laid
+from qtools.core.types import Op, OpKind
+from qtools.simulate import _mlas_conv, _mlas_functions
+from reports.environment import describe
+
+AVX512 = "avx512f" in describe().isa
+EITHER = {OpKind.SILU, OpKind.GELU}
+here = pytest.mark.skipif(not AVX512, reason="other instruction sets have other kernels, a last bit apart")
+
+
+def answer(nodes: Sequence[onnx.NodeProto], x: NDArray[np.float32], **stored: NDArray[np.float32]) -> torch.Tensor:
+    """What onnxruntime makes of x -> y."""
+    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    made = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    kept = [numpy_helper.from_array(array, name) for name, array in stored.items()]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends, made, kept), opset_imports=opsets, ir_version=10)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"x": x})[0])
+
+
+FUNCTIONS = {
+    "Sigmoid": (helper.make_node("Sigmoid", ["x"], ["y"]), _mlas_functions.sigmoid, torch.sigmoid),
+    "Gelu": (helper.make_node("Gelu", ["x"], ["y"]), _mlas_functions.gelu, F.gelu),
+    "QuickGelu": (
+        helper.make_node("QuickGelu", ["x"], ["y"], domain="com.microsoft", alpha=1.0),
+        _mlas_functions.silu,
+        F.silu,
+    ),
+}
+
+
+@here
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_mlas_to_the_last_bit(name: str) -> None:
+    node, ours, torchs = FUNCTIONS[name]
+    rng = np.random.default_rng(0)
+    every = (rng.normal(size=60_000) * 3, rng.uniform(-30, 30, 60_000), np.linspace(-1, 1, 40_001), [0.0, -0.0])
+    x = np.concatenate(every).astype(np.float32)
+    op = Op("f", OpKind.GELU, ("x",), ("y",), {"approximate": "none"})
+    theirs, given = answer([node], x), torch.from_numpy(x)
+    assert torch.equal(theirs, ours(op, given))
+    assert (theirs != torchs(given)).float().mean() > 0.1  # what it takes to be needed
+
+
+LAYERS = {
+    "stem": ((16, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "stem-of-a-few": ((20, 8, 5, 3), {"padding": (2, 1)}),
+    "blocks": ((32, 32, 3, 3), {"padding": 1}),
+    "part-of-a-block": ((16, 20, 3, 3), {"padding": 1, "stride": 2}),
+    "positions": ((32, 24, 1, 1), {}),
+    "many-positions": ((16, 192, 1, 1), {}),
+    "depthwise": ((32, 1, 3, 3), {"padding": 1, "groups": 32}),
+    "depthwise-of-some": ((24, 1, 5, 5), {"padding": 2, "stride": 2, "groups": 24}),
+    "depthwise-dilated": ((16, 1, 3, 3), {"padding": 2, "dilation": 2, "groups": 16}),
+}
+
+
+@here
+@pytest.mark.parametrize("name", LAYERS)
+def test_float_convolutions_are_summed_in_mlas_order(name: str) -> None:
+    shape, options = LAYERS[name]
+    pairs = {key: options.get(key, 0 if key == "padding" else 1) for key in ("stride", "padding", "dilation")}
+    attrs: dict[str, Any] = {key: two if isinstance(two, tuple) else (two, two) for key, two in pairs.items()}
+    attrs["groups"] = options.get("groups", 1)
+    rng = np.random.default_rng(len(name))
+    weight, bias = (rng.normal(size=size).astype(np.float32) for size in (shape, shape[:1]))
+    x = rng.normal(size=(1, shape[1] * attrs["groups"], 17, 14)).astype(np.float32)
+    node = helper.make_node(
+        "Conv", ["x", "w", "b"], ["y"], strides=attrs["stride"], pads=(*attrs["padding"], *attrs["padding"]),
+        group=attrs["groups"], dilations=attrs["dilation"],
+    )  # fmt: skip
+    op = Op("c", OpKind.CONV, ("x", "w", "b"), ("y",), attrs)
+    ours = _mlas_conv.run(op, *(torch.from_numpy(each) for each in (x, weight, bias)))
+    assert torch.equal(answer([node], x, w=weight, b=bias), ours)
+
+
+def _block(m: Any, x: torch.Tensor) -> torch.Tensor:
+    y = F.silu(m.stem(x))
+    y = y + m.b(F.silu(m.deep(F.silu(m.a(y)))))
+    y = m.d(F.gelu(m.deep2(torch.relu(m.c(y)))))
+    return m.f(F.silu(m.e(y)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def block(onnx_bench: Any) -> Any:
+    def build() -> nn.Module:
+        parts = {
+            "stem": nn.Conv2d(3, 16, 3, stride=2, padding=1),
+            "a": nn.Conv2d(16, 32, 1),
+            "deep": nn.Conv2d(32, 32, 3, padding=1, groups=32),
+            "b": nn.Conv2d(32, 16, 1),
+            "c": nn.Conv2d(16, 24, 1),
+            "deep2": nn.Conv2d(24, 24, 3, stride=2, padding=1, groups=24),
+            "d": nn.Conv2d(24, 40, 1),
+            "e": nn.Conv2d(40, 16, 1),
+            "f": nn.Linear(16, 5),
+        }
+        return onnx_bench.Forward(_block, **parts)
+
+    return onnx_bench.tiny("block", build, (3, 22, 26))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_code_around_floats_is_as_simulated(onnx_bench: Any, block: Any, seed: int) -> None:
+    """Layers with float weights, sums and functions, drawn from all that may move."""
+    rng, spec, view = np.random.default_rng(seed), block.target.spec, block.program.view
+    drawn = [onnx_bench.random_range(rng, 2.0) for _ in range(400)]
+    plan = block.plan(iter(drawn).__next__)
+    able = Sides(view, spec, plan, layers=True).able
+    assert {op.kind for op in able.values()} >= {OpKind.DEPTHWISE_CONV, OpKind.ADD, *EITHER}
+    chosen = {op.id for op in view.ops if op.id in able or op.kind is OpKind.CONV if rng.random() < 0.6}
+    chosen |= {op.id for op in view.ops if op.kind is OpKind.RELU and view.producer[op.inputs[0]].id in chosen}
+    ours = Recipe("block", 8, 8, "minmax", lambda s, scheme: (s.lo, s.hi))
+    recipe = laid(ours, view, spec, frozenset(chosen))
+    assert recipe.between and not recipe.dynamic
+    assert {op.kind for op in view.ops if op.id in recipe.between}.isdisjoint(EITHER)
+    plan = block.plan(iter(drawn).__next__, between=recipe.between)
+    check_plan(view, spec, plan)
+    counts = block.compare(plan, block.images(plan, rng))
+    codes = {name: count for name, count in counts.items() if plan.params(name) is not None}
+    assert codes and all(count.worst <= 1 for count in codes.values())
+    if AVX512:
+        onnx_bench.assert_equal(codes)
+
+
+def test_who_lacks_the_operator_for_silu_finds_its_definition(onnx_bench: Any, block: Any) -> None:
+    """Standard operators in a function of the file: without it onnxruntime's own kernel gives the same."""
+    plan = block.random_plan(np.random.default_rng(0))
+    path: Path = block.write(plan)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(each.domain, each.name) for each in model.functions] == [("com.microsoft", "QuickGelu")]
+    assert {node.op_type for node in model.functions[0].node} == {"Constant", "Mul", "Sigmoid"}
+    renamed = onnx.load(path)
+    renamed.functions[0].domain = "elsewhere"
+    for node in renamed.graph.node:
+        node.domain = "elsewhere" if node.op_type == "QuickGelu" else node.domain
+    renamed.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    other = path.with_name("elsewhere.onnx")
+    onnx.save(renamed, other)
+    x = block.images(plan, np.random.default_rng(1), 1)
+    one, two = (block.target.open(each, "ort_float", 1, block.program).codes(x) for each in (path, other))
+    assert np.abs(one.astype(int) - two.astype(int)).max() <= 1
