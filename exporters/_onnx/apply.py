@@ -269,9 +269,10 @@ class QdqWriter:
 
     def _readers(self, tensor: ir.Value, params: QuantParams, from_codes: bool) -> Uses:
         """Who reads a value as codes; behind a move of floats, those of its readers who do have got pairs by then."""
-        uses = [(node, index) for node, index in tensor.uses() if from_codes or self._reads_codes(node)]
+        every = list(tensor.uses())
+        uses = [(node, index) for node, index in every if from_codes or self._reads_codes(node)]
         reading = {node for node, _ in uses}
-        for node in dict.fromkeys(node for node, _ in tensor.uses() if node not in reading):  # in the graph's order
+        for node in dict.fromkeys(node for node, _ in every if node not in reading):  # in the graph's order
             self._pass_on(node, params)
         return uses
 
@@ -289,7 +290,7 @@ class QdqWriter:
         """Q and DQ behind a move that is no operation of the program, for those readers who take codes."""
         if self._only_moves(node):
             moved = node.outputs[0]
-            self._lead(moved, params, [use for use in moved.uses() if self._reads_codes(use[0])])
+            self._lead(moved, params, self._readers(moved, params, from_codes=False))
 
     def _only_moves(self, node: ir.Node) -> bool:
         return node.op_type in MOVES and str(node.outputs[0].name) not in self.value_of
