@@ -72,9 +72,8 @@ class Graph:
             self.weights[constant] = array
             operands.append(constant)
         self.values[name] = Value(name, (1, 4, 4, 4), "float32", channel_axis=1)
-        attrs = {"aten": f"aten.{kind.value}.default", "value": 0.0}
-        how = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1} if kind is OpKind.CONV else {}
-        self.ops.append(Op(name, kind, tuple(operands), (name,), attrs | how))
+        attrs = {"aten": f"aten.{kind.value}.default", "value": 0.0, "stride": (1, 1), "padding": (0, 0), "groups": 1}
+        self.ops.append(Op(name, kind, tuple(operands), (name,), attrs))
         return name
 
     def conv(self, source: str, weight: float = 0.5, bias: float | None = 0.1) -> str:
