@@ -145,7 +145,7 @@ class Sides:
             choose: The choice of given sides.
             cost: What a choice costs.
         """
-        most = math.inf if self._spec.between is None or self._spec.between.most is None else self._spec.between.most
+        most = self._most()
         best, wider, (low, high) = frozenset[str](), choose(self), PRICES
         if self._left(wider) <= most:
             return wider
@@ -166,6 +166,18 @@ class Sides:
 
         further = [name for name in self.able if name in wider - best]
         return min(best, first(further), first(further[::-1]), key=cost)
+
+    def _most(self) -> float:
+        """Share of the multiply-accumulates that may leave integers: what has no integer kernel counts.
+
+        Where that alone is more than the target wants, as attention over many tokens, the limit is no longer to be met:
+        then it is one on what leaves them by choice.
+        """
+        if self._spec.between is None or self._spec.between.most is None:
+            return math.inf
+        floats = (op for op in self._view.ops if op.id not in self._coded)
+        room = self._spec.between.most - sum(macs(op, self._view) for op in floats) / self._macs
+        return room if room > 0 else self._spec.between.most
 
     def _left(self, floats: Set[str]) -> float:
         """Share of the multiply-accumulates that are no longer of integers with these in float."""

@@ -124,6 +124,8 @@ class QdqWriter:
         node.replace_input_with(1, self._dequantized(op.inputs[1], node))
         if len(op.inputs) > 2:
             node.replace_input_with(2, self._dequantized(op.inputs[2], node))
+        elif len(node.inputs) > 2:  # torch.onnx gives every layer a bias, of zeros
+            node.resize_inputs(2)
 
     def _is_spatial(self, op: Op) -> bool:
         rank = len(self.view.values[op.inputs[0]].shape)

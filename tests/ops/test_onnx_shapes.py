@@ -272,6 +272,18 @@ def test_layers_whose_bias_is_zero_are_integer_kernels(onnx_bench: Any) -> None:
     assert rewritten(tiny)["QGemm"] == 2 and rewritten(tiny)["QLinearConv"] == 1
 
 
+def test_layers_without_a_bias_get_none(onnx_bench: Any) -> None:
+    """torch.onnx gives them zeros, which would stay in the file in float."""
+    parts = {"a": nn.Conv2d(3, 300, 3, bias=False), "b": nn.Conv2d(300, 4, 1, bias=False)}
+    tiny = onnx_bench.tiny("unbiased", lambda: onnx_bench.Forward(lambda m, x: m.b(m.a(x)), **parts), (3, 8, 8))
+    path = write(tiny)
+    plan = tiny.random_plan(np.random.default_rng(0))
+    artifact = tiny.target.apply(tiny.lowered, plan, tiny.program, path, {"io": "int8", "metadata": {}})
+    assert not artifact.float_constants
+    assert [len(node.input) for node in onnx.load(path).graph.node if node.op_type == "Conv"] == [2, 2]
+    assert rewritten(tiny)["QLinearConv"] == 2
+
+
 def test_a_sum_with_zeros_of_the_network_itself_stays(onnx_bench: Any) -> None:
     """An embedding of zeros is an operation of the program: without it the layer before would have no place."""
 
