@@ -73,7 +73,7 @@ MaxSlower = Annotated[
     float | None,
     Option(
         help="Percent of the predicted time to give for nearness to float, by float operations and layers that read "
-        "floats over int8 weights. By default 25 for networks with attention, 0 for others.",
+        "floats over int8 weights (TFLite). By default 25 for networks with attention on TFLite, else 0.",
         show_default=False,
     ),
 ]
