@@ -145,27 +145,15 @@ class Sides:
             choose: The choice of given sides.
             cost: What a choice costs.
         """
-        most = self._most()
-        best, wider, (low, high) = frozenset[str](), choose(self), PRICES
-        if self._left(wider) <= most:
-            return wider
-        for _ in range(TOLLS):
-            middle = (low + high) / 2
-            tried = choose(self._but(self._pinned, math.exp(middle)))
-            if self._left(tried) <= most:
-                best, high = tried, middle
-            else:
-                wider, low = tried, middle
+        most, every = self._most(), choose(self)
 
-        def first(order: Sequence[str]) -> frozenset[str]:
-            return _as_many(
-                order,
-                lambda kept: choose(self._but(self._pinned | kept, math.exp(low))),
-                lambda tried: self._left(tried) <= most,
-            )
+        def fits(floats: frozenset[str]) -> bool:
+            return self._left(floats) <= most
 
-        further = [name for name in self.able if name in wider - best]
-        return min(best, first(further), first(further[::-1]), key=cost)
+        if fits(every):
+            return every
+        found, toll = _between((frozenset(), every), lambda toll: choose(self._but(self._pinned, toll)), fits, TOLLS)
+        return self._filled(found, lambda kept: choose(self._but(self._pinned | kept, toll)), fits, cost)
 
     def _most(self) -> float:
         """Share of the multiply-accumulates that may leave integers: what has no integer kernel counts.
@@ -188,27 +176,39 @@ class Sides:
         return 0.0 if multiplies_codes(op, self._spec) else macs(op, self._view) / self._macs
 
     def _nearest(self, shares: Mapping[Edge, float], most: float) -> frozenset[str]:
-        low, high = PRICES
-        best, wider = self._fastest(), self._cheapest(shares, math.exp(low))
-        if self.time(wider) <= most:
-            return wider
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            tried = self._cheapest(shares, math.exp(middle))
-            if self.time(tried) <= most:
-                best, high = tried, middle
-            else:
-                wider, low = tried, middle
+        every = self._cheapest(shares, math.exp(PRICES[0]))
 
-        def first(order: Sequence[str]) -> frozenset[str]:
-            return _as_many(
-                order,
-                lambda kept: self.without(kept)._cheapest(shares, math.exp(low)),
-                lambda tried: self.time(tried) <= most,
-            )
+        def fits(floats: frozenset[str]) -> bool:
+            return self.time(floats) <= most
 
+        if fits(every):
+            return every
+        found, price = _between((self._fastest(), every), lambda price: self._cheapest(shares, price), fits, STEPS)
+        return self._filled(
+            found,
+            lambda kept: self.without(kept)._cheapest(shares, price),
+            fits,
+            lambda floats: self.rounded(floats, shares),
+        )
+
+    def _filled(
+        self,
+        found: tuple[frozenset[str], frozenset[str]],
+        choose: Callable[[frozenset[str]], frozenset[str]],
+        fits: Callable[[frozenset[str]], bool],
+        cost: Callable[[frozenset[str]], float],
+    ) -> frozenset[str]:
+        """A choice that fits, with as much of the next one as fits too, from the network's beginning or from its end.
+
+        Args:
+            found: The choice, and the next one.
+            choose: The next one with some operations kept on codes.
+            fits: Whether a choice is one.
+            cost: What a choice costs.
+        """
+        best, wider = found
         further = [name for name in self.able if name in wider - best]
-        return min(best, first(further), first(further[::-1]), key=lambda floats: self.rounded(floats, shares))
+        return min(best, *(_as_many(order, choose, fits) for order in (further, further[::-1])), key=cost)
 
     def time(self, floats: Set[str]) -> float:
         """Predicted further time with these in float, as a share of the network's; below 0 where it is faster."""
@@ -323,6 +323,31 @@ class Sides:
             return False
         maker, readers = self._view.producer.get(op.inputs[0]), self._view.consumers[op.outputs[0]]
         return (maker is None or maker.id in coded) and all(r.id in coded for r in readers)
+
+
+def _between(
+    ends: tuple[frozenset[str], frozenset[str]],
+    choose: Callable[[float], frozenset[str]],
+    fits: Callable[[frozenset[str]], bool],
+    steps: int,
+) -> tuple[tuple[frozenset[str], frozenset[str]], float]:
+    """The choice that just fits and the next one, which does not, with the price of that.
+
+    Args:
+        ends: The choices beyond the highest and at the lowest price; the second does not fit.
+        choose: Price -> choice; higher prices leave fewer operations in float.
+        fits: Whether a choice is one.
+        steps: Halvings.
+    """
+    (best, wider), (low, high) = ends, PRICES
+    for _ in range(steps):
+        middle = (low + high) / 2
+        tried = choose(math.exp(middle))
+        if fits(tried):
+            best, high = tried, middle
+        else:
+            wider, low = tried, middle
+    return (best, wider), math.exp(low)
 
 
 def _as_many(
