@@ -8,7 +8,8 @@ from __future__ import annotations
 from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView, Op, OpKind
 
-_PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
+PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
+"""Kinds that take two values element by element."""
 
 
 def is_pointwise(op: Op, view: GraphView) -> bool:
@@ -29,7 +30,8 @@ def giving_floats(view: GraphView, spec: TargetSpec) -> frozenset[str]:
         view: The captured graph.
         spec: The target's rules.
     """
-    able = [op for op in view.ops if (rule := spec.rules.get(op.kind)) is not None and rule.gives_floats]
+    rules = [(op, spec.rules.get(op.kind)) for op in view.ops]
+    able = [op for op, rule in rules if rule is not None and rule.gives_floats and view.values[op.inputs[1]].const]
     in_float = _always_in_float(view, spec)
     return frozenset(
         op.id
@@ -44,7 +46,7 @@ def _always_in_float(view: GraphView, spec: TargetSpec) -> set[str]:
     for op in reversed(view.ops):
         rule = spec.rules.get(op.kind)
         alone = rule is None or (rule.fused_only and not _is_taken_in(op, view, spec))
-        between = op.kind in _PAIRWISE or (rule is not None and rule.tied)
+        between = op.kind in PAIRWISE or (rule is not None and rule.tied)
         if alone or (between and _is_read_in(found, op, view)):
             found.add(op.id)
     return found

@@ -272,6 +272,18 @@ def test_layers_whose_bias_is_zero_are_integer_kernels(onnx_bench: Any) -> None:
     assert rewritten(tiny)["QGemm"] == 2 and rewritten(tiny)["QLinearConv"] == 1
 
 
+def test_a_layer_whose_weight_is_computed_stays_a_convolution(onnx_bench: Any) -> None:
+    def compute(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.b(F.silu(F.conv2d(x, m.a(x.mean((2, 3))).reshape(6, 3, 1, 1))))
+
+    parts = {"a": nn.Linear(3, 18), "b": nn.Conv2d(6, 4, 1)}
+    tiny = onnx_bench.tiny("computed", lambda: onnx_bench.Forward(compute, **parts), (3, 8, 8))
+    plan = tiny.random_plan(np.random.default_rng(0))
+    assert "conv2d" in plan.float_ops
+    found = rewritten(tiny)
+    assert found["Conv"] == 1 and found["QLinearConv"] == 1, found
+
+
 def test_layers_without_a_bias_get_none(onnx_bench: Any) -> None:
     """torch.onnx gives them zeros, which would stay in the file in float."""
     parts = {"a": nn.Conv2d(3, 300, 3, bias=False), "b": nn.Conv2d(300, 4, 1, bias=False)}
