@@ -7,10 +7,9 @@ from collections.abc import Mapping, Set
 from calibration import near_zero
 from calibration.taken_in import taken_in
 from calibration.wide import Kernels
-from qtools.core.products import giving_floats
+from qtools.core.products import PAIRWISE, giving_floats
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
 
-PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
 DYNAMIC = "dynamic range: its kernel takes floats and quantizes them at run time"
 BETWEEN = "dynamic range: its values stay in float between kernels that quantize at run time"
 BETWEEN_FLOATS = "everything around it runs in float"
@@ -103,7 +102,8 @@ def given_as_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
         kernels: The target's rules.
         float_ops: What runs in float.
     """
-    makers = [op for op in view.ops if op.id in giving_floats(view, kernels.spec) - float_ops.keys()]
+    giving = giving_floats(view, kernels.spec) - float_ops.keys()
+    makers = [op for op in view.ops if op.id in giving]
     made = [name for op in makers for name in op.outputs if name not in view.outputs and view.consumers[name]]
     return frozenset(name for name in made if all(reader.id in float_ops for reader in view.consumers[name]))
 

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 from calibration import wide
-from calibration.float_ops import ISLAND, PAIRWISE
+from calibration.float_ops import ISLAND
 from calibration.plan import Recipe
 from calibration.ties import tied_groups
 from qtools.core.macs import macs
+from qtools.core.products import PAIRWISE
 from qtools.core.target import Island, TargetSpec
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan, ValuePlan
 

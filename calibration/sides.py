@@ -152,7 +152,7 @@ class Sides:
 
         if fits(every):
             return every
-        found, toll = _between((frozenset(), every), lambda toll: choose(self._but(self._pinned, toll)), fits, TOLLS)
+        found, toll = _searched((frozenset(), every), lambda toll: choose(self._but(self._pinned, toll)), fits, TOLLS)
         return self._filled(found, lambda kept: choose(self._but(self._pinned | kept, toll)), fits, cost)
 
     def _most(self) -> float:
@@ -183,7 +183,7 @@ class Sides:
 
         if fits(every):
             return every
-        found, price = _between((self._fastest(), every), lambda price: self._cheapest(shares, price), fits, STEPS)
+        found, price = _searched((self._fastest(), every), lambda price: self._cheapest(shares, price), fits, STEPS)
         return self._filled(
             found,
             lambda kept: self.without(kept)._cheapest(shares, price),
@@ -325,7 +325,7 @@ class Sides:
         return (maker is None or maker.id in coded) and all(r.id in coded for r in readers)
 
 
-def _between(
+def _searched(
     ends: tuple[frozenset[str], frozenset[str]],
     choose: Callable[[float], frozenset[str]],
     fits: Callable[[frozenset[str]], bool],

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Set
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import fx
 
-from qtools.graph.moves import FROM_LAST, TO_LAST, call, shape_of
+from qtools.graph.moves import FROM_LAST, TO_LAST, call, order_of, shape_of
+from qtools.graph.tokens import BINARY, UNARY
 
 aten = torch.ops.aten
-
-UNARY = frozenset(
-    {
-        *(aten.gelu.default, aten.relu.default, aten.sigmoid.default, aten.silu.default, aten.hardswish.default),
-        *(aten.tanh.default, aten.hardsigmoid.default),
-    }
-)
-BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor})
 
 
 def as_products(module: fx.GraphModule, layers: Set[str]) -> None:
@@ -74,8 +68,13 @@ def _is_over_all(module: fx.GraphModule, norm: fx.Node) -> bool:
 
 
 def _is_only(module: fx.GraphModule, part: fx.Node, number: float) -> bool:
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return str(part.target) in tensors and bool((tensors[str(part.target)] == number).all())
+    return bool((_stored(module, part) == number).all())
+
+
+def _stored(module: fx.GraphModule, part: fx.Node) -> torch.Tensor:
+    """The numbers of a constant."""
+    found: torch.Tensor = attrgetter(str(part.target))(module)
+    return found
 
 
 def _as_product(module: fx.GraphModule, node: fx.Node) -> None:
@@ -89,9 +88,8 @@ def _as_product(module: fx.GraphModule, node: fx.Node) -> None:
 
 def _matrix(module: fx.GraphModule, node: fx.Node, weight: fx.Node) -> fx.Node:
     """The weight with two dimensions, as a tensor of its own: a change of shape would stay in the file."""
-    tensor = weight.meta["val"] if weight.op != "get_attr" else module.get_parameter(str(weight.target))
     name = f"{node.name}_matrix"
-    module.register_buffer(name, tensor.detach().flatten(1))
+    module.register_buffer(name, _stored(module, weight).detach().flatten(1))
     with node.graph.inserting_before(node):
         made = node.graph.get_attr(name)
     made.meta = {**weight.meta, "val": weight.meta["val"].flatten(1)}
@@ -122,7 +120,7 @@ def _is_turned(value: Any) -> bool:
 
 
 def _is_permuted(node: fx.Node, order: tuple[int, ...]) -> bool:
-    return node.target is aten.permute.default and tuple(node.args[1]) == order  # type: ignore[arg-type]
+    return node.target is aten.permute.default and order_of(node) == order
 
 
 def _is_of_maps(node: fx.Node) -> bool:

@@ -14,13 +14,13 @@ from qtools.graph.moves import call, order_of, shape_of
 
 aten = torch.ops.aten
 
-_UNARY = frozenset(
+UNARY = frozenset(
     {
         *(aten.gelu.default, aten.relu.default, aten.sigmoid.default, aten.silu.default, aten.hardswish.default),
         *(aten.tanh.default, aten.hardsigmoid.default, aten.rsqrt.default),
     }
 )
-_BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
+BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def _by_token(node: fx.Node) -> bool:
     if node.target in (aten.linear.default, aten.layer_norm.default):
         return node.target is aten.linear.default or over_one(node)
     operands = [shape_of(operand) for operand in node.args[:2] if isinstance(operand, fx.Node)]
-    if node.target in _BINARY:
+    if node.target in BINARY:
         return shape in operands and all(own == shape or len(own) < 2 for own in operands)
-    return node.target in _UNARY
+    return node.target in UNARY
 
 
 def over_one(norm: fx.Node) -> bool:
