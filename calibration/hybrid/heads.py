@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from calibration.hybrid import attention
+from calibration.hybrid.attention import Attention
 from calibration.hybrid.channels import Channels
 from calibration.hybrid.equalize import LARGEST, STRENGTHS
 from calibration.hybrid.layers import Weights, is_layer
@@ -45,7 +47,7 @@ class Heads:
     """An attention between layers, all of its heads.
 
     Attributes:
-        attention: Id of the operation.
+        attention: Its operations.
         writers: Layers that make queries, keys and values; one may make several.
         channels: Number of output channels of each.
         query: Where each channel of the queries comes from; `key` has the same channels in the same order.
@@ -55,7 +57,7 @@ class Heads:
         behind: Input channel of `out` for each channel of the values, shape (channels,).
     """
 
-    attention: str
+    attention: Attention
     writers: tuple[Op, ...]
     channels: tuple[int, ...]
     query: Places
@@ -81,18 +83,17 @@ def find(program: Program) -> tuple[Heads, ...]:
     """
     view = program.view
     found = []
-    for op in view.ops:
-        if op.kind is not OpKind.ATTENTION or len(op.inputs) != 3:
+    for each in attention.find(view):
+        operands = (each.query, each.key, each.value)
+        makers = {maker.id: maker for name in operands if (maker := _maker(name, view)) is not None}
+        out, made = _reader(each.result, view), tuple(makers.values())
+        if out is None or not all(is_layer(maker, view) and _leads_to(maker, each.ops, view) for maker in made):
             continue
-        makers = {maker.id: maker for name in op.inputs if (maker := _maker(name, view)) is not None}
-        out, made = _reader(op.outputs[0], view), tuple(makers.values())
-        if out is None or not all(is_layer(maker, view) and _leads_to(maker, op, view) for maker in made):
-            continue
-        places = _places(program, op, made)
-        behind = _behind(program, op, out)
+        places = _places(program, each, made)
+        behind = _behind(program, each.result, out)
         if places is not None and behind is not None and len(behind) == len(places[2]):
             channels = tuple(view.values[w.inputs[1]].shape[0] for w in made)
-            found.append(Heads(op.id, made, channels, *places, out, behind))
+            found.append(Heads(each, made, channels, *places, out, behind))
     return tuple(found)
 
 
@@ -225,7 +226,7 @@ def _reader(name: str, view: GraphView) -> Op | None:
     return readers[0] if plain else None
 
 
-def _leads_to(writer: Op, attention: Op, view: GraphView) -> bool:
+def _leads_to(writer: Op, readers: Sequence[Op], view: GraphView) -> bool:
     """Whether moves carry a layer's result into one attention and nowhere else."""
     left = [writer.outputs[0]]
     while left:
@@ -235,7 +236,7 @@ def _leads_to(writer: Op, attention: Op, view: GraphView) -> bool:
         for reader in view.consumers[name]:
             if reader.kind in _MOVES:
                 left += reader.outputs
-            elif reader is not attention:
+            elif reader not in readers:
                 return False
     return True
 
@@ -250,7 +251,7 @@ def _sent(program: Program, numbers: Mapping[str, torch.Tensor], wanted: Sequenc
     return [alive[name] for name in wanted if name in alive]
 
 
-def _places(program: Program, op: Op, writers: Sequence[Op]) -> tuple[Places, Places, Places] | None:
+def _places(program: Program, inside: Attention, writers: Sequence[Op]) -> tuple[Places, Places, Places] | None:
     """Where the channels of queries, keys and values come from; None where positions or channels mix."""
     numbers, starts = {}, [0]
     for writer in writers:
@@ -259,8 +260,10 @@ def _places(program: Program, op: Op, writers: Sequence[Op]) -> tuple[Places, Pl
         own = torch.arange(value.shape[axis], dtype=torch.float64) + starts[-1]
         numbers[value.id] = own.reshape([-1 if at == axis else 1 for at in range(len(value.shape))]).expand(value.shape)
         starts.append(starts[-1] + value.shape[axis])
-    flat = [_constant_over_tokens(each) for each in _sent(program, numbers, op.inputs)]
-    found = [each for each in flat if each is not None]
+    sent = _sent(program, numbers, (inside.query, inside.key, inside.value))
+    if len(sent) == 3 and inside.turned and sent[1].ndim == 4:
+        sent[1] = sent[1].transpose(-2, -1)
+    found = [each for each in map(_constant_over_tokens, sent) if each is not None]
     if len(found) != 3 or len(found[0]) != len(found[1]):
         return None
     every = np.concatenate(found)
@@ -273,11 +276,14 @@ def _places(program: Program, op: Op, writers: Sequence[Op]) -> tuple[Places, Pl
     return query, key, value_places
 
 
-def _behind(program: Program, op: Op, out: Op) -> NDArray[np.int64] | None:
+def _behind(program: Program, result: str, out: Op) -> NDArray[np.int64] | None:
     """Input channel of the layer behind for every channel of every head."""
-    batch, heads, tokens, depth = program.view.values[op.outputs[0]].shape
+    shape = program.view.values[result].shape
+    if len(shape) != 4:
+        return None
+    batch, heads, tokens, depth = shape
     numbers = torch.arange(heads * depth, dtype=torch.float64).reshape(1, heads, 1, depth)
-    sent = _sent(program, {op.outputs[0]: numbers.expand(batch, heads, tokens, depth)}, out.inputs[:1])
+    sent = _sent(program, {result: numbers.expand(batch, heads, tokens, depth)}, out.inputs[:1])
     if not sent:
         return None
     axis = program.view.values[out.inputs[0]].channel_axis or 0

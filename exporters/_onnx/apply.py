@@ -12,6 +12,7 @@ from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
 from exporters._onnx.bind import TensorBinding
 from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container, stored
+from exporters._onnx.scaled import scale_first
 from exporters._onnx.silu import in_one_operator
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
@@ -66,6 +67,7 @@ class QdqWriter:
             if params is not None and name in self.binding and self._tensor(name) is not None:
                 self._write_pair(name, params, ends)
         self._keep_in_float()
+        scale_first(self.edit, self._scores())
         in_one_operator(self.model, self.edit)
         self.edit.forget_unused()
         if any(entry.packed for entry in self.plan.values.values()):
@@ -73,6 +75,11 @@ class QdqWriter:
 
     def _is_integer(self, op: Op) -> bool:
         return op.id not in self.plan.float_ops
+
+    def _scores(self) -> set[str]:
+        """Tensors of the floats that products of codes give."""
+        made = [op.outputs[0] for op in self.view.ops if op.kind is OpKind.MATMUL and self._is_integer(op)]
+        return {self.binding[name].tensor for name in made if name in self.binding and not self.plan.params(name)}
 
     def _tensor(self, value: str) -> ir.Value:
         return self.edit.tensors[self.binding[value].tensor]

@@ -32,6 +32,7 @@ _MOVE = OpRule(MATCHED, tied=True)
 BETWEEN = Between(
     times={
         OpKind.DEPTHWISE_CONV: (11.0, 8.5),
+        OpKind.MATMUL: (5.8, 7.0),
         OpKind.SILU: (140.0, 70.0),
         OpKind.GELU: (270.0, 200.0),
         OpKind.HARD_SWISH: (130.0, 60.0),
@@ -66,7 +67,7 @@ SPEC = TargetSpec(
         OpKind.CONV: OpRule(SELECTORS, weight_axis=0, gives_floats=True),
         OpKind.DEPTHWISE_CONV: OpRule(SELECTORS, weight_axis=0),
         OpKind.LINEAR: OpRule(GEMM, weight_axis=0, gives_floats=True),
-        OpKind.MATMUL: OpRule(SELECTORS),
+        OpKind.MATMUL: OpRule(SELECTORS, gives_floats=True),
         OpKind.ADD: OpRule(MATCHED),
         OpKind.MUL: OpRule(MATCHED),
         OpKind.MEAN: OpRule(POOLING, dims=SPATIAL),
@@ -85,7 +86,7 @@ SPEC = TargetSpec(
         OpKind.PAD: _MOVE,
     },
     fused=tuple(product((*WEIGHTED, OpKind.MATMUL, OpKind.ADD, OpKind.MUL), (OpKind.RELU, OpKind.RELU6))),
-    expand=frozenset({OpKind.AVG_POOL}),
+    expand=frozenset({OpKind.AVG_POOL, OpKind.ATTENTION}),
     suffix=".onnx",
     fast_path=KERNELS,
     islands=(Island("float", "float", mac=3.0, element=20.0, source="as LiteRT on the same host; not timed apart"),),

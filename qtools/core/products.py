@@ -1,4 +1,4 @@
-"""Layers whose kernels can give floats, and pointwise convolutions that are written as products of matrices for that.
+"""Kernels that can give floats, and pointwise convolutions that are written as products of matrices for that.
 
 Decided on the graph and a target's rules alone: the float artifact is made before any plan is.
 """
@@ -6,7 +6,7 @@ Decided on the graph and a target's rules alone: the float artifact is made befo
 from __future__ import annotations
 
 from qtools.core.target import TargetSpec
-from qtools.core.types import GraphView, Op, OpKind
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
 
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
 """Kinds that take two values element by element."""
@@ -21,23 +21,27 @@ def is_pointwise(op: Op, view: GraphView) -> bool:
 
 
 def giving_floats(view: GraphView, spec: TargetSpec) -> frozenset[str]:
-    """Layers whose kernels give floats where nothing else reads them (`OpRule.gives_floats`).
+    """Operations whose kernels give floats where nothing else reads them (`OpRule.gives_floats`).
 
-    Of convolutions those of single positions whose every reader is in float whatever is planned: as products of
-    matrices others would only take longer.
+    Layers, and products of two values. Of convolutions those of single positions whose every reader is in float
+    whatever is planned: as products of matrices others would only take longer.
 
     Args:
         view: The captured graph.
         spec: The target's rules.
     """
     rules = [(op, spec.rules.get(op.kind)) for op in view.ops]
-    able = [op for op, rule in rules if rule is not None and rule.gives_floats and view.values[op.inputs[1]].const]
+    able = [op for op, rule in rules if rule is not None and rule.gives_floats and _has_kernel(op, view)]
     in_float = _always_in_float(view, spec)
     return frozenset(
         op.id
         for op in able
         if op.kind is not OpKind.CONV or (is_pointwise(op, view) and _is_read_in(in_float, op, view))
     )
+
+
+def _has_kernel(op: Op, view: GraphView) -> bool:
+    return view.values[op.inputs[1]].const == (op.kind in WEIGHTED)
 
 
 def _always_in_float(view: GraphView, spec: TargetSpec) -> set[str]:

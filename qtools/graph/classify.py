@@ -85,7 +85,13 @@ def _one_dim(args: Mapping[str, Any]) -> Attrs:
     return {"dim": int(args["dim"])}
 
 
-def _sum(args: Mapping[str, Any]) -> Attrs:
+def _norm(args: Mapping[str, Any]) -> Attrs:
+    """`over`: how many of the last dimensions are normalized together."""
+    return {"over": len(args["normalized_shape"]), "eps": float(args["eps"])}
+
+
+def _number(args: Mapping[str, Any]) -> Attrs:
+    """`number`: what is added, or multiplied by, where that is no tensor."""
     return {"number": float(args["other"])} if isinstance(args["other"], (int, float)) else {}
 
 
@@ -163,8 +169,10 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "sum": _reduce,
     "softmax": _one_dim,
     "_softmax": _one_dim,
+    "layer_norm": _norm,
     "cat": _one_dim,
-    "add": _sum,
+    "add": _number,
+    "mul": _number,
     "gelu": _gelu,
     "upsample_bilinear2d": _bilinear,
     "upsample_nearest2d": _nearest,

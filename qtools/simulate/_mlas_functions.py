@@ -41,22 +41,22 @@ AT_ONCE = 1 << 15
 
 def sigmoid(op: Op, x: torch.Tensor) -> torch.Tensor:  # as all float kernels are called
     """float32 of the same shape."""
-    return _by_parts(_sigmoid, x)
+    return by_parts(_sigmoid, x)
 
 
 def silu(op: Op, x: torch.Tensor) -> torch.Tensor:
     """float32 of the same shape, as QuickGelu computes it."""
-    return _by_parts(lambda part: part * _sigmoid(part), x)
+    return by_parts(lambda part: part * _sigmoid(part), x)
 
 
 def gelu(op: Op, x: torch.Tensor) -> torch.Tensor:
     """float32 of the same shape; the form by a hyperbolic tangent is torch's."""
     if op.attrs["approximate"] != "none":
         return functional.gelu(x, approximate=op.attrs["approximate"])
-    return _by_parts(lambda part: part * 0.5 * (1 + _erf(part * _float32(INVERSE_ROOT_2))), x)
+    return by_parts(lambda part: part * 0.5 * (1 + _erf(part * _float32(INVERSE_ROOT_2))), x)
 
 
-def _by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+def by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """A function of each element, over as many at once as caches hold: ten times as fast as over all."""
     made = torch.empty(x.numel())
     for source, target in zip(x.reshape(-1).split(AT_ONCE), made.split(AT_ONCE), strict=True):
@@ -67,22 +67,22 @@ def _by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor)
 def _sigmoid(x: torch.Tensor) -> torch.Tensor:
     near = x.clamp(-FARTHEST, FARTHEST)
     square = near * near
-    return (_polynomial(UPPER, square) * near / _polynomial(LOWER, square) + 0.5).clamp(0, 1)
+    return (polynomial(UPPER, square) * near / polynomial(LOWER, square) + 0.5).clamp(0, 1)
 
 
 def _erf(x: torch.Tensor) -> torch.Tensor:
     away = x.abs().clamp(max=_float32(ERF_ENDS))
-    near = _fused(_polynomial(NEAR, away * away), away, away.double())
-    exponent = -_fused(_polynomial(FAR, away), away, away.double())
-    steps = _fused(exponent, _float32(LOG2_E), ROUNDING) - ROUNDING
+    near = fused(polynomial(NEAR, away * away), away, away.double())
+    exponent = -fused(polynomial(FAR, away), away, away.double())
+    steps = fused(exponent, _float32(LOG2_E), ROUNDING) - ROUNDING
     left = exponent
     for part in MINUS_LN2:
-        left = _fused(steps, _float32(part), left.double())
-    far = 1 - torch.ldexp(_polynomial(POWER, left), steps)
+        left = fused(steps, _float32(part), left.double())
+    far = 1 - torch.ldexp(polynomial(POWER, left), steps)
     return torch.copysign(torch.where(away > ERF_NEAR, far, near), x)
 
 
-def _polynomial(factors: Sequence[float], x: torch.Tensor) -> torch.Tensor:
+def polynomial(factors: Sequence[float], x: torch.Tensor) -> torch.Tensor:
     """By Horner's rule in fused multiply-adds: products of two float32 are exact in float64."""
     wide = x.double()
     total = torch.full_like(wide, _float32(factors[0]))
@@ -91,7 +91,7 @@ def _polynomial(factors: Sequence[float], x: torch.Tensor) -> torch.Tensor:
     return total.float()
 
 
-def _fused(factor: torch.Tensor, other: torch.Tensor | float, addend: torch.Tensor | float) -> torch.Tensor:
+def fused(factor: torch.Tensor, other: torch.Tensor | float, addend: torch.Tensor | float) -> torch.Tensor:
     """A fused multiply-add."""
     return factor.double().mul_(other).add_(addend).float()
 

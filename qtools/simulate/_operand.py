@@ -36,12 +36,14 @@ class Output:
             the last thing the kernel does.
         prepared: What `prepare` made of the operation's constants, once per plan.
         size: Shape of the operation's result at batch 1.
+        factor: What the first operand's step is multiplied by, in place of the result, where a kernel gives floats.
     """
 
     params: QuantParams
     ends: tuple[int, int]
     prepared: object = None
     size: tuple[int, ...] = ()
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)

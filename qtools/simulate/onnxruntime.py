@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
-from qtools.simulate import _mlas_conv, _mlas_functions
+from qtools.simulate import _mlas_conv, _mlas_functions, _mlas_norms, _mlas_product
 from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 from qtools.simulate._pad import pad
@@ -56,6 +56,13 @@ def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """QLinearMatMul of two activations: as `_weighted`. The sum is exact in float64."""
     a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
     return numerics.requantize(a @ b, _scale_product(data, out), out.params, out.ends)
+
+
+def _matmul_to_floats(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """MatMulIntegerToFloat: float32(acc) * float32(float32(s_a * factor) * s_b), see exporters/_onnx/scaled.py."""
+    a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
+    step, other = (x.params.scale_array[0] for x in data)
+    return (a @ b).float() * float(np.float32(step * np.float32(out.factor)) * other)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -160,9 +167,19 @@ FLOATS = {
     OpKind.SIGMOID: _mlas_functions.sigmoid,
     OpKind.SILU: _mlas_functions.silu,
     OpKind.GELU: _mlas_functions.gelu,
+    OpKind.SOFTMAX: _mlas_norms.softmax,
+    OpKind.LAYER_NORM: _mlas_norms.layer_norm,
+    OpKind.MATMUL: _mlas_product.run,
 }
 
-TO_FLOATS: Kernels = dict.fromkeys((OpKind.CONV, OpKind.LINEAR), Kernel(_weighted_to_floats, prepare_weighted))
+SCALES_FIRST = frozenset({OpKind.MATMUL})
+"""Kinds whose floats a number behind them is no operation for."""
+
+TO_FLOATS: Kernels = {
+    OpKind.CONV: Kernel(_weighted_to_floats, prepare_weighted),
+    OpKind.LINEAR: Kernel(_weighted_to_floats, prepare_weighted),
+    OpKind.MATMUL: Kernel(_matmul_to_floats),
+}
 
 KERNELS: Kernels = {
     OpKind.CONV: Kernel(_weighted, prepare_weighted),

@@ -34,7 +34,7 @@ MOVES = (
 MAPS = 4
 """Dimensions of a weight of layers on maps."""
 FloatKernel = Callable[..., torch.Tensor]
-"""(operation, input, weight and bias if it has them) -> output, all float32."""
+"""(operation, operands in its order) -> output, all float32."""
 
 
 class Executor(Protocol):
@@ -87,6 +87,7 @@ class Simulator:
         module = importlib.import_module(f"qtools.simulate.{kernels}")
         self._wide: Kernels = getattr(module, "WIDE", {})
         self._to_floats: Kernels = getattr(module, "TO_FLOATS", {})
+        self._scales_first: frozenset[OpKind] = getattr(module, "SCALES_FIRST", frozenset())
         self._convert = getattr(module, "CONVERT", None)
         self._run_dynamic = getattr(module, "DYNAMIC", None)
         self._floats: Mapping[OpKind, FloatKernel] = getattr(module, "FLOATS", {})
@@ -98,6 +99,7 @@ class Simulator:
         self._codes_of = {n for n in made if plan.values[n].origin != "float"}
         self._codes_of |= set(program.view.inputs) & {n for n in plan.values if plan.params(n)}
         self._kernels: dict[str, tuple[Kernel, Output]] = {}
+        self._scaled = {op.inputs[0] for name in self._integer if (op := self._scale_of(self._ops[name])) is not None}
         self._dynamic = {
             op.id: (op, Operand(self._quantized_constant(op.inputs[1]), self._known(op.inputs[1])))
             for op in program.view.ops
@@ -108,7 +110,7 @@ class Simulator:
             op.id
             for op in program.view.ops
             if op.kind in self._floats and op.id in plan.float_ops and op.id not in self._dynamic
-            if all(n in self._constants for n in op.inputs[1:])
+            if op.kind not in WEIGHTED or all(n in self._constants for n in op.inputs[1:])
             if op.kind not in WEIGHTED or self._constants[op.inputs[1]].ndim == MAPS
         }
         for name in self._integer:
@@ -133,7 +135,7 @@ class Simulator:
             if node.name in self._program.constants or not isinstance(value, torch.Tensor):
                 continue
             entry = self._plan.values.get(node.name)
-            if entry is None or entry.origin != "fused":
+            if (entry is None or entry.origin != "fused") and node.name not in self._scaled:
                 yield node.name, value
 
     def holds_codes(self, value: str) -> bool:
@@ -168,6 +170,8 @@ class Simulator:
             bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
             return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
+            if not self._scaled.isdisjoint(_inputs(node)):
+                return alive[self._ops[name].inputs[0]]  # scaled already, inside the producer's kernel
             if name in self._in_order:
                 return self._in_float(self._ops[name], alive)
             operands = {n: self.real(n, v) for n, v in alive.items() if n in _inputs(node)}
@@ -187,8 +191,8 @@ class Simulator:
 
     def _in_float(self, op: Op, alive: Mapping[str, Any]) -> torch.Tensor:
         """An operation whose floats are those of the library: sums have an order, functions an approximation."""
-        constants = (self._constants[name] for name in op.inputs[1:])
-        return self._floats[op.kind](op, self.real(op.inputs[0], alive[op.inputs[0]]), *constants)
+        operands = (self._constants[n] if n in self._constants else self.real(n, alive[n]) for n in op.inputs)
+        return self._floats[op.kind](op, *operands)
 
     def refit(self, op: Op, constants: Mapping[str, torch.Tensor], grids: Mapping[str, QuantParams]) -> None:
         """Gives an operation other constants, quantized again where it runs in integers."""
@@ -240,6 +244,13 @@ class Simulator:
         assert self._convert is not None  # targets that plan conversions have a library that knows them
         return self._convert(codes, made, self._known(name))
 
+    def _scale_of(self, op: Op) -> Op | None:
+        """The product with a number that is all that reads a kernel's floats, where the kernel scales them itself."""
+        readers = self._program.view.consumers[op.outputs[0]]
+        if op.kind not in self._scales_first or self._plan.values[op.outputs[0]].origin != "float" or len(readers) != 1:
+            return None
+        return readers[0] if readers[0].kind is OpKind.MUL and readers[0].attrs.get("number", 0) > 0 else None
+
     def _prepare(self, op: Op) -> tuple[Kernel, Output]:
         leaves = self._leaves(op)
         given = self._plan.values[leaves].origin == "float"
@@ -258,7 +269,9 @@ class Simulator:
         if kernel.prepare is not None:
             prepared = kernel.prepare(op, constants, self._known(op.inputs[0], op.id), params)
         size = self._program.view.values[op.outputs[0]].shape
-        return kernel, Output(params, self._ends(leaves, params), prepared, size)
+        scale = self._scale_of(op)
+        factor = 1.0 if scale is None else float(scale.attrs["number"])
+        return kernel, Output(params, self._ends(leaves, params), prepared, size, factor)
 
     def _ends(self, leaves: str, params: QuantParams) -> tuple[int, int]:
         """Smallest and largest code of a value: a ReLU's are zero's code, and 6's as XNNPACK rounds it."""

@@ -79,7 +79,7 @@ def _kernel(node: onnx.NodeProto, shapes: tuple[list[Any], list[Any]], weight: A
         work = elements * math.prod(weight[1:])
         taps = elements // weight[0] * window if window > 1 and not grouped else 0
         kind += " in groups" if grouped else " pointwise" if window == 1 else " of windows"
-    elif kind.endswith("Gemm"):
+    elif kind.endswith("Gemm") or "MatMul" in kind:
         work = elements * inputs[0][-1]
     return Kernel(kind, (work / 1e6, elements / 1e6, taps / 1e6, 1.0), time)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from calibration.check import check_plan
 from calibration.plan import Recipe
 from calibration.sides import Sides, laid
 from qtools.core.types import Op, OpKind
-from qtools.simulate import _mlas_conv, _mlas_functions
+from qtools.simulate import _mlas_conv, _mlas_functions, _mlas_norms, _mlas_product
 from reports.environment import describe
 
 AVX512 = "avx512f" in describe().isa
@@ -30,7 +30,13 @@ here = pytest.mark.skipif(not AVX512, reason="other instruction sets have other 
 
 def answer(nodes: Sequence[onnx.NodeProto], x: NDArray[np.float32], **stored: NDArray[np.float32]) -> torch.Tensor:
     """What onnxruntime makes of x -> y."""
-    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)]
+    return answer_to(nodes, {"x": x}, **stored)
+
+
+def answer_to(
+    nodes: Sequence[onnx.NodeProto], given: Mapping[str, NDArray[np.float32]], **stored: NDArray[np.float32]
+) -> torch.Tensor:
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name, x in given.items()]
     made = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
     kept = [numpy_helper.from_array(array, name) for name, array in stored.items()]
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
@@ -38,7 +44,7 @@ def answer(nodes: Sequence[onnx.NodeProto], x: NDArray[np.float32], **stored: ND
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"x": x})[0])
+    return torch.from_numpy(session.run(None, dict(given))[0])
 
 
 FUNCTIONS = {
@@ -97,6 +103,46 @@ def test_float_convolutions_are_summed_in_mlas_order(name: str) -> None:
     assert torch.equal(answer([node], x, w=weight, b=bias), ours)
 
 
+@here
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 49, 100, 196, 256])
+def test_softmax_is_mlas_to_the_last_bit(count: int) -> None:
+    rng = np.random.default_rng(count)
+    x = np.concatenate([rng.normal(size=(200, count)) * spread for spread in (0.1, 4, 60)]).astype(np.float32)
+    op = Op("s", OpKind.SOFTMAX, ("x",), ("y",), {"dim": -1})
+    theirs = answer([helper.make_node("Softmax", ["x"], ["y"], axis=-1)], x)
+    assert torch.equal(theirs, _mlas_norms.softmax(op, torch.from_numpy(x)))
+    first = op.__class__("s", OpKind.SOFTMAX, ("x",), ("y",), {"dim": 0})
+    assert torch.equal(theirs.T, _mlas_norms.softmax(first, torch.from_numpy(x.T)))
+
+
+@here
+@pytest.mark.parametrize("affine", ["scale", "scale and bias"])
+@pytest.mark.parametrize("count", [8, 16, 48, 50, 55, 63, 96, 100, 192])
+def test_layer_norm_is_mlas_to_the_last_bit(count: int, affine: str) -> None:
+    rng = np.random.default_rng(count)
+    x, scale, bias = (rng.normal(size=size).astype(np.float32) for size in ((400, count), count, count))
+    x = (x * rng.choice([0.01, 1, 30], (400, 1)) + rng.normal(size=(400, 1))).astype(np.float32)
+    stored = {"w": scale} | ({"b": bias} if affine.endswith("bias") else {})
+    node = helper.make_node("LayerNormalization", ["x", *stored], ["y"], axis=-1, epsilon=1e-5)
+    op = Op("n", OpKind.LAYER_NORM, ("x", *stored), ("y",), {"over": 1, "eps": 1e-5})
+    ours = _mlas_norms.layer_norm(op, torch.from_numpy(x), *(torch.from_numpy(each) for each in stored.values()))
+    assert torch.equal(answer([node], x, **stored), ours)
+
+
+@here
+@pytest.mark.parametrize(
+    "sizes",
+    [(16, 16, 16, 16), (4, 49, 32, 49), (4, 49, 49, 32), (3, 196, 196, 64), (2, 64, 300, 200), (2, 17, 300, 20)],
+    ids=str,
+)
+def test_products_of_floats_are_summed_in_mlas_order(sizes: tuple[int, int, int, int]) -> None:
+    heads, rows, inner, columns = sizes
+    rng = np.random.default_rng(rows)
+    a, b = (rng.normal(size=size).astype(np.float32) for size in ((heads, rows, inner), (heads, inner, columns)))
+    ours = _mlas_product.run(Op("m", OpKind.MATMUL, ("a", "b"), ("y",)), torch.from_numpy(a), torch.from_numpy(b))
+    assert torch.equal(answer_to([helper.make_node("MatMul", ["a", "b"], ["y"])], {"a": a, "b": b}), ours)
+
+
 def _block(m: Any, x: torch.Tensor) -> torch.Tensor:
     y = F.silu(m.stem(x))
     y = y + m.b(F.silu(m.deep(F.silu(m.a(y)))))
@@ -144,6 +190,55 @@ def test_every_code_around_floats_is_as_simulated(onnx_bench: Any, block: Any, s
     assert codes and all(count.worst <= 1 for count in codes.values())
     if AVX512:
         onnx_bench.assert_equal(codes)
+
+
+def _attending(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """A transformer's block over the tokens of a map; heads of twelve channels are scaled by no power of two."""
+    t = m.stem(x).flatten(2).transpose(1, 2)
+    q, k, v = m.qkv(m.norm(t)).reshape(1, 35, 3, 2, 12).permute(2, 0, 3, 1, 4).unbind(0)
+    t = t + m.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, 35, 24))
+    t = t + m.b(F.silu(m.a(m.norm2(t))))
+    return m.head(t)
+
+
+@pytest.fixture(scope="module")
+def attending(onnx_bench: Any) -> Any:
+    def build() -> nn.Module:
+        parts = {
+            "stem": nn.Conv2d(3, 24, 2, stride=2),
+            "norm": nn.LayerNorm(24, elementwise_affine=False),
+            "norm2": nn.LayerNorm(24, elementwise_affine=False),
+            "qkv": nn.Linear(24, 72),
+            "out": nn.Linear(24, 24),
+            "a": nn.Linear(24, 40),
+            "b": nn.Linear(40, 24),
+            "head": nn.Linear(24, 5),
+        }
+        return onnx_bench.Forward(_attending, **parts)
+
+    return onnx_bench.tiny("attending", build, (3, 14, 10))
+
+
+@pytest.mark.parametrize("in_float", [0, 1, 2], ids=["no-product", "one-product", "both-products"])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_code_around_attention_is_as_simulated(onnx_bench: Any, attending: Any, in_float: int, seed: int) -> None:
+    """Its norms and softmax are floats, its products codes or floats.
+
+    A float product of what others read as codes is onnxruntime's to make one of integers: then floats differ by a bit.
+    """
+    rng, view = np.random.default_rng(seed), attending.program.view
+    products = [op.id for op in view.ops if op.kind is OpKind.MATMUL]
+    assert len(products) == 2
+    changed = attending.random_weights(rng)
+    drawn = [onnx_bench.random_range(rng, 2.0) for _ in range(200)]
+    plan = changed.plan(iter(drawn).__next__, between={products[seed % 2]} if in_float == 1 else products[:in_float])
+    check_plan(view, changed.target.spec, plan)
+    counts = changed.compare(plan, changed.images(plan, rng, 4))
+    codes = {name: count for name, count in counts.items() if plan.params(name) is not None}
+    assert codes and all(count.worst <= 1 for count in codes.values())
+    if AVX512:
+        onnx_bench.assert_equal(codes)
+        assert in_float == 1 or not any(count.different for count in counts.values()), counts
 
 
 def test_who_lacks_the_operator_for_silu_finds_its_definition(onnx_bench: Any, block: Any) -> None:

@@ -208,7 +208,7 @@ def test_layers_are_integer_kernels(tiny: Any) -> None:
     found = rewritten(tiny)
     layers = [op for op in tiny.program.view.ops if op.kind.value in ("linear", "conv", "depthwise_conv")]
     assert found["QGemm"] + found["QLinearConv"] == len(layers), found
-    assert not found["Gemm"] + found["MatMulIntegerToFloat"] + found["Conv"], found
+    assert not found["Gemm"] + found["Conv"], found
 
 
 @case("block")
@@ -245,10 +245,16 @@ def test_patches_are_turned_once_and_by_blocks(tiny: Any) -> None:
 
 
 @case("attended")
-def test_queries_are_scaled_and_keys_turned_inside_the_product(tiny: Any) -> None:
-    found = rewritten(tiny)
-    assert found["FusedMatMul"] == 1 and found["MatMul"] == 1 and not found["Mul"], found
-    assert found["Reshape"] <= 4, found
+@pytest.mark.parametrize("in_float", [False, True])
+def test_attention_is_two_products_that_take_in_scale_and_turned_keys(tiny: Any, in_float: bool) -> None:
+    """Of codes the first gives floats, which the softmax reads; neither scores nor queries are scaled apart."""
+    products = {op.id for op in tiny.program.view.ops if op.kind.value == "matmul"}
+    plan = tiny.plan(lambda: (-2.0, 2.0), between=products if in_float else frozenset())
+    assert len(products) == 2 and (products <= plan.float_ops.keys()) == in_float
+    found = session.operators(onnx_files.parse(tiny.write(plan)))
+    kinds = ("FusedMatMul", "MatMul") if in_float else ("MatMulIntegerToFloat", "QLinearMatMul")
+    assert {name: found[name] for name in found if "MatMul" in name} == dict.fromkeys(kinds, 1)
+    assert not found["Mul"] and found["Softmax"] == 1 and found["Reshape"] <= 4, found
 
 
 @case("grouped")

@@ -41,6 +41,8 @@ ORT_KERNELS = {
     (OpKind.HARD_SIGMOID, False): "HardSigmoid",
 }
 """Kind and whether on codes -> what onnxruntime calls the kernel that it runs."""
+TO_FLOATS = "MatMulIntegerToFloat"
+"""The same of a product of two values on codes that gives floats; of a layer it is QGemm."""
 NETWORKS: Mapping[str, tuple[str, int, Mapping[str, Any]]] = {
     "repvit": ("repvit_m0_9", 64, {"depth": (1, 1, 2, 1)}),
     "vit": ("vit_tiny_patch16_224", 64, {"depth": 2, "img_size": 64}),
@@ -117,16 +119,19 @@ def test_onnxruntime_has_the_kernels_predicted(make_bench: Any, name: str) -> No
     plan = tiny.plan(lambda: (-1.0, 1.0))
     prediction = predict(tiny.program.view, plan, tiny.target.spec)
     seen = inspected(tiny, plan)
-    products = giving_floats(tiny.program.view, tiny.target.spec)
+    able = giving_floats(tiny.program.view, tiny.target.spec)
+    given = {name for name in able - plan.float_ops.keys() if plan.params(name) is None}
     wanted = Counter(
-        "QGemm" if place.op in products else ORT_KERNELS[place.kind, place.integer]
+        ("QGemm", TO_FLOATS)[place.kind is OpKind.MATMUL]
+        if place.op in given
+        else ORT_KERNELS[place.kind, place.integer]
         for place in prediction.places
         if (place.kind, place.integer) in ORT_KERNELS
     )
     kernels = Counter(seen.placement.kernels)
     kernels["LayerNormalization"] += kernels["SkipLayerNormalization"]  # one that took in the sum before it
-    assert {name: kernels.get(name, 0) for name in ORT_KERNELS.values()} == {
-        name: wanted[name] for name in ORT_KERNELS.values()
+    assert {name: kernels.get(name, 0) for name in (*ORT_KERNELS.values(), TO_FLOATS)} == {
+        name: wanted[name] for name in (*ORT_KERNELS.values(), TO_FLOATS)
     }
     made = makers(tiny, seen)
     moves = [place for place in prediction.places if place.kind in MOVES and place.integer and place.op in made]

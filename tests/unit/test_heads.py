@@ -12,13 +12,19 @@ from calibration.hybrid import heads
 from calibration.hybrid.channels import Channels, observe_channels
 from exporters._onnx.rules import SPEC
 from qtools.core import numerics
-from qtools.core.types import QuantScheme
+from qtools.core.types import OpKind, QuantScheme
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 
 HEADS, DEPTH = 2, 6
 WIDTH = HEADS * DEPTH
 BITS = (8, 8)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Networks are made before `_program` gives them weights."""
+    torch.manual_seed(4)
 
 
 class Attention(nn.Module):
@@ -46,7 +52,7 @@ class Attention(nn.Module):
         return self.head(y.mean(1))
 
 
-def _program(module: Attention) -> Program:
+def _program(module: Attention, expand: frozenset[OpKind] = SPEC.expand - {OpKind.ATTENTION}) -> Program:
     """Planted: wide channels of a query, a key and a value, in different heads."""
     torch.manual_seed(4)
     for part in module.modules():
@@ -57,7 +63,7 @@ def _program(module: Attention) -> Program:
         for at, (layer, channel) in enumerate(zip(layers, (1, DEPTH + 2, 3), strict=True)):
             row = channel + (at * WIDTH if module.qkv is not None else 0)
             layer.weight[row] *= 12
-    return capture(module.eval(), torch.randn(1, 3, 8, 8), SPEC.expand)
+    return capture(module.eval(), torch.randn(1, 3, 8, 8), expand)
 
 
 def _seen(program: Program, found: heads.Heads) -> dict[str, Channels]:
@@ -67,8 +73,10 @@ def _seen(program: Program, found: heads.Heads) -> dict[str, Channels]:
 
 
 @pytest.mark.parametrize("one", [True, False])
-def test_levelled_heads_compute_the_same_and_round_less(one: bool) -> None:
-    program = _program(Attention(one=one))
+@pytest.mark.parametrize("written_out", [True, False])
+def test_levelled_heads_compute_the_same_and_round_less(one: bool, written_out: bool) -> None:
+    program = _program(Attention(one=one), frozenset({OpKind.ATTENTION} if written_out else ()))
+    assert any(op.kind is OpKind.SOFTMAX for op in program.view.ops) == written_out
     (found,) = heads.find(program)
     assert len(found.writers) == (1 if one else 3) and len(found.behind) == WIDTH
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
@@ -114,3 +122,32 @@ def test_nothing_is_scaled_where_nothing_gains() -> None:
     flat = Channels(*(np.full(3 * WIDTH, number) for number in (-1.0, 1.0, 0.3, 0.0)))
     factors, after, before = heads.level(found, {found.writers[0].outputs[0]: flat}, weights, BITS)
     assert after <= before and np.allclose(factors.score, 1) and np.allclose(factors.value, 1)
+
+
+class Windows(nn.Module):
+    """Attention written by hand: scaled queries, biases of positions, keys laid out as the product wants them."""
+
+    def __init__(self, *, weighs: bool = True) -> None:
+        super().__init__()
+        self.stem, self.proj, self.weighs = nn.Conv2d(3, WIDTH, 2, 2), nn.Linear(WIDTH, 4), weighs
+        self.qkv, self.bias = nn.Linear(WIDTH, 3 * WIDTH), nn.Parameter(torch.randn(HEADS, 16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).reshape(1, 16, 3, HEADS, DEPTH).unbind(2)
+        scores = q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1) * DEPTH**-0.5 + self.bias
+        weights = scores.softmax(-1) if self.weighs else scores
+        return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).reshape(1, 16, WIDTH)).mean(1)
+
+
+def test_attention_that_a_network_writes_out_itself_is_found() -> None:
+    program = capture(Windows().eval(), torch.randn(1, 3, 8, 8), frozenset())
+    (found,) = heads.find(program)
+    assert sorted(found.behind.tolist()) == list(range(WIDTH))
+    for places, start in ((found.query, 0), (found.key, WIDTH), (found.value, 2 * WIDTH)):
+        assert places[:, 1].tolist() == list(range(start, start + WIDTH))
+
+
+def test_two_products_without_a_softmax_are_no_attention() -> None:
+    program = capture(Windows(weighs=False).eval(), torch.randn(1, 3, 8, 8), frozenset())
+    assert heads.find(program) == ()

@@ -1,0 +1,83 @@
+"""MLAS's softmax and LayerNorm in float32 to the last bit: sums in the order of its kernels for AVX-512 and AVX2.
+
+Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/compute.cpp and x86_64/TransKernelAvx512F.S (softmax: an
+exponential by a polynomial, sixteen sums side by side, one division), core/mlas/lib/layernorm_kernel_avx2.cpp (a mean
+of doubles, then squares around it, eight sums side by side).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from qtools.core.types import Op
+from qtools.simulate._mlas_functions import LOG2_E, MINUS_LN2, ROUNDING, by_parts, fused, polynomial
+
+LOWEST = -103.9720840454
+"""What exponentials of less than that are taken for."""
+EXPONENTIAL = tuple(
+    map(float.fromhex, ("0x1.694p-10", "0x1.125edcp-7", "0x1.555b5ap-5", "0x1.55545p-3", "0x1.fffff6p-2", "0x1", "0x1"))
+)
+"""Factors of the exponential near zero, those of the highest powers first."""
+SUMS, SUMS_OF_SQUARES, AT_ONCE = 16, 8, 4
+"""Sums side by side; what is left of a row behind the last eight is taken four at once."""
+SHORTEST = 8
+"""Numbers of a row that the kernel for LayerNorm is used from."""
+
+
+def softmax(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """float32 of the same shape, over dimension `op.attrs["dim"]`."""
+    rows = x.movedim(op.attrs["dim"], -1)
+    powers = by_parts(_exponential, rows - rows.amax(-1, keepdim=True))
+    sides = functional.pad(powers, (0, -powers.shape[-1] % SUMS)).unflatten(-1, (-1, SUMS))
+    total = sides[..., 0, :]
+    for place in range(1, sides.shape[-2]):
+        total = total + sides[..., place, :]
+    total = total[..., : SUMS // 2] + total[..., SUMS // 2 :]
+    while total.shape[-1] > 1:
+        total = total[..., 0::2] + total[..., 1::2]
+    return (powers * (1 / total)).movedim(-1, op.attrs["dim"])
+
+
+def layer_norm(
+    op: Op, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """float32 of the same shape, over its last `op.attrs["over"]` dimensions together."""
+    shape = x.shape[x.ndim - op.attrs["over"] :]
+    rows = x.flatten(x.ndim - len(shape))
+    count, epsilon = rows.shape[-1], float(np.float32(op.attrs["eps"]))
+    if count < SHORTEST:
+        return functional.layer_norm(x, shape, weight, bias, op.attrs["eps"])
+    away = rows - rows.double().mean(-1, keepdim=True).float()
+    spread = (_squares(away) / count + epsilon).double().sqrt().float()  # torch's own float32 root is not the nearest
+    made = away * (1 / spread).unsqueeze(-1)
+    if weight is not None:
+        scaled = weight.flatten()
+        made = made * scaled if bias is None else fused(made, scaled, bias.flatten().double())
+    return made.reshape(x.shape)
+
+
+def _squares(x: torch.Tensor) -> torch.Tensor:
+    """Sum of the squares of each row."""
+    count = x.shape[-1]
+    whole = count - count % SUMS_OF_SQUARES
+    sides = torch.zeros(*x.shape[:-1], SUMS_OF_SQUARES)
+    for part in x[..., :whole].split(SUMS_OF_SQUARES, -1):
+        sides = fused(part, part, sides.double())
+    while sides.shape[-1] > 1:
+        half = sides.shape[-1] // 2
+        sides = sides[..., :half] + sides[..., half:]
+    total, together = sides[..., 0], whole + (count - whole) // AT_ONCE * AT_ONCE
+    for place in range(whole, count):
+        one = x[..., place]
+        total = total + one * one if place < together else fused(one, one, total.double())
+    return total
+
+
+def _exponential(x: torch.Tensor) -> torch.Tensor:
+    left = x.clamp(min=float(np.float32(LOWEST)))
+    steps = fused(left, float(np.float32(LOG2_E)), ROUNDING) - ROUNDING
+    for part in MINUS_LN2:
+        left = fused(steps, float(np.float32(part)), left.double())
+    return torch.ldexp(polynomial(EXPONENTIAL, left).double(), steps.double()).float()  # the least are denormal

@@ -1,0 +1,47 @@
+"""MLAS's product of two matrices in float32 to the last bit: fused multiply-adds along the inner dimension.
+
+Source: core/mlas/lib/sgemm.cpp in github.com/microsoft/onnxruntime, and the kernels for AVX-512 beside it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from qtools.core.types import Op
+
+WIDTH, DEPTH, NARROWEST = 128, 128, 16
+"""Columns and inner places of what is packed at once; with fewer columns it is deeper, down to the last of them."""
+MOST = 1 << 24
+"""Multiply-accumulates up to which they are taken one by one; beyond, as torch takes them."""
+
+
+def run(op: Op, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # as all float kernels are called
+    """float32, shape (..., rows, columns).
+
+    Args:
+        op: The product.
+        a: float32, shape (..., rows, inner places); a single row has a kernel of its own, which is not followed.
+        b: float32, shape (..., inner places, columns).
+    """
+    (rows, inner), columns = a.shape[-2:], b.shape[-1]
+    if rows == 1 or math.prod(a.shape[:-1]) * inner * columns > MOST:
+        return torch.matmul(a, b)
+    left, right, together = a.double(), b.double(), _depth(inner, columns)
+    total: torch.Tensor | None = None
+    for first in range(0, inner, together):
+        part = torch.zeros(1)
+        for place in range(first, min(first + together, inner)):
+            part = torch.addcmul(part.double(), left[..., place, None], right[..., place, None, :]).float()
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _depth(inner: int, columns: int) -> int:
+    """Inner places whose products are summed before anything is added."""
+    width, depth = WIDTH, DEPTH
+    while columns < inner and width > NARROWEST and width // 2 >= columns:
+        width, depth = width // 2, depth * 2
+    return depth
