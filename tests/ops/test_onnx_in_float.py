@@ -166,7 +166,7 @@ def block(onnx_bench: Any) -> Any:
         }
         return onnx_bench.Forward(_block, **parts)
 
-    return onnx_bench.tiny("block", build, (3, 22, 26))
+    return onnx_bench.tiny("block-in-float", build, (3, 22, 26))
 
 
 @pytest.mark.parametrize("seed", range(6))
