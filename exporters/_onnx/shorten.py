@@ -42,8 +42,8 @@ def shorten(module: fx.GraphModule, products: Set[str] = frozenset()) -> fx.Grap
 def _attention(node: fx.Node) -> None:
     """Its definition; torch.onnx's own has two more changes of shape around the keys.
 
-    Queries are scaled, not scores: that becomes part of onnxruntime's product, and there are fewer of them. A product
-    of codes without anything between would become integers that end in floats, which takes longer than floats do.
+    Queries are scaled, not scores: there are fewer of them, and the product stays one of floats. Targets whose rules
+    have attention written out get none of this: the graph has products and a softmax then.
     """
     found = Attention.of(node)
     if found is None:
