@@ -74,7 +74,8 @@ def _between_floats(view: GraphView, kernels: Kernels, float_ops: Mapping[str, s
     nobody who needs codes: a label that is moved and then compared would not even equal itself on a grid.
     """
     integer_ops = [op for op in view.ops if op.id not in float_ops]
-    swallowed, giving = taken_in(view, kernels.spec, integer_ops), giving_floats(view, kernels.spec)
+    swallowed = taken_in(view, kernels.spec, integer_ops)
+    giving = giving_floats(view, kernels.spec) - float_ops.keys()
     able = {
         op.id: op
         for op in integer_ops

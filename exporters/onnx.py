@@ -199,7 +199,8 @@ def trace(path: Path, lowered: Lowered, program: Program, threads: int, runs: in
     from exporters._onnx import trace as tracing
 
     value_of = {bound.tensor: value for value, bound in lowered.binding.items()}
-    return tracing.trace(path, value_of, threads, runs)
+    scaled = {op.outputs[0]: op.inputs[0] for op in program.view.ops if "number" in op.attrs}
+    return tracing.trace(path, value_of, scaled, threads, runs)
 
 
 def needs(path: Path) -> Runtime:

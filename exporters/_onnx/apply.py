@@ -16,6 +16,7 @@ from exporters._onnx.scaled import scale_first
 from exporters._onnx.silu import in_one_operator
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
+from qtools.core.products import scaled_inside
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
 UNASKED = {"Softmax": OpKind.SOFTMAX, "AveragePool": OpKind.AVG_POOL}
@@ -42,6 +43,7 @@ class QdqWriter:
         self.model, self.edit = model, Editor(model.graph)
         self.view, self.plan, self.binding, self.weights = view, plan, binding, weights
         self.value_of = {b.tensor: value for value, b in binding.items() if not view.values[value].const}
+        self.layers: set[ir.Node] = set()
 
     def write(self, ends: EndTypes) -> None:
         """Changes the graph.
@@ -67,7 +69,7 @@ class QdqWriter:
             if params is not None and name in self.binding and self._tensor(name) is not None:
                 self._write_pair(name, params, ends)
         self._keep_in_float()
-        scale_first(self.edit, self._scores())
+        self._scale_first()
         in_one_operator(self.model, self.edit)
         self.edit.forget_unused()
         if any(entry.packed for entry in self.plan.values.values()):
@@ -76,10 +78,10 @@ class QdqWriter:
     def _is_integer(self, op: Op) -> bool:
         return op.id not in self.plan.float_ops
 
-    def _scores(self) -> set[str]:
-        """Tensors of the floats that products of codes give."""
-        made = [op.outputs[0] for op in self.view.ops if op.kind is OpKind.MATMUL and self._is_integer(op)]
-        return {self.binding[name].tensor for name in made if name in self.binding and not self.plan.params(name)}
+    def _scale_first(self) -> None:
+        for scaling in scaled_inside(self.view, self.plan).values():
+            if scaling.outputs[0] in self.binding:
+                scale_first(self.edit, self.binding[scaling.outputs[0]].tensor, scaling.attrs["number"])
 
     def _tensor(self, value: str) -> ir.Value:
         return self.edit.tensors[self.binding[value].tensor]
@@ -128,6 +130,7 @@ class QdqWriter:
             raise CheckFailed(
                 f"the layer '{op.id}' is no {', '.join(LAYERS)} in the float artifact, but integers in the plan"
             )
+        self.layers.add(node)
         node.replace_input_with(1, self._dequantized(op.inputs[1], node))
         if len(op.inputs) > 2:
             node.replace_input_with(2, self._dequantized(op.inputs[2], node))
@@ -330,4 +333,4 @@ class QdqWriter:
         if self._only_moves(node):
             readers = [reader for reader, _ in node.outputs[0].uses()]
             return bool(readers) and all(self._reads_codes(reader) for reader in readers)
-        return str(node.outputs[0].name).endswith(".pooled")
+        return node in self.layers or str(node.outputs[0].name).endswith(".pooled")

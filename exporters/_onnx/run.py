@@ -163,7 +163,7 @@ class OrtSession:
 
 def _integer_kernels(model: onnx.ModelProto) -> dict[str, int]:
     found = session.operators(model)
-    return {name: count for name, count in sorted(found.items()) if name.startswith(("QLinear", "QGemm"))}
+    return {name: count for name, count in sorted(found.items()) if session.computes_on_codes(name)}
 
 
 def _ends(model: onnx.ModelProto) -> dict[str, QuantParams]:

@@ -6,54 +6,47 @@ of its own over every score: 3 % of MobileViT-XXS's time at 256 pixels. The scor
 
 from __future__ import annotations
 
-from collections.abc import Set
-
 import numpy as np
 import onnx_ir as ir
 
-from exporters._onnx.edit import REAL, Editor, stored
+from exporters._onnx.edit import MOVES, REAL, Editor, stored
+
+SCALED = ".scaled"
+"""Ending of the name of what a product gives that scales it itself."""
 
 
-def scale_first(edit: Editor, scores: Set[str]) -> None:
-    """Takes out each product with one stored number that is all that reads what a product of codes gives as floats.
+def scale_first(edit: Editor, tensor: str, number: float) -> None:
+    """Takes out the product with a number behind a product of codes (`qtools.core.products.scaled_inside`).
 
     Args:
         edit: Of a graph with all Q/DQ pairs written; changed in place.
-        scores: Names of what such products give.
+        tensor: Name of the scaled result.
+        number: What it is scaled by.
     """
-    for node in list(edit.graph):
-        factor = _factor(node, scores)
-        if factor is None:
-            continue
-        product, number = factor
-        read = product.inputs[0]
-        assert read is not None
-        product.replace_input_with(0, _scaled(edit, product, read, number))
-        edit.replace(node, product.outputs[0])
+    scaling = edit.tensors[tensor].producer()
+    given = [] if scaling is None else [value for value in scaling.inputs if stored(value) is None]
+    if scaling is None or scaling.op_type != "Mul" or len(given) != 1 or given[0] is None:
+        return  # torch.onnx has put it elsewhere: then it is computed there
+    maker = given[0].producer()
+    while maker is not None and maker.op_type in MOVES and maker.inputs[0] is not None:
+        maker = maker.inputs[0].producer()
+    if maker is None or maker.op_type != "MatMul":
+        return
+    _scale(edit, maker, np.float32(number))
+    maker.outputs[0].name = f"{maker.outputs[0].name}{SCALED}"  # what it gives is no longer that value
+    edit.replace(scaling, given[0])
 
 
-def _factor(node: ir.Node, scores: Set[str]) -> tuple[ir.Node, np.float32] | None:
-    """A product of codes and the number that is all it is multiplied by behind it."""
-    if node.op_type != "Mul":
-        return None
-    for given, factor in (node.inputs, tuple(reversed(node.inputs))):
-        number, product = stored(factor), None if given is None else given.producer()
-        if number is None or number.size != 1 or number.item() <= 0 or given is None or given.name not in scores:
-            continue
-        if product is not None and product.op_type == "MatMul" and len(given.uses()) == 1:
-            return product, np.float32(number.item())
-    return None
-
-
-def _scaled(edit: Editor, product: ir.Node, read: ir.Value, number: np.float32) -> ir.Value:
-    """The same codes with every step times a number."""
-    made = read.producer()
-    assert made is not None
+def _scale(edit: Editor, product: ir.Node, number: np.float32) -> None:
+    """Has a product read the same codes with every step times a number."""
+    read = product.inputs[0]
+    made = None if read is None else read.producer()
+    assert read is not None and made is not None  # of codes: a DequantizeLinear
     codes, scale, zero_point = (value for value in made.inputs if value is not None)
-    numbers = stored(scale)
-    assert numbers is not None  # `Editor.numbers` stored it
-    name = f"{product.outputs[0].name}.scaled"
-    step = edit.stored(f"{name}.scale", (numbers.astype(np.float32) * number).astype(np.float32))
+    steps = stored(scale)
+    assert steps is not None  # `Editor.numbers` stored it
+    name = f"{product.outputs[0].name}{SCALED}"
+    step = edit.stored(f"{name}.scale", np.asarray(steps.astype(np.float32) * number, np.float32))
     real = edit.node("DequantizeLinear", [codes, step, zero_point], f"{name}{REAL}", read.shape)
     edit.put(product, real)
-    return real
+    product.replace_input_with(0, real)

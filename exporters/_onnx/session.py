@@ -22,7 +22,7 @@ FATAL = 4
 
 def computes_on_codes(kind: str) -> bool:
     """Whether an operator, in the standard or of onnxruntime's own, is an integer kernel."""
-    return kind.startswith(("QLinear", "QGemm", "QAttention")) or kind.endswith("Integer")
+    return kind.startswith(("QLinear", "QGemm", "QAttention")) or kind.endswith(("Integer", "IntegerToFloat"))
 
 
 def start(

@@ -29,6 +29,7 @@ GRID_INPUTS = {
     "QGemm": (1, 2, 4, 5, 7, 8),
     "ConvInteger": (2, 3),
     "MatMulInteger": (2, 3),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
 }
 """Operation -> which of its inputs are scales and zero points; other QLinear operations have them at 1 to 4."""
 

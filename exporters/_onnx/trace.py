@@ -21,18 +21,22 @@ from exporters._onnx import timed
 from exporters._onnx.edit import CODES, REAL
 from exporters._onnx.inspect import PAIR
 from exporters._onnx.opened import MARK, MARKED
+from exporters._onnx.scaled import SCALED
 from qtools.core.errors import InputError, MissingPlatform
 from qtools.core.timing import Trace
 
 Node = Mapping[str, Any]
+PRODUCT = "MatMulIntegerToFloat"
+"""onnxruntime's kernel for a product of codes that gives floats."""
 
 
-def trace(path: Path, value_of: Mapping[str, str], threads: int, runs: int) -> Trace:
+def trace(path: Path, value_of: Mapping[str, str], scaled: Mapping[str, str], threads: int, runs: int) -> Trace:
     """Times the artifact's operations, in a process apart.
 
     Args:
         path: The .onnx.
         value_of: Name of a tensor of the float graph -> the value of the program that it is.
+        scaled: A product of two values times a number -> the product, whose kernel may make both.
         threads: Threads inside one operator.
         runs: Inferences, behind a warm-up.
 
@@ -46,8 +50,10 @@ def trace(path: Path, value_of: Mapping[str, str], threads: int, runs: int) -> T
     nodes = found["nodes"]
     if not nodes:
         raise MissingPlatform("onnxruntime's trace holds no node")
-    named = {name + end: value for name, value in value_of.items() for end in ("", CODES, REAL)}
+    named = {name + end: value for name, value in value_of.items() for end in ("", CODES, REAL, SCALED)}
     named |= _renamed(nodes, named)
+    written = [name for node in nodes if node["kind"] == PRODUCT for name in node["writes"]]
+    named |= {name: scaled[named[name]] for name in written if named.get(name) in scaled}
     leads = Leads([Step(node["reads"], node["writes"], node["kind"] in PAIR) for node in nodes], named)
     ops = tuple(leads.timed(at, node["ms"]) for at, node in enumerate(nodes))
     return Trace(timed.source(), threads, runs, ops, found["loose_ms"])

@@ -6,7 +6,7 @@ Decided on the graph and a target's rules alone: the float artifact is made befo
 from __future__ import annotations
 
 from qtools.core.target import TargetSpec
-from qtools.core.types import WEIGHTED, GraphView, Op, OpKind
+from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 
 PAIRWISE = (OpKind.ADD, OpKind.SUB, OpKind.MUL)
 """Kinds that take two values element by element."""
@@ -40,8 +40,36 @@ def giving_floats(view: GraphView, spec: TargetSpec) -> frozenset[str]:
     )
 
 
+def scaled_inside(view: GraphView, plan: QuantPlan) -> dict[str, Op]:
+    """Products of codes whose floats nothing but a product with a positive number reads, whose result stays float too.
+
+    A kernel that gives floats multiplies them by its operands' steps anyway: the number can be part of that.
+
+    Args:
+        view: The captured graph.
+        plan: What runs in integers, and what is given as floats.
+
+    Returns:
+        Value that a product gives -> the operation that scales it.
+    """
+    found = {}
+    for op in view.ops:
+        made = op.outputs[0]
+        if op.kind is not OpKind.MATMUL or op.id in plan.float_ops or plan.values[made].origin != "float":
+            continue
+        scales = [reader for reader in view.consumers[made] if reader.attrs.get("number", 0.0) > 0]
+        if len(view.consumers[made]) == len(scales) == 1 and made not in view.outputs and _only_scales(scales[0], plan):
+            found[made] = scales[0]
+    return found
+
+
+def _only_scales(op: Op, plan: QuantPlan) -> bool:
+    return op.kind is OpKind.MUL and op.attrs["number"] != 1 and plan.values[op.outputs[0]].origin == "float"
+
+
 def _has_kernel(op: Op, view: GraphView) -> bool:
-    return view.values[op.inputs[1]].const == (op.kind in WEIGHTED)
+    """Whether an integer kernel takes its operands: weights of a layer, two values of a product."""
+    return view.values[op.inputs[1]].const if op.kind in WEIGHTED else view.fixed.isdisjoint(op.inputs)
 
 
 def _always_in_float(view: GraphView, spec: TargetSpec) -> set[str]:

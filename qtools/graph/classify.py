@@ -86,8 +86,9 @@ def _one_dim(args: Mapping[str, Any]) -> Attrs:
 
 
 def _norm(args: Mapping[str, Any]) -> Attrs:
-    """`over`: how many of the last dimensions are normalized together."""
-    return {"over": len(args["normalized_shape"]), "eps": float(args["eps"])}
+    """`over`: how many of the last dimensions are normalized together; `affine`: whether a weight and a bias follow."""
+    given = tuple(args.get(name) is not None for name in ("weight", "bias"))
+    return {"over": len(args["normalized_shape"]), "eps": float(args["eps"]), "affine": given}
 
 
 def _number(args: Mapping[str, Any]) -> Attrs:

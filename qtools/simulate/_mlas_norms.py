@@ -2,7 +2,8 @@
 
 Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/compute.cpp and x86_64/TransKernelAvx512F.S (softmax: an
 exponential by a polynomial, sixteen sums side by side, one division), core/mlas/lib/layernorm_kernel_avx2.cpp (a mean
-of doubles, then squares around it, eight sums side by side).
+of doubles, then squares around it, eight sums side by side). What onnxruntime makes of a sum of tokens and the affine
+LayerNorm behind it (SkipLayerNormalization) sums otherwise, and is not followed.
 """
 
 from __future__ import annotations
@@ -40,10 +41,16 @@ def softmax(op: Op, x: torch.Tensor) -> torch.Tensor:
     return (powers * (1 / total)).movedim(-1, op.attrs["dim"])
 
 
-def layer_norm(
-    op: Op, x: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
-) -> torch.Tensor:
-    """float32 of the same shape, over its last `op.attrs["over"]` dimensions together."""
+def layer_norm(op: Op, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
+    """float32 of the same shape, over its last `op.attrs["over"]` dimensions together.
+
+    Args:
+        op: The operation.
+        x: float32.
+        affine: Weight and bias, those that `op.attrs["affine"]` says are there.
+    """
+    parts = iter(affine)
+    weight, bias = (next(parts) if there else None for there in op.attrs["affine"])
     shape = x.shape[x.ndim - op.attrs["over"] :]
     rows = x.flatten(x.ndim - len(shape))
     count, epsilon = rows.shape[-1], float(np.float32(op.attrs["eps"]))
@@ -52,9 +59,10 @@ def layer_norm(
     away = rows - rows.double().mean(-1, keepdim=True).float()
     spread = (_squares(away) / count + epsilon).double().sqrt().float()  # torch's own float32 root is not the nearest
     made = away * (1 / spread).unsqueeze(-1)
-    if weight is not None:
-        scaled = weight.flatten()
-        made = made * scaled if bias is None else fused(made, scaled, bias.flatten().double())
+    if bias is not None:
+        made = fused(made, 1.0 if weight is None else weight.flatten(), bias.flatten().double())
+    elif weight is not None:
+        made = made * weight.flatten()
     return made.reshape(x.shape)
 
 

@@ -1,6 +1,8 @@
 """MLAS's product of two matrices in float32 to the last bit: fused multiply-adds along the inner dimension.
 
-Source: core/mlas/lib/sgemm.cpp in github.com/microsoft/onnxruntime, and the kernels for AVX-512 beside it.
+Source: core/mlas/lib/sgemm.cpp in github.com/microsoft/onnxruntime, and the kernels for AVX-512 beside it. A factor
+that onnxruntime takes into a product of more inner places than it packs at once is applied to each pack, here to the
+sum of all.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from qtools.core.types import Op
 
 WIDTH, DEPTH, NARROWEST = 128, 128, 16
 """Columns and inner places of what is packed at once; with fewer columns it is deeper, down to the last of them."""
-MOST = 1 << 24
-"""Multiply-accumulates up to which they are taken one by one; beyond, as torch takes them."""
+MOST = 1 << 23
+"""Multiply-accumulates of one image up to which they are taken one by one; beyond, as torch takes them."""
 
 
 def run(op: Op, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # as all float kernels are called
@@ -22,11 +24,14 @@ def run(op: Op, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # as all flo
 
     Args:
         op: The product.
-        a: float32, shape (..., rows, inner places); a single row has a kernel of its own, which is not followed.
-        b: float32, shape (..., inner places, columns).
+        a: float32, shape (images, ..., rows, inner places).
+        b: float32, shape (images, ..., inner places, columns). Vectors, single rows or columns and a matrix that all
+            images share have kernels of their own, which are not followed: those are torch's.
     """
-    (rows, inner), columns = a.shape[-2:], b.shape[-1]
-    if rows == 1 or math.prod(a.shape[:-1]) * inner * columns > MOST:
+    if min(a.ndim, b.ndim) < 3 or a.shape[-2] == 1 or b.shape[-1] == 1:
+        return torch.matmul(a, b)
+    inner, columns = a.shape[-1], b.shape[-1]
+    if math.prod(a.shape[1:]) * columns > MOST:
         return torch.matmul(a, b)
     left, right, together = a.double(), b.double(), _depth(inner, columns)
     total: torch.Tensor | None = None

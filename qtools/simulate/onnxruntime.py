@@ -172,8 +172,8 @@ FLOATS = {
     OpKind.MATMUL: _mlas_product.run,
 }
 
-SCALES_FIRST = frozenset({OpKind.MATMUL})
-"""Kinds whose floats a number behind them is no operation for."""
+TAKES_FACTORS = True
+"""A number that the floats of a product are multiplied by is part of its operand's step (exporters/_onnx/scaled.py)."""
 
 TO_FLOATS: Kernels = {
     OpKind.CONV: Kernel(_weighted_to_floats, prepare_weighted),

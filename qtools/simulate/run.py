@@ -13,6 +13,7 @@ from torch import fx
 
 from qtools.core import numerics, plugins
 from qtools.core.errors import InputError
+from qtools.core.products import scaled_inside
 from qtools.core.types import WEIGHTED, Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.execute import answers, evaluate, walk
@@ -87,7 +88,6 @@ class Simulator:
         module = importlib.import_module(f"qtools.simulate.{kernels}")
         self._wide: Kernels = getattr(module, "WIDE", {})
         self._to_floats: Kernels = getattr(module, "TO_FLOATS", {})
-        self._scales_first: frozenset[OpKind] = getattr(module, "SCALES_FIRST", frozenset())
         self._convert = getattr(module, "CONVERT", None)
         self._run_dynamic = getattr(module, "DYNAMIC", None)
         self._floats: Mapping[OpKind, FloatKernel] = getattr(module, "FLOATS", {})
@@ -99,7 +99,7 @@ class Simulator:
         self._codes_of = {n for n in made if plan.values[n].origin != "float"}
         self._codes_of |= set(program.view.inputs) & {n for n in plan.values if plan.params(n)}
         self._kernels: dict[str, tuple[Kernel, Output]] = {}
-        self._scaled = {op.inputs[0] for name in self._integer if (op := self._scale_of(self._ops[name])) is not None}
+        self._scaled = scaled_inside(program.view, plan) if getattr(module, "TAKES_FACTORS", False) else {}
         self._dynamic = {
             op.id: (op, Operand(self._quantized_constant(op.inputs[1]), self._known(op.inputs[1])))
             for op in program.view.ops
@@ -170,7 +170,7 @@ class Simulator:
             bias = self._constants[op.inputs[2]] if len(op.inputs) > 2 else None
             return self._run_dynamic(op, self.real(op.inputs[0], alive[op.inputs[0]]), weight, bias)
         if name not in self._integer:
-            if not self._scaled.isdisjoint(_inputs(node)):
+            if not self._scaled.keys().isdisjoint(_inputs(node)):
                 return alive[self._ops[name].inputs[0]]  # scaled already, inside the producer's kernel
             if name in self._in_order:
                 return self._in_float(self._ops[name], alive)
@@ -244,13 +244,6 @@ class Simulator:
         assert self._convert is not None  # targets that plan conversions have a library that knows them
         return self._convert(codes, made, self._known(name))
 
-    def _scale_of(self, op: Op) -> Op | None:
-        """The product with a number that is all that reads a kernel's floats, where the kernel scales them itself."""
-        readers = self._program.view.consumers[op.outputs[0]]
-        if op.kind not in self._scales_first or self._plan.values[op.outputs[0]].origin != "float" or len(readers) != 1:
-            return None
-        return readers[0] if readers[0].kind is OpKind.MUL and readers[0].attrs.get("number", 0) > 0 else None
-
     def _prepare(self, op: Op) -> tuple[Kernel, Output]:
         leaves = self._leaves(op)
         given = self._plan.values[leaves].origin == "float"
@@ -269,8 +262,8 @@ class Simulator:
         if kernel.prepare is not None:
             prepared = kernel.prepare(op, constants, self._known(op.inputs[0], op.id), params)
         size = self._program.view.values[op.outputs[0]].shape
-        scale = self._scale_of(op)
-        factor = 1.0 if scale is None else float(scale.attrs["number"])
+        scaling = self._scaled.get(op.outputs[0])
+        factor = 1.0 if scaling is None else float(scaling.attrs["number"])
         return kernel, Output(params, self._ends(leaves, params), prepared, size, factor)
 
     def _ends(self, leaves: str, params: QuantParams) -> tuple[int, int]:

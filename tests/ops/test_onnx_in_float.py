@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from calibration.check import check_plan
 from calibration.plan import Recipe
 from calibration.sides import Sides, laid
+from exporters._onnx import session
+from qtools.core.products import scaled_inside
 from qtools.core.types import Op, OpKind
 from qtools.simulate import _mlas_conv, _mlas_functions, _mlas_norms, _mlas_product
 from reports.environment import describe
@@ -116,16 +118,19 @@ def test_softmax_is_mlas_to_the_last_bit(count: int) -> None:
 
 
 @here
-@pytest.mark.parametrize("affine", ["scale", "scale and bias"])
+@pytest.mark.parametrize("affine", ["scale", "scale and bias", "bias"])
 @pytest.mark.parametrize("count", [8, 16, 48, 50, 55, 63, 96, 100, 192])
 def test_layer_norm_is_mlas_to_the_last_bit(count: int, affine: str) -> None:
     rng = np.random.default_rng(count)
     x, scale, bias = (rng.normal(size=size).astype(np.float32) for size in ((400, count), count, count))
     x = (x * rng.choice([0.01, 1, 30], (400, 1)) + rng.normal(size=(400, 1))).astype(np.float32)
-    stored = {"w": scale} | ({"b": bias} if affine.endswith("bias") else {})
+    given = {"w": scale} if "scale" in affine else {}
+    given |= {"b": bias} if affine.endswith("bias") else {}
+    stored = {"w": np.ones(count, np.float32)} | given
     node = helper.make_node("LayerNormalization", ["x", *stored], ["y"], axis=-1, epsilon=1e-5)
-    op = Op("n", OpKind.LAYER_NORM, ("x", *stored), ("y",), {"over": 1, "eps": 1e-5})
-    ours = _mlas_norms.layer_norm(op, torch.from_numpy(x), *(torch.from_numpy(each) for each in stored.values()))
+    attrs = {"over": 1, "eps": 1e-5, "affine": ("w" in given, "b" in given)}
+    op = Op("n", OpKind.LAYER_NORM, ("x", *given), ("y",), attrs)
+    ours = _mlas_norms.layer_norm(op, torch.from_numpy(x), *(torch.from_numpy(each) for each in given.values()))
     assert torch.equal(answer([node], x, **stored), ours)
 
 
@@ -141,6 +146,21 @@ def test_products_of_floats_are_summed_in_mlas_order(sizes: tuple[int, int, int,
     a, b = (rng.normal(size=size).astype(np.float32) for size in ((heads, rows, inner), (heads, inner, columns)))
     ours = _mlas_product.run(Op("m", OpKind.MATMUL, ("a", "b"), ("y",)), torch.from_numpy(a), torch.from_numpy(b))
     assert torch.equal(answer_to([helper.make_node("MatMul", ["a", "b"], ["y"])], {"a": a, "b": b}), ours)
+
+
+@pytest.mark.parametrize(
+    "sizes", [((5, 4), (4,)), ((2, 5, 4), (4,)), ((2, 5, 4), (4, 3)), ((2, 5, 4), (2, 4, 1))], ids=str
+)
+def test_products_of_other_forms_are_torchs(sizes: tuple[tuple[int, ...], ...]) -> None:
+    a, b = (torch.randn(size) for size in sizes)
+    assert torch.equal(_mlas_product.run(Op("m", OpKind.MATMUL, ("a", "b"), ("y",)), a, b), torch.matmul(a, b))
+
+
+def test_a_product_of_many_images_is_that_of_each() -> None:
+    a, b = torch.randn(4, 3, 96, 80), torch.randn(4, 3, 80, 64)
+    op = Op("m", OpKind.MATMUL, ("a", "b"), ("y",))
+    apart = [_mlas_product.run(op, a[i : i + 1], b[i : i + 1]) for i in range(4)]
+    assert torch.equal(_mlas_product.run(op, a, b), torch.cat(apart))
 
 
 def _block(m: Any, x: torch.Tensor) -> torch.Tensor:
@@ -239,6 +259,56 @@ def test_every_code_around_attention_is_as_simulated(onnx_bench: Any, attending:
     if AVX512:
         onnx_bench.assert_equal(codes)
         assert in_float == 1 or not any(count.different for count in counts.values()), counts
+
+
+def _products(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return tuple(getattr(m, name)(x).flatten(2).transpose(1, 2) for name in "qkv")  # type: ignore[return-value]
+
+
+SCALED = {
+    "by-a-number": (lambda m, q, k, v: (q @ k.mT * 0.3).softmax(-1) @ v, True),
+    "by-a-large-number": (lambda m, q, k, v: (3.7 * (q @ k.mT)).softmax(-1) @ v, True),
+    "by-one": (lambda m, q, k, v: (q @ k.mT * 1.0).softmax(-1) @ v, False),
+    "by-a-negative-number": (lambda m, q, k, v: (q @ k.mT * -0.3).softmax(-1) @ v, False),
+    "by-a-tensor": (lambda m, q, k, v: (q @ k.mT * m.factor).softmax(-1) @ v, False),
+    "by-a-tensor-of-four-dimensions": (lambda m, q, k, v: (q @ k.mT * m.factors)[0].softmax(-1) @ v, False),
+    "read-as-codes": (lambda m, q, k, v: m.out((q @ k.mT * 0.3).unsqueeze(1)).flatten(2), False),
+    "read-as-both": (lambda m, q, k, v: (s := q @ k.mT * 0.3).softmax(-1) @ v + s.sigmoid() @ v, False),
+    "read-in-rows": (lambda m, q, k, v: torch.tanh(((q @ k.mT).softmax(-1) @ v) * 0.3), True),
+    "an-output": (lambda m, q, k, v: q @ k.mT * 0.3, True),
+}  # fmt: skip
+"""What is done with queries, keys and values -> whether a number goes into the scale of what a product reads."""
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_a_number_is_taken_into_a_product_or_left_by_both(onnx_bench: Any, name: str) -> None:
+    """By the file and by the simulation: nothing differs, whatever is scaled and whoever reads it."""
+    compute, inside = SCALED[name]
+    parts = {each: nn.Conv2d(3, 12, 1) for each in "qkv"} | {"out": nn.Conv2d(1, 2, 3)}
+    build = onnx_bench.Forward(lambda m, x: compute(m, *_products(m, x)), **parts)
+    build.factor, build.factors = (nn.Parameter(torch.full(size, 0.3)) for size in ((1,), (1, 1, 1, 1)))
+    tiny = onnx_bench.tiny(f"scaled-{name}", lambda: build, (3, 5, 6))
+    rng = np.random.default_rng(1)
+    plan = tiny.random_plan(rng, widest=1.0)
+    assert bool(scaled_inside(tiny.program.view, plan)) == inside
+    found = session.operators(onnx.load(tiny.write(plan)))
+    assert "Mul" not in found or not inside or name == "read-in-rows", found
+    counts = tiny.compare(plan, tiny.images(plan, rng, 3))
+    assert all(count.worst <= 1 for count in counts.values())
+    if AVX512:
+        codes = {value: count for value, count in counts.items() if plan.params(value) is not None}
+        onnx_bench.assert_equal(codes)
+
+
+def test_the_last_layer_reads_codes_where_its_result_is_moved(onnx_bench: Any) -> None:
+    """Tokens that a layer of rows makes are an output behind a Reshape: it had run in float."""
+    parts = {"a": nn.Linear(24, 24), "norm": nn.LayerNorm(24), "b": nn.Linear(24, 5)}
+    tiny = onnx_bench.tiny("last", lambda: onnx_bench.Forward(lambda m, x: m.b(m.norm(m.a(x))), **parts), (35, 24))
+    plan = tiny.plan(lambda: (-2.0, 2.0))
+    found = session.operators(onnx.load(tiny.write(plan)))
+    assert found["QGemm"] == 2 and not found["Gemm"], found
+    if AVX512:
+        onnx_bench.assert_equal(tiny.compare(plan, tiny.images(plan, np.random.default_rng(0))))
 
 
 def test_who_lacks_the_operator_for_silu_finds_its_definition(onnx_bench: Any, block: Any) -> None:
