@@ -19,7 +19,7 @@ from qtools.graph.constants import fold_constants, serves_alone
 from qtools.graph.rank import lower_rank
 from qtools.graph.rewrite import expansions, simplify
 from qtools.graph.rows import Rows, gives_of, outputs_of
-from qtools.graph.scales import fold_scales
+from qtools.graph.scales import fold_scales, scale_scores
 
 CAPTURE_TOLERANCE = 1e-4
 """Largest |captured - module| / max(1, |module|) accepted: float32 reassociation in a network, not a changed graph."""
@@ -162,6 +162,8 @@ def _export(
         simplify(functional.graph)
         fold_constants(functional, _constants(functional))
         fold_scales(functional)
+        if OpKind.ATTENTION in expand:
+            scale_scores(functional)
         lower_rank(functional.graph)
         functional.graph_module.recompile()
         return functional

@@ -22,6 +22,11 @@ _CHANNELS = {aten.conv2d.default: 1, aten.linear.default: -1}
 _MOVES = (aten.reshape.default, aten.view.default, aten.permute.default, aten.transpose.int)
 
 
+_ORIGIN = ("nn_module_stack", "stack_trace", "source_fn_stack")
+"""What a node knows of the module it comes from."""
+_PRODUCTS = (aten.matmul.default, aten.bmm.default)
+
+
 @dataclass(frozen=True)
 class _Path:
     """A layer, and what its result is moved by before it is scaled; nothing else reads it on the way."""
@@ -42,6 +47,27 @@ def fold_scales(exported: torch.export.ExportedProgram) -> None:
                 exported.graph_signature.replace_all_uses(node.name, value.name)
                 exported.graph.erase_node(node)
                 break
+
+
+def scale_scores(exported: torch.export.ExportedProgram) -> None:
+    """Moves in place a number that queries alone are multiplied by, in front of their product with keys, behind it.
+
+    For targets whose product of codes gives floats: between codes the factor would round the queries once more.
+    """
+    for node in list(exported.graph.nodes):
+        scaled = node.args[0] if node.target in _PRODUCTS else None
+        if not isinstance(scaled, fx.Node) or scaled.target is not aten.mul.Tensor or len(scaled.users) != 1:
+            continue
+        query, factor = scaled.args[:2]
+        if not isinstance(query, fx.Node) or not isinstance(factor, (int, float)):
+            continue
+        node.replace_input_with(scaled, query)
+        with exported.graph.inserting_after(node):
+            behind = exported.graph.call_function(aten.mul.Tensor, (node, factor))
+        behind.meta |= {"val": node.meta["val"], **{key: scaled.meta[key] for key in _ORIGIN if key in scaled.meta}}
+        node.replace_all_uses_with(behind, delete_user_cb=lambda user, behind=behind: user is not behind)
+        exported.graph_signature.replace_all_uses(node.name, behind.name)
+        exported.graph.erase_node(scaled)
 
 
 def _folded(exported: torch.export.ExportedProgram, product: fx.Node, value: fx.Node, factor: object) -> bool:

@@ -125,23 +125,27 @@ def test_nothing_is_scaled_where_nothing_gains() -> None:
 
 
 class Windows(nn.Module):
-    """Attention written by hand: scaled queries, biases of positions, keys laid out as the product wants them."""
+    """Attention written by hand: scaled queries or scores, biases of positions, keys as the product wants them."""
 
-    def __init__(self, *, weighs: bool = True) -> None:
+    def __init__(self, *, weighs: bool = True, queries: bool = False) -> None:
         super().__init__()
+        self.queries = queries
         self.stem, self.proj, self.weighs = nn.Conv2d(3, WIDTH, 2, 2), nn.Linear(WIDTH, 4), weighs
         self.qkv, self.bias = nn.Linear(WIDTH, 3 * WIDTH), nn.Parameter(torch.randn(HEADS, 16, 16))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(x).reshape(1, 16, 3, HEADS, DEPTH).unbind(2)
-        scores = q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1) * DEPTH**-0.5 + self.bias
+        q, k = q.permute(0, 2, 1, 3), k.permute(0, 2, 3, 1)
+        scores = ((q * DEPTH**-0.5) @ k if self.queries else q @ k * DEPTH**-0.5) + self.bias
         weights = scores.softmax(-1) if self.weighs else scores
         return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).reshape(1, 16, WIDTH)).mean(1)
 
 
-def test_attention_that_a_network_writes_out_itself_is_found() -> None:
-    program = capture(Windows().eval(), torch.randn(1, 3, 8, 8), frozenset())
+@pytest.mark.parametrize("queries", [False, True])
+def test_attention_that_a_network_writes_out_itself_is_found(queries: bool) -> None:
+    """Where targets have attention written out, a number that queries are scaled by goes behind their product."""
+    program = capture(Windows(queries=queries).eval(), torch.randn(1, 3, 8, 8), SPEC.expand)
     (found,) = heads.find(program)
     assert sorted(found.behind.tolist()) == list(range(WIDTH))
     for places, start in ((found.query, 0), (found.key, WIDTH), (found.value, 2 * WIDTH)):

@@ -86,3 +86,34 @@ def test_every_other_product_stays(compute: Compute, factor: tuple[int, ...]) ->
     assert [op.kind for op in program.view.ops].count(OpKind.MUL) == 1
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(execute.run(program, x), module(x), rtol=0, atol=0)
+
+
+def _scores(m: Any, x: torch.Tensor) -> torch.Tensor:
+    q, k = m.linear(_tokens(x)).reshape(len(x), 16, 2, 3).unbind(2)
+    return (q * 0.4) @ k.mT
+
+
+@pytest.mark.parametrize("expand", [frozenset(), frozenset({OpKind.ATTENTION})])
+def test_a_number_goes_behind_the_product_of_queries_and_keys(expand: frozenset[OpKind]) -> None:
+    module = Scaled(_scores, ()).eval()
+    program = capture(module, torch.randn(SHAPE, generator=torch.Generator().manual_seed(1)), expand)
+    kinds = [op.kind for op in program.view.ops if op.kind in (OpKind.MUL, OpKind.MATMUL)]
+    assert kinds == ([OpKind.MATMUL, OpKind.MUL] if expand else [OpKind.MUL, OpKind.MATMUL])
+    assert program.view.ops[-1].outputs == program.view.outputs
+    images = torch.randn(3, *SHAPE[1:])
+    assert torch.allclose(execute.run(program, images), module(images), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda m, x: (q := _tokens(x) * 0.4) @ m.linear(_tokens(x)).mT + q.mean(),
+        lambda m, x: (_tokens(x) * m.gamma) @ m.linear(_tokens(x)).mT,
+        lambda m, x: _tokens(x) @ (m.linear(_tokens(x)).mT.relu() * 0.4),
+    ],
+    ids=["read elsewhere too", "by a tensor", "keys"],
+)
+def test_other_factors_stay_in_front_of_the_product(compute: Compute) -> None:
+    program = capture(Scaled(compute, ()).eval(), torch.randn(SHAPE), frozenset({OpKind.ATTENTION}))
+    kinds = [op.kind for op in program.view.ops if op.kind in (OpKind.MUL, OpKind.MATMUL)]
+    assert kinds == [OpKind.MUL, OpKind.MATMUL]
