@@ -21,6 +21,7 @@ from calibration.taken_in import taken_in
 from calibration.times import FUNCTIONS, MULTIPLIERS, Times, multiplies_codes
 from calibration.widths import Widths
 from qtools.core.macs import macs
+from qtools.core.products import giving_floats
 from qtools.core.target import Between, TargetSpec
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 
@@ -29,6 +30,9 @@ WORTH_TRYING = 0.02
 ATTENDING = frozenset({OpKind.ATTENTION, OpKind.MATMUL, OpKind.SOFTMAX})
 LIGHT = 0.005
 """Share of a network's weights up to which a layer may have them in float, four bytes for one."""
+SMALL = 1 << 18
+"""Multiply-accumulates of a product of two values up to which its kernel of integers takes longer than that of floats,
+whatever is between them: such a product goes with the floats where there are any."""
 TOLLS = 10
 """Halvings of the same range in which the toll on float products is looked for."""
 STEPS = 24
@@ -80,6 +84,7 @@ class Sides:
         made = frozenset(name for op in integer for name in op.outputs)
         self._given = {name for name in made if name not in self._inner and plan.params(name) is None}
         self._coded = frozenset(op.id for op in integer)
+        self._giving = giving_floats(view, spec)
         self._macs = max(1, sum(macs(op, view) for op in view.ops))
         self._times, self._whole = None, 1.0
         if (between := spec.between) is not None:
@@ -102,12 +107,22 @@ class Sides:
         between = self._spec.between
         if between is None:
             return {}
-        ops = {op.id: op for op in self._view.ops if op.id in self._coded - self._pinned and self._may(op, between)}
+        free = self._coded - self._pinned - self._small
+        ops = {op.id: op for op in self._view.ops if op.id in free and self._may(op, between)}
         for value, leaves in self._inner.items():
             pair = {self._view.producer[value].id, self._view.producer[leaves].id}
             if not pair <= ops.keys():
                 ops = {name: op for name, op in ops.items() if name not in pair}
         return ops
+
+    @cached_property
+    def _small(self) -> frozenset[str]:
+        """Products that are in float with whatever else is."""
+        if self._spec.between is None or OpKind.MATMUL not in self._spec.between.times:
+            return frozenset()
+        products = (op for op in self._view.ops if op.kind is OpKind.MATMUL and op.id in self._coded - self._pinned)
+        inner = (op for op in products if set(self._view.outputs).isdisjoint(op.outputs))
+        return frozenset(op.id for op in inner if macs(op, self._view) <= SMALL)
 
     def fastest(self) -> frozenset[str]:
         """What is in float where nothing but time counts; nothing where that saves too little to be sure of."""
@@ -169,7 +184,7 @@ class Sides:
 
     def _left(self, floats: Set[str]) -> float:
         """Share of the multiply-accumulates that are no longer of integers with these in float."""
-        return sum(self._share(op) for op in self.able.values() if op.id in floats)
+        return sum(self._share(op) for op in self._view.ops if op.id in floats)
 
     def _share(self, op: Op) -> float:
         """Share of the multiply-accumulates that leave integers with an operation."""
@@ -222,9 +237,11 @@ class Sides:
         coded, producer = self._coded - floats, self._view.producer
         left = 0.0
         for (value, reader), cost in roundings.items():
-            maker = producer.get(value)
-            writes = maker is not None and maker.id in coded and not self._moves(maker)
-            left += cost if writes or (reader in coded and maker is not None and maker.id not in coded) else 0.0
+            if (maker := producer.get(value)) is None:
+                continue
+            writes = maker.id in coded and not self._moves(maker) and maker.id not in self._giving
+            reads = reader in coded and (maker.id not in coded or maker.id in self._giving)
+            left += cost if writes or reads else 0.0
         return left
 
     def _may(self, op: Op, between: Between) -> bool:
@@ -278,21 +295,24 @@ class Sides:
             if value not in self._inner.keys() | self._given and self._view.consumers[value]:
                 self._handed(cut, value, price * times.conversion(value) / self._whole, roundings)
         chosen = cut.cheapest() & self.able.keys()
-        return frozenset(op.id for op in self.able.values() if op.id in chosen | tables)
+        return frozenset(op.id for op in self.able.values() if op.id in chosen | tables) | self._small
 
     def _handed(self, cut: Cut, value: str, conversion: float, roundings: Mapping[Edge, float]) -> None:
         """What it costs to hand a value on: a conversion for readers of the other side, and roundings."""
         producer = self._view.producer.get(value)
         maker = NO if producer is None else self._place(producer)
         writes = producer is not None and not self._moves(producer)
+        gives_either = maker == NO and producer is not None and producer.id in self._giving
         some_in_float, some_on_codes = ("to floats", value), ("to codes", value)
-        cut.costs(some_in_float, maker, conversion)
+        cut.costs(some_in_float, some_on_codes if gives_either else maker, conversion)
         cut.costs(maker, some_on_codes, conversion)
         for reader in self._view.consumers[value]:
             place, rounding = self._place(reader), roundings.get((value, reader.id), 0.0)
             cut.forbids(place, some_in_float)
             cut.forbids(some_on_codes, place)
-            if maker != NO:
+            if gives_either:
+                cut.costs(YES, place, rounding)  # floats for nothing where nobody reads codes
+            elif maker != NO:
                 cut.costs(maker, place, rounding)  # made in float, read on codes
                 cut.costs(YES, maker, rounding if writes else 0.0)  # written as codes, whoever reads them
 
@@ -300,7 +320,7 @@ class Sides:
         """An operation in the cut: of those that cannot move, the side on which they are."""
         if op.id in self.able:
             return op.id
-        return NO if op.id in self._coded else YES
+        return NO if op.id in self._coded - self._small else YES
 
     def _predicted(self, times: Times, coded: Set[str]) -> float:
         """Time of everything that may move, conversions included."""
@@ -313,7 +333,9 @@ class Sides:
             if name in self._inner.keys() | self._given:
                 continue
             made = (maker := self._view.producer.get(name)) is None or maker.id in sides
-            if any((reader.id in sides) != made for reader in self._view.consumers[name]):
+            read = {reader.id in sides for reader in self._view.consumers[name]}
+            gives_either = made and maker is not None and maker.id in self._giving
+            if len(read) > 1 or (read and made not in read and not gives_either):
                 time += times.conversion(name)
         return time
 
