@@ -28,11 +28,13 @@ from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 WORTH_TRYING = 0.02
 """Share of the predicted time that float has to save by itself, where no time is given: less is no prediction."""
 ATTENDING = frozenset({OpKind.ATTENTION, OpKind.MATMUL, OpKind.SOFTMAX})
+LIGHT_TOGETHER = 0.02
+"""Share of the multiply-accumulates up to which such products are light; most of what may go is for others."""
 LIGHT = 0.005
 """Share of a network's weights up to which a layer may have them in float, four bytes for one."""
 SMALL = 1 << 18
 """Multiply-accumulates of a product of two values up to which its kernel of integers takes longer than that of floats,
-whatever is between them: such a product goes with the floats where there are any."""
+whatever is between them: such products go with the floats where there are any, and they are light together."""
 TOLLS = 10
 """Halvings of the same range in which the toll on float products is looked for."""
 STEPS = 24
@@ -122,7 +124,8 @@ class Sides:
             return frozenset()
         products = (op for op in self._view.ops if op.kind is OpKind.MATMUL and op.id in self._coded - self._pinned)
         inner = (op for op in products if set(self._view.outputs).isdisjoint(op.outputs))
-        return frozenset(op.id for op in inner if macs(op, self._view) <= SMALL)
+        found = [op for op in inner if macs(op, self._view) <= SMALL]
+        return frozenset(op.id for op in found if sum(map(self._share, found)) <= LIGHT_TOGETHER)
 
     def fastest(self) -> frozenset[str]:
         """What is in float where nothing but time counts; nothing where that saves too little to be sure of."""

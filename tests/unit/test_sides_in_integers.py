@@ -136,3 +136,50 @@ def test_only_what_floats_alone_read_is_given_as_floats(program: Program) -> Non
     given = {view.producer[n].module for n, entry in done.values.items() if "gives floats" in entry.reason}
     assert given == {"a"}  # b is read by a sum between codes, the others are no products of matrices
     assert {op.module for op in view.ops if op.id in giving_floats(view, SPEC)} == {"a", "head"}
+
+
+class Attending(nn.Module):
+    """A heavy layer, and attention over its tokens between layers of all three operands and of the result."""
+
+    def __init__(self, kernel: int = 3) -> None:
+        super().__init__()
+        self.heavy = nn.Conv2d(16, 16, kernel, padding=kernel // 2)
+        self.stem, self.qkv, self.out = nn.Conv2d(3, 16, 3, 2, 1), nn.Linear(16, 48), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        t = F.silu(self.heavy(F.silu(self.stem(x)))).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(t).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4).unbind(0)
+        t = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.head(F.silu(t).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "small"), [(16, 15, True), (64, 15, False), (16, 1, False)], ids=["light", "large", "not light"]
+)
+def test_small_products_are_in_float_with_what_else_is(side: int, kernel: int, small: bool) -> None:
+    """Of few tokens beside much else; of many, and where they are much of the network, integers meet the limit."""
+    torch.manual_seed(0)
+    program = capture(Attending(kernel).eval(), torch.randn(1, 3, side, side), SPEC.expand)
+    found = sides(program, most=0.049).nearest(drawn(program, 0), 10.0)
+    products = {op.id for op in program.view.ops if op.kind is OpKind.MATMUL}
+    assert len(products) == 2 and found and left(program, found) <= 0.049
+    assert products <= found if small else products.isdisjoint(found)
+
+
+def test_a_layer_gives_floats_without_a_conversion_where_nobody_reads_codes() -> None:
+    torch.manual_seed(0)
+    program = capture(Attending().eval(), torch.randn(1, 3, 16, 16), SPEC.expand)
+    view, of = program.view, sides(program)
+    times = Times(view, SPEC, BETWEEN)
+    (made_by,) = (op for op in view.ops if op.module == "qkv")
+    moves, reader = [], view.consumers[made_by.outputs[0]][0]
+    while len(view.consumers[made_by.outputs[0]]) == 1 and reader.kind in (OpKind.RESHAPE, OpKind.TRANSPOSE):
+        moves, (reader, *_) = [*moves, reader.id], view.consumers[reader.outputs[0]]
+    every = frozenset({*moves, reader.id, *(op.id for op in view.ops if op.kind is OpKind.MATMUL)})
+    before, after = of.time(frozenset(moves[:1])), of.time(every)
+    size = times.conversion(made_by.outputs[0])
+    assert before * of._whole == pytest.approx(
+        size - BETWEEN.call
+    )  # floats for one move, which codes are made of behind
+    assert after < before
