@@ -28,13 +28,13 @@ from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 WORTH_TRYING = 0.02
 """Share of the predicted time that float has to save by itself, where no time is given: less is no prediction."""
 ATTENDING = frozenset({OpKind.ATTENTION, OpKind.MATMUL, OpKind.SOFTMAX})
-LIGHT_TOGETHER = 0.02
-"""Share of the multiply-accumulates up to which such products are light; most of what may go is for others."""
 LIGHT = 0.005
 """Share of a network's weights up to which a layer may have them in float, four bytes for one."""
 SMALL = 1 << 18
 """Multiply-accumulates of a product of two values up to which its kernel of integers takes longer than that of floats,
-whatever is between them: such products go with the floats where there are any, and they are light together."""
+whatever is between them."""
+LIGHT_TOGETHER = 0.02
+"""Share of the multiply-accumulates up to which all such products go with the floats; what else may is for others."""
 TOLLS = 10
 """Halvings of the same range in which the toll on float products is looked for."""
 STEPS = 24
@@ -119,13 +119,14 @@ class Sides:
 
     @cached_property
     def _small(self) -> frozenset[str]:
-        """Products that are in float with whatever else is."""
+        """Products that are in float where anything is."""
         if self._spec.between is None or OpKind.MATMUL not in self._spec.between.times:
             return frozenset()
         products = (op for op in self._view.ops if op.kind is OpKind.MATMUL and op.id in self._coded - self._pinned)
         inner = (op for op in products if set(self._view.outputs).isdisjoint(op.outputs))
         found = [op for op in inner if macs(op, self._view) <= SMALL]
-        return frozenset(op.id for op in found if sum(map(self._share, found)) <= LIGHT_TOGETHER)
+        light = sum(map(self._share, found)) <= LIGHT_TOGETHER
+        return frozenset(op.id for op in found) if light else frozenset()
 
     def fastest(self) -> frozenset[str]:
         """What is in float where nothing but time counts; nothing where that saves too little to be sure of."""
@@ -176,8 +177,8 @@ class Sides:
     def _most(self) -> float:
         """Share of the multiply-accumulates that may leave integers: what has no integer kernel counts.
 
-        Where that alone is more than the target wants, as attention over many tokens, the limit is no longer to be met:
-        then it is one on what leaves them by choice.
+        Where that alone is more than the target wants, the limit is no longer to be met: then it is one on what leaves
+        them by choice.
         """
         if self._spec.between is None or self._spec.between.most is None:
             return math.inf

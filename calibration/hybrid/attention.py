@@ -16,7 +16,7 @@ class Attention:
 
     Attributes:
         ops: The operation, or both products.
-        query, value: Value ids, (batch, heads, tokens, depth) each.
+        query, value: Value ids, (..., tokens, depth) each, mostly (batch, heads, tokens, depth).
         key: Value id, of the same shape, or with the last two axes exchanged where `turned`.
         result: Value id of what it gives, shaped as the queries.
     """

@@ -47,7 +47,6 @@ class Heads:
     """An attention between layers, all of its heads.
 
     Attributes:
-        attention: Its operations.
         writers: Layers that make queries, keys and values; one may make several.
         channels: Number of output channels of each.
         query: Where each channel of the queries comes from; `key` has the same channels in the same order.
@@ -57,7 +56,6 @@ class Heads:
         behind: Input channel of `out` for each channel of the values, shape (channels,).
     """
 
-    attention: Attention
     writers: tuple[Op, ...]
     channels: tuple[int, ...]
     query: Places
@@ -93,7 +91,7 @@ def find(program: Program) -> tuple[Heads, ...]:
         behind = _behind(program, each.result, out)
         if places is not None and behind is not None and len(behind) == len(places[2]):
             channels = tuple(view.values[w.inputs[1]].shape[0] for w in made)
-            found.append(Heads(each, made, channels, *places, out, behind))
+            found.append(Heads(made, channels, *places, out, behind))
     return tuple(found)
 
 

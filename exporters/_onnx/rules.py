@@ -127,6 +127,8 @@ QNN = replace(
 )
 """Qualcomm's HTP, which runs a graph in integers or not at all: pairs around everything it has an 8-bit form of.
 
+But attention, whose scale would be a product with a number in float between two of them: it is one float island.
+
 Its own rounding is nobody's to see outside the chip: what is simulated and run here is onnxruntime's CPU provider on
 the same file, with integer kernels where it has them and Q/DQ around float where it has not.
 """

@@ -1,7 +1,7 @@
 """Exact: the graph as torch.onnx is given it, with few changes of shape around tokens.
 
 onnxruntime's integer kernel for linear layers is Gemm, which is two-dimensional: over tokens in rows no Reshape is
-needed around it. Keys are turned right in front of their product, which takes that in.
+needed around it.
 """
 
 from __future__ import annotations

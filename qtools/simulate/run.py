@@ -110,8 +110,7 @@ class Simulator:
             op.id
             for op in program.view.ops
             if op.kind in self._floats and op.id in plan.float_ops and op.id not in self._dynamic
-            if op.kind not in WEIGHTED or all(n in self._constants for n in op.inputs[1:])
-            if op.kind not in WEIGHTED or self._constants[op.inputs[1]].ndim == MAPS
+            if op.kind not in WEIGHTED or self._is_on_maps(op)
         }
         for name in self._integer:
             op = self._ops[name]
@@ -188,6 +187,10 @@ class Simulator:
             if n not in self._program.constants
         )
         return self._cut(kernel.run(op, data, output), self._leaves(op))
+
+    def _is_on_maps(self, op: Op) -> bool:
+        """Whether a layer with constants of its own is a convolution."""
+        return all(n in self._constants for n in op.inputs[1:]) and self._constants[op.inputs[1]].ndim == MAPS
 
     def _in_float(self, op: Op, alive: Mapping[str, Any]) -> torch.Tensor:
         """An operation whose floats are those of the library: sums have an order, functions an approximation."""

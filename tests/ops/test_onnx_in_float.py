@@ -261,8 +261,8 @@ def test_every_code_around_attention_is_as_simulated(onnx_bench: Any, attending:
         assert in_float == 1 or not any(count.different for count in counts.values()), counts
 
 
-def _products(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return tuple(getattr(m, name)(x).flatten(2).transpose(1, 2) for name in "qkv")  # type: ignore[return-value]
+def _products(m: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    return [getattr(m, name)(x).flatten(2).transpose(1, 2) for name in "qkv"]
 
 
 SCALED = {

@@ -246,7 +246,7 @@ def test_patches_are_turned_once_and_by_blocks(tiny: Any) -> None:
 
 @case("attended")
 @pytest.mark.parametrize("in_float", [False, True])
-def test_attention_is_two_products_that_take_in_scale_and_turned_keys(tiny: Any, in_float: bool) -> None:
+def test_attention_is_two_products_that_take_in_the_scale(tiny: Any, in_float: bool) -> None:
     """Of codes the first gives floats, which the softmax reads; neither scores nor queries are scaled apart."""
     products = {op.id for op in tiny.program.view.ops if op.kind.value == "matmul"}
     plan = tiny.plan(lambda: (-2.0, 2.0), between=products if in_float else frozenset())
