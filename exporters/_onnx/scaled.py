@@ -30,23 +30,21 @@ def scale_first(edit: Editor, tensor: str, number: float) -> None:
     maker = given[0].producer()
     while maker is not None and maker.op_type in MOVES and maker.inputs[0] is not None:
         maker = maker.inputs[0].producer()
-    if maker is None or maker.op_type != "MatMul":
+    read = None if maker is None or maker.op_type != "MatMul" else maker.inputs[0]
+    if maker is None or read is None or (made := read.producer()) is None or made.op_type != "DequantizeLinear":
         return
-    _scale(edit, maker, np.float32(number))
+    maker.replace_input_with(0, _scaled(edit, maker, made, np.float32(number)))
     maker.outputs[0].name = f"{maker.outputs[0].name}{SCALED}"  # what it gives is no longer that value
     edit.replace(scaling, given[0])
 
 
-def _scale(edit: Editor, product: ir.Node, number: np.float32) -> None:
-    """Has a product read the same codes with every step times a number."""
-    read = product.inputs[0]
-    made = None if read is None else read.producer()
-    assert read is not None and made is not None  # of codes: a DequantizeLinear
-    codes, scale, zero_point = (value for value in made.inputs if value is not None)
+def _scaled(edit: Editor, product: ir.Node, read: ir.Node, number: np.float32) -> ir.Value:
+    """The codes that a product reads, in front of it, with every step times a number."""
+    codes, scale, zero_point = (value for value in read.inputs if value is not None)
     steps = stored(scale)
     assert steps is not None  # `Editor.numbers` stored it
     name = f"{product.outputs[0].name}{SCALED}"
     step = edit.stored(f"{name}.scale", np.asarray(steps.astype(np.float32) * number, np.float32))
-    real = edit.node("DequantizeLinear", [codes, step, zero_point], f"{name}{REAL}", read.shape)
+    real = edit.node("DequantizeLinear", [codes, step, zero_point], f"{name}{REAL}", read.outputs[0].shape)
     edit.put(product, real)
-    product.replace_input_with(0, real)
+    return real
