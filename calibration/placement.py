@@ -11,6 +11,7 @@ from calibration.near_zero import NEAR_ZERO
 from qtools.core.conversion import is_converted
 from qtools.core.macs import macs
 from qtools.core.prediction import Place, Prediction
+from qtools.core.products import scaled_inside
 from qtools.core.target import FastPath, OpRule, TargetSpec
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 
@@ -46,6 +47,7 @@ def predict(view: GraphView, plan: QuantPlan, spec: TargetSpec) -> Prediction:
     """
     path = spec.fast_path or FastPath("", spec.name, spec.name)
     gone = {op.id for op in view.ops if _has_no_operation(op, plan)}
+    gone |= {op.id for op in scaled_inside(view, plan).values()}
     places = tuple(_place(op, view, plan, spec, path) for op in view.ops if op.id not in gone)
     outside = {place.op for place in places if not place.fast}
     parts = count_parts(view, outside, gone) if path.parts else None

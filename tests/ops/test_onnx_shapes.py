@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from calibration.placement import predict
 from exporters._onnx import model as onnx_files
 from exporters._onnx import session
 
@@ -254,6 +255,8 @@ def test_attention_is_two_products_that_take_in_the_scale(tiny: Any, in_float: b
     found = session.operators(onnx_files.parse(tiny.write(plan)))
     kinds = ("FusedMatMul", "MatMul") if in_float else ("MatMulIntegerToFloat", "QLinearMatMul")
     assert {name: found[name] for name in found if "MatMul" in name} == dict.fromkeys(kinds, 1)
+    predicted = [place.kind.value for place in predict(tiny.program.view, plan, tiny.target.spec).places]
+    assert ("mul" in predicted) == in_float  # part of the product of codes: nothing to advise about
     assert not found["Mul"] and found["Softmax"] == 1 and found["Reshape"] <= 4, found
 
 
