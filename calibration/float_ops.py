@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from calibration import near_zero
 from calibration.taken_in import taken_in
 from calibration.wide import Kernels
+from qtools.core.levelled import levels
 from qtools.core.products import PAIRWISE, giving_floats
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
 
@@ -15,6 +16,7 @@ BETWEEN = "dynamic range: its values stay in float between kernels that quantize
 BETWEEN_FLOATS = "everything around it runs in float"
 ISLAND = "precision island"
 IN_FLOAT = "float rounds nothing, where that pays"
+LEVELS = "levels the channels of a float in front of codes"
 PERIODIC = ("aten.sin.", "aten.cos.")
 
 
@@ -139,6 +141,8 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     rule, target = kernels.get(op), kernels.spec.name
     if chosen := _chosen(op, kernels):
         return chosen
+    if levels(op):
+        return LEVELS
     if rule is None:
         name, width = op.attrs.get("aten", op.kind.value), "16-bit" if kernels.is_wide(op) else "integer"
         return f"{target} has no {width} kernel for {name} in these rules"

@@ -92,7 +92,7 @@ class Sides:
         if (between := spec.between) is not None:
             self._times = times = Times(view, spec, between)
             self._coded |= {op.id for op in view.ops if op.kind in between.either and op.id in plan.float_ops}
-            self._whole = sum(times.usual(op) for op in view.ops)
+            self._whole = times.whole()
 
     def without(self, pinned: Set[str]) -> Sides:
         """The same with these operations on codes, whatever comes."""

@@ -52,6 +52,14 @@ class Times:
         per_element = self._between.table
         return per_element is not None and op.kind in FUNCTIONS and per_element < self._between.times[op.kind][0] / 2
 
+    def whole(self) -> float:
+        """What the whole network takes on codes."""
+        return sum(map(self.usual, self._view.ops))
+
+    def product(self, value: str) -> float:
+        """What a product of a value with constants takes, in float."""
+        return self._between.times[OpKind.MUL][1] * self.size(value)
+
     def conversion(self, value: str) -> float:
         """What it takes to make codes of floats, or floats of codes."""
         return self._between.call + self._between.conversion * self.size(value)

@@ -127,6 +127,13 @@ def _float_constants(model: Any, value_of: Mapping[str, str]) -> dict[str, tuple
     return found
 
 
+def level(lowered: Lowered, values: Sequence[str]) -> Lowered:
+    """The binding of the network with further products, which `apply` writes."""
+    from exporters._onnx.levelled import with_levelled
+
+    return with_levelled(lowered, values)
+
+
 def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
     """Opens an artifact; with `lowered`, its inner values can be read too.
 
@@ -238,6 +245,7 @@ def target(spec: TargetSpec) -> Target:
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
         bound=bound,
         trace=trace,
+        levelled=level,
     )
 
 

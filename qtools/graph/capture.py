@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 from torch import fx, nn
 
 from qtools.core.errors import CheckFailed, InputError
+from qtools.core.levelled import factors_of, levelled
 from qtools.core.ports import IMAGE, Ports
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, Value
 from qtools.graph.classify import classify
 from qtools.graph.constants import fold_constants, serves_alone
+from qtools.graph.factors import put_factors
 from qtools.graph.rank import lower_rank
 from qtools.graph.rewrite import expansions, simplify
 from qtools.graph.rows import Rows, gives_of, outputs_of
@@ -50,6 +52,7 @@ class Program:
     _source: nn.Module
     _expand: frozenset[OpKind]
     _graphs: dict[int, fx.Graph] = field(default_factory=dict)
+    _levelled: tuple[str, ...] = ()
 
     def graph(self, batch: int) -> fx.Graph:
         """The graph for a batch size. Shapes are static, so each size is captured once and kept.
@@ -65,12 +68,15 @@ class Program:
             examples = tuple(torch.zeros(batch, *shape[1:]) for shape in self.takes.shapes)
             exported = _export(self._source, examples, self._expand)
             graph, constants = exported.graph, _constants(exported)
-            if [(n.op, n.target) for n in graph.nodes] != [(n.op, n.target) for n in self.exported.graph.nodes]:
+            put = {name for value in self._levelled for name in (levelled(value), factors_of(value))}
+            plain = [node for node in self.exported.graph.nodes if node.name not in put]
+            if [(n.op, n.target) for n in graph.nodes] != [(n.op, n.target) for n in plain]:
                 raise CheckFailed(f"the graph at batch {batch} differs from the graph at batch 1")
-            for node, known in zip(graph.nodes, self.exported.graph.nodes, strict=True):
+            for node, known in zip(graph.nodes, plain, strict=True):
                 if node.name in constants and not serves_alone(node, constants[node.name], self.constants[known.name]):
                     raise CheckFailed(f"{known.name}, a constant, depends on the batch size: it is another at {batch}")
                 node.name = known.name  # what torch called it may hang on the batch size
+            put_factors(exported, self._levelled)
             self._graphs[batch] = graph
         return self._graphs[batch]
 
@@ -81,6 +87,22 @@ class Program:
         except CheckFailed:
             return 1
         return wanted
+
+    def levelled(self, values: Sequence[str]) -> Program:
+        """The same with a factor per channel, of ones, behind these values (`qtools.core.levelled`).
+
+        Args:
+            values: Value ids of activations; none may be an output.
+        """
+        examples = tuple(torch.zeros(shape) for shape in self.takes.shapes)
+        with _EXPORTING:
+            exported = _export(self._source, examples, self._expand)
+        every = (*self._levelled, *values)
+        put_factors(exported, every)
+        constants = _constants(exported)
+        view, graphs = _view(exported, constants), {1: exported.graph}
+        made = replace(self, exported=exported, view=view, constants=constants, _graphs=graphs, _levelled=every)
+        return made.with_constants(self.constants)
 
     def with_constants(self, new: Mapping[str, torch.Tensor]) -> Program:
         """The same graph over other weights.

@@ -116,15 +116,21 @@ def _is_frontier(node: fx.Node, value: Any, fixed: Mapping[fx.Node, Any]) -> boo
     return computed and any(user not in fixed and user.op != "output" for user in node.users)
 
 
-def _replace(exported: torch.export.ExportedProgram, node: fx.Node, value: torch.Tensor, name: str) -> None:
-    """Puts a lifted constant of that name in the node's place, in front of the program's inputs."""
+def put_constant(exported: torch.export.ExportedProgram, value: torch.Tensor, name: str) -> fx.Node:
+    """A new lifted constant in front of the program's inputs; what its value looks like is for the caller to say."""
     signature = exported.graph_signature
     places = [i for i, spec in enumerate(signature.input_specs) if spec.kind is InputKind.USER_INPUT]
     first = next(n for n in exported.graph.nodes if n.op == "placeholder" and n.name in signature.user_inputs)
     with exported.graph.inserting_before(first):
-        constant = exported.graph.placeholder(name)
-    constant.meta = {"val": node.meta["val"]}
-    node.replace_all_uses_with(constant)
+        constant: fx.Node = exported.graph.placeholder(name)
     spec = InputSpec(InputKind.CONSTANT_TENSOR, TensorArgument(constant.name), name)
     signature.input_specs.insert(places[0], spec)
     exported.constants[name] = value.detach().clone().contiguous()
+    return constant
+
+
+def _replace(exported: torch.export.ExportedProgram, node: fx.Node, value: torch.Tensor, name: str) -> None:
+    """Puts a lifted constant of that name in the node's place."""
+    constant = put_constant(exported, value, name)
+    constant.meta = {"val": node.meta["val"]}
+    node.replace_all_uses_with(constant)

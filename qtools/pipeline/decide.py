@@ -9,7 +9,7 @@ from calibration.apart import Apart, matching
 from calibration.ends import half_way, spread, together
 from calibration.method import Method
 from calibration.read_through import read_through
-from calibration.sides import wanted
+from calibration.sides import time_given, wanted
 from calibration.weights.correct import nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target
@@ -17,7 +17,7 @@ from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView
 from qtools.graph import execute
 from qtools.graph.pixels import LEVELS
-from qtools.pipeline import budget, ends, peers, sides
+from qtools.pipeline import behind_floats, budget, ends, peers, sides
 from qtools.pipeline.data import RunImages
 from qtools.pipeline.islands import raise_values
 from qtools.pipeline.prepare import Prepared
@@ -50,16 +50,19 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
     trial = None
     if chosen.correct:
         with watch.stage("correct weights"):
-            trial = _corrected(decision, recipe, trials, config)
+            trial, trials = _corrected(decision, recipe, trials, config)
+            prepared = trials.prepared
     if apart.raises:
         with watch.stage("raise precision"):
             trial = raise_values(trial or trials.plain(recipe, plan), (prepared, target), apart, correct=chosen.correct)
     if trial is not None:
         recipe, decision = trial.recipe, trial.decision
+    if prepared.program is not program:
+        decision = dataclasses.replace(decision, levelled=prepared)
     if widths.activations >= target.spec.activation.bits:
         return decision
     narrow = trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
-    kept = {name: entry for name, entry in decision.plan.values.items() if program.view.values[name].const}
+    kept = {name: entry for name, entry in decision.plan.values.items() if decision.program.view.values[name].const}
     narrow = dataclasses.replace(narrow, values={**narrow.values, **kept})
     return dataclasses.replace(decision, saturated=open_simulator(decision.program, narrow, target.simulator))
 
@@ -88,17 +91,22 @@ def recipe_of(
     return dataclasses.replace(recipe, wide=wide, clamp=apart.clamp, dynamic=dynamic, through=through)
 
 
-def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, config: tuple[Method, Widths, Apart]) -> Trial:
+def _corrected(
+    first: Decision, recipe: planning.Recipe, trials: Trials, config: tuple[Method, Widths, Apart]
+) -> tuple[Trial, Trials]:
     """The plan with corrected biases and, where that brings the logits nearer to float, moved ends and rounded weights.
 
     What loses on calibration images that the step has not seen is taken back.
+
+    Returns:
+        The best trial, and what made it: of the network, or of one with further products.
     """
     chosen, widths, apart = config
     steps = _Corrections(first, recipe, trials)
     if not steps.best.changed:
-        return dataclasses.replace(steps.best, decision=first)  # no layer runs in integers
+        return dataclasses.replace(steps.best, decision=first), trials  # no layer runs in integers
     if wanted(config, trials.target.spec):
-        steps.judge_sides(widths, apart)
+        steps.level_behind_floats(widths, steps.judge_sides(widths, apart))
     steps.judge_ranges()
     if chosen.ends:
         steps.try_ends()
@@ -107,7 +115,7 @@ def _corrected(first: Decision, recipe: planning.Recipe, trials: Trials, config:
         lost = steps.try_rounding(before)
         steps.try_channels(lost)
     decision = dataclasses.replace(steps.best.decision, steps=tuple(steps.told))
-    return dataclasses.replace(steps.best, decision=decision)
+    return dataclasses.replace(steps.best, decision=decision), steps.trials
 
 
 class _Corrections:
@@ -116,18 +124,32 @@ class _Corrections:
     Attributes:
         best: The best trial so far; at first the plan as it was made, with biases corrected.
         told: What each step brought.
+        trials: What made it.
     """
 
     def __init__(self, first: Decision, recipe: planning.Recipe, trials: Trials) -> None:
-        self._trials, self._held, self._program = trials, trials.held, trials.prepared.program
+        self.trials, self._held = trials, trials.held
         self.told = list(first.steps)
         self.best = trials.corrected(recipe, first.plan, rounding=False)
 
-    def judge_sides(self, widths: Widths, apart: Apart) -> None:
-        """Holds codes everywhere against floats where they pay, as far as time allows."""
+    def judge_sides(self, widths: Widths, apart: Apart) -> float:
+        """Holds codes everywhere against floats where they pay, as far as time allows; returns the time left."""
         ours = self.best
-        if (made := sides.tried(ours, self._trials, widths, apart)) is not None:
-            self._take(sides.NAME, ours, *made)
+        left = time_given(self.trials.prepared.program.view, self.trials.target.spec, apart)
+        if (made := sides.tried(ours, self.trials, widths, apart)) is None:
+            return left
+        self._take(sides.NAME, ours, made.trial, made.note)
+        return left - made.time if self.best is made.trial else left
+
+    def level_behind_floats(self, widths: Widths, left: float) -> None:
+        """Holds values in float as they are against levelled ones, as far as the time left allows."""
+        ours = self.best
+        if (made := behind_floats.tried(ours, self.trials, widths, left)) is None:
+            return
+        trials, other, note = made
+        self._take(behind_floats.NAME, ours, other, note)
+        if self.best is other:
+            self.trials = trials
 
     def judge_ranges(self) -> None:
         """Holds ranges behind functions against plain ones.
@@ -138,10 +160,10 @@ class _Corrections:
         if not ours.recipe.through:
             return
         plain = dataclasses.replace(ours.recipe, through={})
-        plan = self._trials.plan(plain)
+        plan = self.trials.plan(plain)
         if plan.values == ours.decision.plan.values:
             return  # no such value has a grid
-        other = self._trials.corrected(plain, plan, rounding=False)
+        other = self.trials.corrected(plain, plan, rounding=False)
         note = f"{len(ours.recipe.through)} values that only a function reads, judged on {self._held.count} images"
         self._take("ranges behind functions", other, ours, note)
 
@@ -150,20 +172,20 @@ class _Corrections:
         name, best = "ends of the grids", self.best
         if self._near(name):
             return
-        if not task_of(self._trials.prepared.loaded.spec).by_class:
+        if not task_of(self.trials.prepared.loaded.spec).by_class:
             self.told.append(Step(name, False, None, None, "no classes to say what an error costs: not tried"))
             return
-        recipe, view, spec = best.recipe, self._program.view, self._trials.target.spec
-        plan = self._trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
+        recipe, view, spec = best.recipe, self.trials.prepared.program.view, self.trials.target.spec
+        plan = self.trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
         shared = ends.groups(view, spec, plan)
         if not shared:
             return
         images = [image[None] for batch in self._held.own for image in batch]
-        measured = ends.measure(self._program, plan, shared, images)
+        measured = ends.measure(self.trials.prepared.program, plan, shared, images)
         moved = half_way(measured.ranges, together(measured)[0])
         ranges = {**recipe.found.ranges, **spread(moved, shared.values())}
         recipe = dataclasses.replace(recipe, found=dataclasses.replace(recipe.found, ranges=ranges))
-        other = self._trials.corrected(recipe, self._trials.plan(recipe), rounding=False)
+        other = self.trials.corrected(recipe, self.trials.plan(recipe), rounding=False)
         note = (
             f"{len(moved)} of {len(shared)} ranges moved half of the way to what they cost {len(images)} images least; "
             f"judged on {self._held.count} others"
@@ -173,7 +195,7 @@ class _Corrections:
     def judge_biases(self) -> float:
         """Holds corrected biases against those of the network; returns how far the latter are from float."""
         best, held = self.best, self._held
-        without = self._trials.plain(best.recipe, best.decision.plan)
+        without = self.trials.plain(best.recipe, best.decision.plan)
         seen = sum(map(len, held.own))
         note = f"{best.changed} constants from {seen} calibration images, judged on {held.count} others"
         self._take("correct biases", without, best, note)
@@ -188,14 +210,14 @@ class _Corrections:
         Returns:
             The trial that lost, if one did: refitted channels may yet make it the better one.
         """
-        name, plan, program = "round weights", self.best.decision.plan, self._program
+        name, plan, program = "round weights", self.best.decision.plan, self.trials.prepared.program
         on_grid = program.with_constants(nearest(program, plan))
         alone = self._held.off(lambda images: execute.run(on_grid, images))
         share = (alone / max(before, TINY)) ** 2  # a root of KL; errors of weights and activations add as squares
         if share < WORTH_ROUNDING:
             self.told.append(Step(name, False, None, None, f"alone they cost {share:.0%} of the KL: not tried"))
             return None
-        rounded = self._trials.corrected(self.best.recipe, plan, rounding=True)
+        rounded = self.trials.corrected(self.best.recipe, plan, rounding=True)
         self._take(name, self.best, rounded, "and biases corrected behind them")
         return None if self.best is rounded else rounded
 
@@ -207,10 +229,10 @@ class _Corrections:
         """
         if self._near("refit channels"):
             return
-        refitted = self._trials.refitted(self.best)
+        refitted = self.trials.refitted(self.best)
         self._take("refit channels", self.best, refitted, "one scale and one shift per channel, on the same codes")
         if lost is not None:
-            both, note = self._trials.refitted(lost), "both, as rounding lost only by itself"
+            both, note = self.trials.refitted(lost), "both, as rounding lost only by itself"
             self._take("round and refit", self.best, both, note)
 
     def _near(self, step: str) -> bool:

@@ -112,6 +112,7 @@ def export(
 ) -> Leg:
     """Writes the artifact into a folder and opens it."""
     folder, watch = where
+    prepared = decision.levelled or prepared
     plan, program, lowered = decision.plan, prepared.program, prepared.lowered
     notices = judge.warnings(prepared, decision, target.spec, config)
     path = folder / f"model{target.spec.suffix}"

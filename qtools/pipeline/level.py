@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 
 from calibration.hybrid import center, equalize, heads
-from calibration.hybrid.channels import observe_channels
+from calibration.hybrid.channels import Channels, observe_channels
 from calibration.method import Method
 from calibration.sampling import Subset
 from calibration.widths import WIDEST, Widths, keeps_its_width, operands
@@ -43,18 +44,14 @@ def level(
     if not paths and not between and not inside:
         return program, ()
     with watch.stage("equalize"):
-        count = min(math.ceil(PIXELS / math.prod(images.input.size)), len(images.calibration))
-        few = Subset(images.calibration, range(count))
         names = {name for path in paths for name in path.values} | {each.value for each in between}
         names |= {writer.outputs[0] for each in inside for writer in each.writers}
-        axes = {name: view.values[name].channel_axis or 0 for name in names}
-        whole = (pixels for pixels in images.batches(few, batch) if len(pixels) == batch or len(few) < batch)
-        seen = observe_channels(whole, observer(program, axes.keys()), axes)
+        seen = channels(program, images, names, batch)
         weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
         shifts = [(each, taken) for each in between if (taken := center.shift(seen[each.value])).any()]
         centered = center.fold(shifts, weights)
         weights, seen = {**weights, **centered}, center.moved(seen, shifts)
-        bits = _bits(view, widths)
+        bits = bits_of(view, widths)
         found = [(path, *equalize.level(path, seen, weights, bits)) for path in paths]
         folded = centered | equalize.fold([(path, scale) for path, scale, _ in found], weights)
         weights |= folded
@@ -63,10 +60,7 @@ def level(
         ]
         folded |= heads.fold([(each, factors) for each, factors, *_ in attended], weights)
         levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
-        example = torch.from_numpy(next(iter(images.batches(few, 1))))
-        before, after = execute.run(program, example), execute.run(levelled, example)
-        if (off := float((after - before).abs().max() / before.abs().max())) > EQUALS:
-            raise CheckFailed(f"the levelled network is off by {off:.1e} in float", "report the model")
+        off = moved_by(program, levelled, images)
     plain = sum(equalize.noise(path, np.ones(path.channels), seen, weights, bits) for path in paths)
     changed = [path for path, scale, _ in found if (scale != 1).any()]
     note = (
@@ -87,7 +81,28 @@ def level(
     )
 
 
-def _bits(view: GraphView, widths: Widths) -> equalize.Bits:
+def channels(program: Program, images: RunImages, names: Iterable[str], batch: int) -> dict[str, Channels]:
+    """What the channels of these values carry on as many images as have enough pixels among them."""
+    count = min(math.ceil(PIXELS / math.prod(images.input.size)), len(images.calibration))
+    few, axes = Subset(images.calibration, range(count)), {n: program.view.values[n].channel_axis or 0 for n in names}
+    whole = (pixels for pixels in images.batches(few, batch) if len(pixels) == batch or len(few) < batch)
+    return observe_channels(whole, observer(program, axes.keys()), axes)
+
+
+def moved_by(program: Program, levelled: Program, images: RunImages) -> float:
+    """Largest change of a float logit, as a share of the largest.
+
+    Raises:
+        CheckFailed: If it is more than float rounding.
+    """
+    example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
+    before, after = execute.run(program, example), execute.run(levelled, example)
+    if (off := float((after - before).abs().max() / before.abs().max())) > EQUALS:
+        raise CheckFailed(f"the levelled network is off by {off:.1e} in float", "report the model")
+    return off
+
+
+def bits_of(view: GraphView, widths: Widths) -> equalize.Bits:
     """How wide values and the weights of layers will be."""
     narrow = operands(view)
 

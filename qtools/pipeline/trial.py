@@ -54,6 +54,8 @@ class Decision:
         saturated: Executes the same with codes that end where a grid narrower than its container ends, as papers
             quote it; None where no grid is.
         islands: What the search for precision islands came to; None where none was asked for.
+        levelled: What the plan was made from, where that is the network with further products; None where it is what
+            was prepared.
     """
 
     plan: QuantPlan
@@ -62,6 +64,7 @@ class Decision:
     steps: tuple[Step, ...]
     saturated: Executor | None = None
     islands: Islands | None = None
+    levelled: Prepared | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Trials:
     def held(self) -> HeldOut:
         """The two shares of the calibration images."""
         return HeldOut(self.prepared, self._most)
+
+    def of(self, prepared: Prepared) -> Trials:
+        """Plans of an equal network, judged on the same images."""
+        other = Trials(prepared, self.target, self._most)
+        other.held = self.held
+        return other
 
     def plan(self, recipe: planning.Recipe) -> QuantPlan:
         """The checked plan of a recipe."""

@@ -145,7 +145,7 @@ class Bench:
         batch = prepared.batch
         stages = {"simulated": of_simulator(decision.saturated or decision.simulator, batch)}
         if shipped:
-            stages["artifact"] = self._artifact(prepared, decision)
+            stages["artifact"] = self._artifact(decision.levelled or prepared, decision)
         steps = [dataclasses.asdict(step) for step in decision.steps]
         shared = {"steps": steps, "seconds": round(decided, 1), "peak_mb": peak_mb()}
         images = self._asked.calibration if chosen.baseline is None else IMAGES

@@ -18,6 +18,7 @@ from qtools import models, reference
 from qtools.core import files, plugins
 from qtools.core.artifact import Artifact
 from qtools.core.errors import CheckFailed, InputError
+from qtools.core.levelled import sources
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
 from qtools.fuse.apply import fold, fuse
@@ -212,6 +213,8 @@ def _captured(run: Run, module: torch.nn.Module, example: NDArray[np.float32], w
     with watch.stage("capture"):
         module = taking_pixels(module, facts.input, run.target.spec) if facts.io == PIXELS else module
         captured = capture(module, torch.from_numpy(example), run.target.spec.expand)
+        if values := [value for value in sources(run.kept.exact) if value in captured.view.producer]:
+            captured = captured.levelled(values)
         _same_graph(captured, run)
     return captured.with_constants(run.kept.exact)
 

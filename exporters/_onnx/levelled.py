@@ -1,0 +1,77 @@
+"""Products that level values in front of codes (`qtools.core.levelled`); the float graph comes without them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters._onnx.bind import TensorBinding
+from exporters._onnx.edit import Editor, shape_of
+from qtools.core.levelled import factors_of, levelled, levels
+from qtools.core.protocols import Lowered
+from qtools.core.types import GraphView
+
+
+def with_levelled(lowered: Lowered, values: Sequence[str]) -> Lowered:
+    """The binding with the tensors that `level` will make; a value without a tensor of its own has none levelled.
+
+    Args:
+        lowered: The float artifact of the network without the products.
+        values: What they level.
+    """
+    bound = {value: lowered.binding[value] for value in values if value in lowered.binding}
+    more = {levelled(value): replace(entry, tensor=levelled(entry.tensor)) for value, entry in bound.items()}
+    return replace(lowered, binding={**lowered.binding, **more})
+
+
+def level(
+    edit: Editor,
+    view: GraphView,
+    binding: Mapping[str, TensorBinding],
+    weights: Mapping[str, NDArray[np.float32]],
+) -> None:
+    """Puts each product of the graph behind the tensor that it levels.
+
+    Args:
+        edit: Of the float graph, before any pair is written; changed in place.
+        view: The graph with the products.
+        binding: Where values live.
+        weights: Every constant, by value id.
+    """
+    for op in view.ops:
+        if not levels(op):
+            continue
+        source, made = (binding[name] for name in (op.inputs[0], op.outputs[0]))
+        tensor, value = edit.tensors[source.tensor], view.values[op.inputs[0]]
+        factors = _laid_out(weights[op.inputs[1]], value.shape, (shape_of(tensor), source.last))
+        readers = list(tensor.uses())
+        factor = edit.stored(factors_of(source.tensor), factors)
+        product = edit.node("Mul", [tensor, factor], made.tensor, tensor.shape)
+        edit.put_behind(tensor, [product])
+        for node, index in readers:
+            node.replace_input_with(index, product)
+        edit.tensors[made.tensor] = product
+
+
+def _laid_out(
+    factors: NDArray[np.float32], shape: tuple[int, ...], tensor: tuple[tuple[int, ...], bool]
+) -> NDArray[np.float32]:
+    """Factors as a tensor that holds a value wants them: one for each channel, or for each number where channels merge.
+
+    Args:
+        factors: As the value wants them, with one dimension larger than 1.
+        shape: Of the value.
+        tensor: The tensor's shape, and whether channels lie last in it.
+    """
+    held, last = tensor
+    if last or held == shape:
+        return factors.reshape(-1) if last else factors
+    axis = int(np.argmax(factors.shape))
+    for at, size in enumerate(held):
+        if size == factors.size and math.prod(held[:at]) == math.prod(shape[:axis]):
+            return factors.reshape([size if each == at else 1 for each in range(len(held))])
+    return np.ascontiguousarray(np.broadcast_to(factors, shape)).reshape(held)

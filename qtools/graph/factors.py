@@ -1,0 +1,34 @@
+"""Exact: a factor for each channel behind a value, of ones until somebody knows better (`qtools.core.levelled`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from qtools.core.levelled import factors_of, levelled
+from qtools.graph.constants import put_constant
+
+aten = torch.ops.aten
+
+
+def put_factors(exported: torch.export.ExportedProgram, values: Iterable[str]) -> None:
+    """Puts a product with a new constant between each of these values and all that read it, in place.
+
+    Args:
+        exported: A functional program.
+        values: Names of nodes.
+    """
+    nodes = {node.name: node for node in exported.graph.nodes}
+    for name in values:
+        node = nodes[name]
+        shape = node.meta["val"].shape
+        axis = 1 if len(shape) == 4 else len(shape) - 1
+        ones = torch.ones([size if at == axis else 1 for at, size in enumerate(shape)])
+        constant = put_constant(exported, ones, factors_of(name))
+        constant.meta = {"val": node.meta["val"].new_empty(ones.shape)}
+        with exported.graph.inserting_after(node):
+            product = exported.graph.call_function(aten.mul.Tensor, (node, constant), name=levelled(name))
+        product.meta = dict(node.meta)
+        node.replace_all_uses_with(product, delete_user_cb=lambda user, product=product: user is not product)
+        exported.graph_signature.replace_all_uses(name, product.name)

@@ -1,0 +1,83 @@
+"""Values computed in float levelled by one more product there, where that pays (`calibration.hybrid.behind_floats`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import islice
+
+import torch
+
+from calibration.collect import collect
+from calibration.hybrid.behind_floats import Levelled, candidates, fold, worthwhile
+from calibration.times import Times
+from calibration.widths import Widths
+from qtools.core.levelled import levelled as name_of
+from qtools.core.types import QuantPlan
+from qtools.graph.execute import observer
+from qtools.pipeline.level import bits_of, channels, moved_by
+from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.sensitivity import roundings
+from qtools.pipeline.sides import EVIDENCE_IMAGES
+from qtools.pipeline.trial import Trial, Trials
+
+NAME = "level behind floats"
+
+
+def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> tuple[Trials, Trial, str] | None:
+    """The same with such products, and what that is; None where none is worth its time.
+
+    Args:
+        best: A plan, and biases corrected under it.
+        trials: Makes plans.
+        widths: Of weights and activations.
+        left: Share of the network's predicted time that may be given.
+
+    Returns:
+        What makes plans of the levelled network, the plan, and words for it.
+    """
+    chosen = _chosen(best.decision.plan, trials, widths, left)
+    if not chosen:
+        return None
+    prepared, off = _levelled(trials, chosen)
+    others = trials.of(prepared)
+    recipe = best.recipe
+    other = others.corrected(recipe, others.plan(recipe), rounding=False)
+    note = (
+        f"{len(chosen)} values, a product each: {sum(each.spared for each in chosen):.0%} less noise of roundings, as "
+        f"predicted, for {sum(each.time for each in chosen):.1%} of the time; the float result moves by {off:.0e}; "
+        f"judged on {trials.held.count} images"
+    )
+    return others, other, note
+
+
+def _chosen(plan: QuantPlan, trials: Trials, widths: Widths, left: float) -> tuple[Levelled, ...]:
+    program, between = trials.prepared.program, trials.target.spec.between
+    bound = trials.prepared.lowered.binding
+    paths = [path for path in candidates(program.view, plan) if path.values[0] in bound]
+    if trials.target.levelled is None or between is None or left <= 0 or not paths:
+        return ()
+    names = [path.values[0] for path in paths]
+    images = (image[None] for batch in trials.held.own for image in batch)
+    draws = trials.held.direction if trials.held.task.direction is not None else None
+    costs = roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws)
+    seen = channels(program, trials.prepared.images, names, trials.prepared.batch)
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    times = Times(program.view, trials.target.spec, between)
+    shares = {name: times.product(name) / times.whole() for name in names}
+    return worthwhile(paths, costs, (seen, weights, bits_of(program.view, widths)), shares, left)
+
+
+def _levelled(trials: Trials, chosen: tuple[Levelled, ...]) -> tuple[Prepared, float]:
+    """The network with these products, what calibration sees of them, and by how much that moves the float result."""
+    prepared, values = trials.prepared, [each.path.values[0] for each in chosen]
+    program, images, batch = prepared.program, prepared.images, prepared.batch
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    new = {name: torch.from_numpy(array) for name, array in fold(chosen, program.view, weights).items()}
+    levelled = program.levelled(values).with_constants(new)
+    off = moved_by(program, levelled, images)
+    axes = {name_of(value): program.view.values[value].channel_axis for value in values}
+    stats = collect(images.batches(images.calibration, batch), observer(levelled, axes.keys()), axes, None)
+    assert trials.target.levelled is not None  # or nothing was chosen
+    lowered = trials.target.levelled(prepared.lowered, values)
+    made = dataclasses.replace(prepared, program=levelled, stats={**prepared.stats, **stats}, lowered=lowered)
+    return made, off

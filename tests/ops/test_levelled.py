@@ -1,0 +1,136 @@
+"""Products that level floats in front of codes: every code of a file that has them is as simulated."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from calibration.hybrid.behind_floats import Levelled, candidates, fold
+from exporters._onnx import session
+from exporters._onnx.levelled import _laid_out
+from qtools.core.errors import CheckFailed
+from qtools.core.levelled import levelled
+from reports.environment import describe
+
+AVX512 = "avx512f" in describe().isa
+
+
+def _maps(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """A function in front of a depthwise layer, of a pointwise one, and of two at once; a sum in float at the end."""
+    y = F.silu(m.stem(x))
+    y = m.deep(y)
+    y = F.gelu(m.a(F.silu(y)))
+    y = m.b(y) + m.c(y)
+    return m.head(F.hardswish(y).mean((2, 3)))
+
+
+def _tokens(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """GELU of tokens in front of a linear layer, whose result attention reads with a norm of no affine map."""
+    t = F.gelu(m.stem(x).flatten(2).transpose(1, 2))
+    t = m.b(F.gelu(m.a(t)))
+    return m.head(F.layer_norm(t, t.shape[-1:]))
+
+
+PARTS = {
+    "maps": lambda: {
+        "stem": nn.Conv2d(3, 16, 3, stride=2, padding=1),
+        "deep": nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        "a": nn.Conv2d(16, 24, 1),
+        "b": nn.Conv2d(24, 12, 1),
+        "c": nn.Conv2d(24, 12, 3, padding=1),
+        "head": nn.Linear(12, 5),
+    },
+    "tokens": lambda: {
+        "stem": nn.Conv2d(3, 24, 2, stride=2),
+        "a": nn.Linear(24, 40),
+        "b": nn.Linear(40, 24),
+        "head": nn.Linear(24, 5),
+    },
+}
+COMPUTE = {"maps": _maps, "tokens": _tokens}
+
+
+@pytest.fixture(params=COMPUTE)
+def network(onnx_bench: Any, request: pytest.FixtureRequest) -> Any:
+    name = request.param
+    return onnx_bench.tiny(name, lambda: onnx_bench.Forward(COMPUTE[name], **PARTS[name]()), (3, 14, 10))
+
+
+def _levelled(tiny: Any, rng: np.random.Generator, plan: Any) -> tuple[Any, list[str]]:
+    """The same with every candidate levelled by drawn factors."""
+    paths = candidates(tiny.program.view, plan)
+    chosen = [Levelled(path, 2.0 ** rng.uniform(-3, 3, path.channels), 0.0, 0.0) for path in paths]
+    weights = {name: tensor.numpy() for name, tensor in tiny.program.constants.items()}
+    new = {name: torch.from_numpy(array) for name, array in fold(chosen, tiny.program.view, weights).items()}
+    values = [path.values[0] for path in paths]
+    program = tiny.program.levelled(values).with_constants(new)
+    return dataclasses.replace(tiny, program=program, lowered=tiny.target.levelled(tiny.lowered, values)), values
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_code_is_as_simulated(onnx_bench: Any, network: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tiny, values = _levelled(network, rng, network.random_plan(rng, widest=1.0))
+    assert len(values) >= 3
+    plan = tiny.random_plan(rng, widest=1.0)
+    assert all(plan.params(levelled(value)) is not None and plan.params(value) is None for value in values)
+    counts = tiny.compare(plan, tiny.images(plan, rng, 3))
+    assert counts.keys() >= {levelled(value) for value in values}
+    codes = {name: count for name, count in counts.items() if plan.params(name) is not None}
+    assert all(count.worst <= 1 for count in codes.values())
+    if AVX512:
+        onnx_bench.assert_equal(codes)
+
+
+def test_layers_behind_still_run_in_integers(network: Any) -> None:
+    rng = np.random.default_rng(7)
+    plan = network.random_plan(rng, widest=1.0)
+    before = session.operators(onnx.load(network.write(plan)))
+    tiny, values = _levelled(network, rng, plan)
+    after = session.operators(onnx.load(tiny.write(tiny.random_plan(rng, widest=1.0))))
+    assert after["Mul"] == before["Mul"] + len(values)
+    for kernel in ("QLinearConv", "QGemm", "MatMulIntegerToFloat", "Conv", "Gemm"):
+        assert after[kernel] == before[kernel]
+
+
+def test_who_is_not_told_of_the_tensors_gets_no_file(network: Any, tmp_path: Any) -> None:
+    """A binding of the network without the products has no place for their codes: refused, nothing written."""
+    rng = np.random.default_rng(8)
+    tiny, _ = _levelled(network, rng, network.random_plan(rng))
+    other = dataclasses.replace(tiny, lowered=network.lowered, folder=tmp_path)
+    with pytest.raises(CheckFailed, match="no tensor for: .*_levelled"):
+        other.write(tiny.random_plan(rng))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("factors", "shape", "tensor", "last", "expected"),
+    [
+        ((1, 6, 1, 1), (1, 6, 4, 5), (1, 6, 4, 5), False, (1, 6, 1, 1)),
+        ((1, 6, 1, 1), (1, 6, 4, 5), (1, 4, 5, 6), True, (6,)),
+        ((1, 6, 1, 1), (1, 6, 4, 5), (20, 6), True, (6,)),
+        ((1, 6, 1, 1), (1, 6, 4, 5), (6, 20), False, (6, 1)),
+        ((1, 6, 1, 1), (1, 6, 6, 1), (1, 6, 6), False, (1, 6, 1)),
+        ((1, 6, 1, 1), (1, 6, 4, 5), (1, 1, 120), False, (1, 1, 120)),
+        ((1, 1, 6), (1, 6, 6), (6, 6), False, (1, 6)),
+        ((1, 1, 6), (1, 20, 6), (1, 4, 5, 6), False, (1, 1, 1, 6)),
+    ],
+)
+def test_factors_lie_where_a_tensor_has_its_channels(
+    factors: tuple[int, ...], shape: tuple[int, ...], tensor: tuple[int, ...], last: bool, expected: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    own, value = rng.normal(size=factors).astype(np.float32), rng.normal(size=shape).astype(np.float32)
+    made = _laid_out(own, shape, (tensor, last))
+    assert made.shape == expected
+    held = value.transpose(0, 2, 3, 1) if last else value
+    product = held.reshape(tensor) * made
+    exact = value * own
+    np.testing.assert_array_equal(product.ravel(), (exact.transpose(0, 2, 3, 1) if last else exact).ravel())

@@ -1,0 +1,187 @@
+"""The step that levels behind floats: judged like every other one, and what it changes reaches whoever exports."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import qtools
+from calibration.apart import Apart
+from calibration.collect import collect
+from calibration.float_ops import LEVELS
+from calibration.method import method
+from calibration.widths import Widths
+from exporters.onnx import TARGET
+from exporters.tflite import TARGET as TFLITE
+from qtools import models
+from qtools.core.levelled import factors_of, levelled
+from qtools.core.protocols import Lowered, Target
+from qtools.fuse.apply import fuse
+from qtools.graph import execute
+from qtools.graph.capture import capture
+from qtools.graph.execute import observer
+from qtools.pipeline import behind_floats, data, decide, trial
+from qtools.pipeline.audit.config import AuditConfig
+from qtools.pipeline.audit.run import audit
+from qtools.pipeline.config import Images
+from qtools.pipeline.prepare import Prepared
+from qtools.pipeline.progress import Silent, Stopwatch
+from reports.environment import describe
+from reports.steps import Step
+
+AVX512 = "avx512f" in describe().isa
+SLOWER = Apart(max_slower=60.0)
+
+
+class Spread(nn.Module):
+    """SiLU behind a layer with channels of very different width, all of which matter alike behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.Conv2d(16, 16, 1)
+        self.wide, self.head = nn.Conv2d(16, 24, 1), nn.Linear(24, 6)
+        width = 40 ** torch.linspace(0, 1, 16)
+        with torch.no_grad():
+            self.deep.weight *= width.reshape(-1, 1, 1, 1)
+            self.wide.weight /= width.reshape(1, -1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.wide(F.silu(self.deep(F.relu(self.stem(x))))).mean((2, 3)))
+
+
+def _prepared(target: Target) -> Prepared:
+    torch.manual_seed(3)
+    loaded = models.wrap_module(Spread().eval(), input_size=32)
+    images = data.choose(loaded, Images(calibration=40, evaluation=4))
+    example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
+    module, certificate = fuse(loaded.module, example)
+    program = capture(module, example, target.spec.expand)
+    floats = set(program.view.activations)
+    axes = {name: program.view.values[name].channel_axis for name in floats}
+    stats = collect(images.batches(images.calibration, 4), observer(program, floats), axes)
+    lowered = Lowered(target.spec.name, Path(), {name: _Bound(name) for name in program.view.values}, {}, 0.0, "")
+    return Prepared(loaded, images, certificate, program, 4, (), stats, lowered)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bound:
+    tensor: str
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return _prepared(TARGET)
+
+
+def _decided(prepared: Prepared, target: Target = TARGET, apart: Apart = SLOWER, bits: int = 8) -> trial.Decision:
+    asked = (method("auto"), Widths(bits, bits), apart)
+    return decide.decide(prepared, target, asked, Stopwatch(Silent()))
+
+
+def _step(decision: trial.Decision) -> Step | None:
+    return next((step for step in decision.steps if step.name == behind_floats.NAME), None)
+
+
+@pytest.fixture(scope="module")
+def decision(prepared: Prepared) -> trial.Decision:
+    return _decided(prepared)
+
+
+def test_it_is_kept_where_it_brings_the_answers_nearer(prepared: Prepared, decision: trial.Decision) -> None:
+    step = _step(decision)
+    assert step is not None and step.kept and step.after is not None and step.before is not None
+    assert step.after < 0.9 * step.before
+    made = decision.levelled
+    assert made is not None and made.program is not prepared.program
+    assert made.images is prepared.images and made.loaded is prepared.loaded
+    assert decision.plan.params(levelled("silu")) is not None and decision.plan.params("silu") is None
+    factors = made.program.constants[factors_of("silu")]
+    assert torch.equal(decision.program.constants[factors_of("silu")], factors)
+    assert float(factors.max() / factors.min()) > 4
+    x = torch.from_numpy(next(iter(prepared.images.batches(prepared.images.evaluation, 2))))
+    torch.testing.assert_close(execute.run(made.program, x), execute.run(prepared.program, x), rtol=1e-4, atol=1e-5)
+
+
+def test_calibration_saw_the_levelled_value(prepared: Prepared, decision: trial.Decision) -> None:
+    made = decision.levelled
+    assert made is not None
+    ours = made.stats[levelled("silu")]
+    factors = made.program.constants[factors_of("silu")].flatten().numpy()
+    plain = prepared.stats["silu"]
+    np.testing.assert_allclose(ours.channel_hi, plain.channel_hi * factors, rtol=1e-5)
+    assert set(made.stats) == {*prepared.stats, levelled("silu")}
+
+
+def test_what_loses_is_taken_back(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors that widen what is wide already: the float result stays, the codes are worse."""
+    right = behind_floats.worthwhile
+
+    def wrong(*given: Any) -> Any:
+        return tuple(dataclasses.replace(each, factors=1 / each.factors) for each in right(*given))
+
+    monkeypatch.setattr(behind_floats, "worthwhile", wrong)
+    decision = _decided(prepared)
+    step = _step(decision)
+    assert step is not None and not step.kept and step.after is not None and step.before is not None
+    assert step.after > step.before
+    assert decision.levelled is None and levelled("silu") not in decision.plan.values
+
+
+def test_a_fold_that_moves_the_float_result_is_found(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: Any) -> Any:
+        return {name: array for name, array in right(*given).items() if "factors" in name}
+
+    right = behind_floats.fold
+    monkeypatch.setattr(behind_floats, "fold", wrong)
+    with pytest.raises(Exception, match="off by .* in float"):
+        _decided(prepared)
+
+
+@pytest.mark.parametrize(
+    ("apart", "why"),
+    [
+        (Apart(max_slower=0.0), "no time is given, and float saves none"),
+        (Apart(max_islands=0), "all in 8 bits"),
+    ],
+)
+def test_it_is_not_tried_where_it_may_not(prepared: Prepared, apart: Apart, why: str) -> None:
+    decision = _decided(prepared, apart=apart)
+    assert _step(decision) is None and decision.levelled is None, why
+
+
+def test_no_target_gets_what_its_files_cannot_have() -> None:
+    assert TFLITE.levelled is None
+    decision = _decided(_prepared(TFLITE), TFLITE)
+    assert _step(decision) is None and decision.levelled is None
+
+
+def test_narrow_operands_are_narrow_behind_the_product(prepared: Prepared) -> None:
+    decision = _decided(prepared, bits=6)
+    assert decision.levelled is not None and decision.saturated is not None
+    assert decision.plan.values[levelled("silu")].width == 6
+
+
+@pytest.mark.e2e
+def test_a_run_ships_it_and_its_audit_finds_the_same_again(tmp_path: Path) -> None:
+    """Every code of the artifact is as simulated, in the run and when it is opened again; float files stay plain."""
+    torch.manual_seed(5)
+    module = Spread().eval()
+    asked = {"input_size": 32, "calibration": 40, "evaluation": 24, "max_slower": 60.0}
+    result = qtools.quantize(module, target="onnx", out=tmp_path / "run", **asked)  # type: ignore[arg-type]
+    assert levelled("silu") in result.plan.values
+    found = audit(AuditConfig(tmp_path / "run", module=module, limit=24), Silent())
+    for report in (result.report, found):
+        assert sum(row.codes for row in report.differences) > 0
+        assert all(row.max_difference <= 1 for row in report.differences)
+        assert not AVX512 or not any(row.differing for row in report.differences)
+    rows = {row.stage: row.accuracy for row in found.ledger}
+    assert rows["fused"].kl < 1e-9 and rows["float artifact"].kl < 1e-9
+    places = {row.reason for row in result.report.places.rows}
+    assert LEVELS in places
