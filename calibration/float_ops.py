@@ -16,7 +16,7 @@ BETWEEN = "dynamic range: its values stay in float between kernels that quantize
 BETWEEN_FLOATS = "everything around it runs in float"
 ISLAND = "precision island"
 IN_FLOAT = "float rounds nothing, where that pays"
-LEVELS = "levels the channels of a float in front of codes"
+LEVELLING = "levels the channels of a float in front of codes"
 PERIODIC = ("aten.sin.", "aten.cos.")
 
 
@@ -142,7 +142,7 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     if chosen := _chosen(op, kernels):
         return chosen
     if levels(op):
-        return LEVELS
+        return LEVELLING
     if rule is None:
         name, width = op.attrs.get("aten", op.kind.value), "16-bit" if kernels.is_wide(op) else "integer"
         return f"{target} has no {width} kernel for {name} in these rules"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 
 import numpy as np
 
-from calibration.float_ops import BETWEEN_FLOATS, DYNAMIC, IN_FLOAT, ISLAND, LEVELS
+from calibration.float_ops import BETWEEN_FLOATS, DYNAMIC, IN_FLOAT, ISLAND, LEVELLING
 from calibration.near_zero import NEAR_ZERO
 from qtools.core.conversion import is_converted
 from qtools.core.macs import macs
@@ -167,7 +167,7 @@ def _within(op: Op, ratios: tuple[float, float], view: GraphView, plan: QuantPla
 def _advice(op: Op, reason: str, path: FastPath) -> str:
     if path.advice:
         return path.advice
-    if reason in (DYNAMIC, IN_FLOAT, LEVELS):
+    if reason in (DYNAMIC, IN_FLOAT, LEVELLING):
         return "leave it; for NPUs --max-islands 0"
     if reason == BETWEEN_FLOATS:
         return "leave it: a grid there would cost precision and save nothing"

@@ -13,6 +13,9 @@ MULTIPLIERS = frozenset({OpKind.CONV, OpKind.LINEAR})
 FUNCTIONS = frozenset({OpKind.GELU, OpKind.SIGMOID, OpKind.HARD_SWISH, OpKind.HARD_SIGMOID})
 """Of one value, element by element: between codes on both sides each is a table, where the target makes one."""
 
+OPERATOR = 1e5
+"""What one more operator takes, whatever its size: a third of a microsecond (onnxruntime, products of 32 numbers)."""
+
 
 class Times:
     """Times of one graph's operations and conversions, in multiply-accumulates of an 8-bit layer."""
@@ -58,7 +61,7 @@ class Times:
 
     def product(self, value: str) -> float:
         """What a product of a value with constants takes, in float."""
-        return self._between.times[OpKind.MUL][1] * self.size(value)
+        return OPERATOR + self._between.times[OpKind.MUL][1] * self.size(value)
 
     def conversion(self, value: str) -> float:
         """What it takes to make codes of floats, or floats of codes."""

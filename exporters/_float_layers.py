@@ -6,7 +6,10 @@ from qtools.core.types import WEIGHTED, GraphView, QuantPlan
 
 
 def float_biases(view: GraphView, plan: QuantPlan) -> tuple[str, ...]:
-    """Biases that a layer in float reads, alone: all else of such a layer is as the float artifact has it."""
+    """Biases that a layer in float reads, alone: all else of such a layer is as the float artifact has it.
+
+    But the weights behind a levelled value, where the target has such (`qtools.core.levelled`).
+    """
     return tuple(
         op.inputs[2]
         for op in view.ops

@@ -53,7 +53,7 @@ class QdqWriter:
             ends: Types of input and output; a float end has Q and DQ inside.
         """
         self._refuse_lost_values()
-        level(self.edit, self.view, self.binding, self.weights)
+        level(self.edit, self.view, self.plan, self.binding, self.weights)
         self._renew_float_biases()
         for op in self.view.ops:
             if self._is_integer(op):

@@ -91,7 +91,8 @@ class Lowered:
     Attributes:
         target: Name of the TargetSpec.
         path: The float artifact.
-        binding: Value id -> tensor of the artifact (a name or an index, the exporter's business).
+        binding: Value id -> tensor of the artifact (a name or an index, the exporter's business); also of values that
+            it will have only when a plan is written (`Target.levelled`).
         unbound: Value id -> why it has no tensor of its own.
         max_error: Largest |artifact - program| / max(1, |program|) over every bound value of the proof run.
         sha256: Digest of the float artifact.

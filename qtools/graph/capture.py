@@ -52,7 +52,7 @@ class Program:
     _source: nn.Module
     _expand: frozenset[OpKind]
     _graphs: dict[int, fx.Graph] = field(default_factory=dict)
-    _levelled: tuple[str, ...] = ()
+    _axes: Mapping[str, int] = field(default_factory=dict)
 
     def graph(self, batch: int) -> fx.Graph:
         """The graph for a batch size. Shapes are static, so each size is captured once and kept.
@@ -68,7 +68,7 @@ class Program:
             examples = tuple(torch.zeros(batch, *shape[1:]) for shape in self.takes.shapes)
             exported = _export(self._source, examples, self._expand)
             graph, constants = exported.graph, _constants(exported)
-            put = {name for value in self._levelled for name in (levelled(value), factors_of(value))}
+            put = {name for value in self._axes for name in (levelled(value), factors_of(value))}
             plain = [node for node in self.exported.graph.nodes if node.name not in put]
             if [(n.op, n.target) for n in graph.nodes] != [(n.op, n.target) for n in plain]:
                 raise CheckFailed(f"the graph at batch {batch} differs from the graph at batch 1")
@@ -76,7 +76,7 @@ class Program:
                 if node.name in constants and not serves_alone(node, constants[node.name], self.constants[known.name]):
                     raise CheckFailed(f"{known.name}, a constant, depends on the batch size: it is another at {batch}")
                 node.name = known.name  # what torch called it may hang on the batch size
-            put_factors(exported, self._levelled)
+            put_factors(exported, self._axes)
             self._graphs[batch] = graph
         return self._graphs[batch]
 
@@ -92,16 +92,16 @@ class Program:
         """The same with a factor per channel, of ones, behind these values (`qtools.core.levelled`).
 
         Args:
-            values: Value ids of activations; none may be an output.
+            values: Value ids of activations with channels; none may be an output.
         """
         examples = tuple(torch.zeros(shape) for shape in self.takes.shapes)
         with _EXPORTING:
             exported = _export(self._source, examples, self._expand)
-        every = (*self._levelled, *values)
-        put_factors(exported, every)
+        axes = {**self._axes, **{value: self.view.values[value].channel_axis or 0 for value in values}}
+        put_factors(exported, axes)
         constants = _constants(exported)
         view, graphs = _view(exported, constants), {1: exported.graph}
-        made = replace(self, exported=exported, view=view, constants=constants, _graphs=graphs, _levelled=every)
+        made = replace(self, exported=exported, view=view, constants=constants, _graphs=graphs, _axes=axes)
         return made.with_constants(self.constants)
 
     def with_constants(self, new: Mapping[str, torch.Tensor]) -> Program:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 
@@ -12,23 +12,20 @@ from qtools.graph.constants import put_constant
 aten = torch.ops.aten
 
 
-def put_factors(exported: torch.export.ExportedProgram, values: Iterable[str]) -> None:
+def put_factors(exported: torch.export.ExportedProgram, axes: Mapping[str, int]) -> None:
     """Puts a product with a new constant between each of these values and all that read it, in place.
 
     Args:
         exported: A functional program.
-        values: Names of nodes.
+        axes: Name of a node -> which dimension of its value the channels are.
     """
     nodes = {node.name: node for node in exported.graph.nodes}
-    for name in values:
+    for name, axis in axes.items():
         node = nodes[name]
-        shape = node.meta["val"].shape
-        axis = 1 if len(shape) == 4 else len(shape) - 1
-        ones = torch.ones([size if at == axis else 1 for at, size in enumerate(shape)])
+        ones = torch.ones([size if at == axis else 1 for at, size in enumerate(node.meta["val"].shape)])
         constant = put_constant(exported, ones, factors_of(name))
         constant.meta = {"val": node.meta["val"].new_empty(ones.shape)}
         with exported.graph.inserting_after(node):
             product = exported.graph.call_function(aten.mul.Tensor, (node, constant), name=levelled(name))
         product.meta = dict(node.meta)
         node.replace_all_uses_with(product, delete_user_cb=lambda user, product=product: user is not product)
-        exported.graph_signature.replace_all_uses(name, product.name)

@@ -14,7 +14,7 @@ from calibration.widths import Widths
 from qtools.core.levelled import levelled as name_of
 from qtools.core.types import QuantPlan
 from qtools.graph.execute import observer
-from qtools.pipeline.level import bits_of, channels, moved_by
+from qtools.pipeline.level import EQUALS, bits_of, channels, moved_by
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.sensitivity import roundings
 from qtools.pipeline.sides import EVIDENCE_IMAGES
@@ -23,42 +23,60 @@ from qtools.pipeline.trial import Trial, Trials
 NAME = "level behind floats"
 
 
-def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> tuple[Trials, Trial, str] | None:
-    """The same with such products, and what that is; None where none is worth its time.
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What `tried` tried.
+
+    Attributes:
+        trials: Makes plans of the levelled network.
+        trial: The plan; None where there is none to judge.
+        note: What it is, or why there is none, in words.
+    """
+
+    trials: Trials
+    trial: Trial | None
+    note: str
+
+
+def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> Tried | None:
+    """The same with such products; None where none is worth its time.
 
     Args:
         best: A plan, and biases corrected under it.
         trials: Makes plans.
         widths: Of weights and activations.
         left: Share of the network's predicted time that may be given.
-
-    Returns:
-        What makes plans of the levelled network, the plan, and words for it.
     """
     chosen = _chosen(best.decision.plan, trials, widths, left)
     if not chosen:
         return None
-    prepared, off = _levelled(trials, chosen)
+    prepared = _levelled(trials, chosen)
+    off = moved_by(trials.prepared.program, prepared.program, prepared.images)
+    if off > EQUALS:
+        return Tried(trials, None, f"{len(chosen)} products would move the float result by {off:.0e}: not tried")
     others = trials.of(prepared)
-    recipe = best.recipe
-    other = others.corrected(recipe, others.plan(recipe), rounding=False)
+    recipe, plan = best.recipe, others.plan(best.recipe)
+    products = {name_of(each.path.values[0]) for each in chosen}
+    if plan.float_ops.keys() - products != best.decision.plan.float_ops.keys():
+        return Tried(trials, None, "other operations would lose their kernels by it: not tried")
+    other = others.corrected(recipe, plan, rounding=False)
     note = (
         f"{len(chosen)} values, a product each: {sum(each.spared for each in chosen):.0%} less noise of roundings, as "
         f"predicted, for {sum(each.time for each in chosen):.1%} of the time; the float result moves by {off:.0e}; "
         f"judged on {trials.held.count} images"
     )
-    return others, other, note
+    return Tried(others, other, note)
 
 
 def _chosen(plan: QuantPlan, trials: Trials, widths: Widths, left: float) -> tuple[Levelled, ...]:
     program, between = trials.prepared.program, trials.target.spec.between
     bound = trials.prepared.lowered.binding
     paths = [path for path in candidates(program.view, plan) if path.values[0] in bound]
-    if trials.target.levelled is None or between is None or left <= 0 or not paths:
+    draws = trials.held.direction if trials.held.task.direction is not None else None
+    if trials.target.levelled is None or between is None or draws is None or left <= 0 or not paths:
         return ()
     names = [path.values[0] for path in paths]
     images = (image[None] for batch in trials.held.own for image in batch)
-    draws = trials.held.direction if trials.held.task.direction is not None else None
     costs = roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws)
     seen = channels(program, trials.prepared.images, names, trials.prepared.batch)
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
@@ -67,17 +85,15 @@ def _chosen(plan: QuantPlan, trials: Trials, widths: Widths, left: float) -> tup
     return worthwhile(paths, costs, (seen, weights, bits_of(program.view, widths)), shares, left)
 
 
-def _levelled(trials: Trials, chosen: tuple[Levelled, ...]) -> tuple[Prepared, float]:
-    """The network with these products, what calibration sees of them, and by how much that moves the float result."""
+def _levelled(trials: Trials, chosen: tuple[Levelled, ...]) -> Prepared:
+    """The network with these products, and what calibration sees of them."""
     prepared, values = trials.prepared, [each.path.values[0] for each in chosen]
     program, images, batch = prepared.program, prepared.images, prepared.batch
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
     new = {name: torch.from_numpy(array) for name, array in fold(chosen, program.view, weights).items()}
     levelled = program.levelled(values).with_constants(new)
-    off = moved_by(program, levelled, images)
     axes = {name_of(value): program.view.values[value].channel_axis for value in values}
     stats = collect(images.batches(images.calibration, batch), observer(levelled, axes.keys()), axes, None)
     assert trials.target.levelled is not None  # or nothing was chosen
     lowered = trials.target.levelled(prepared.lowered, values)
-    made = dataclasses.replace(prepared, program=levelled, stats={**prepared.stats, **stats}, lowered=lowered)
-    return made, off
+    return dataclasses.replace(prepared, program=levelled, stats={**prepared.stats, **stats}, lowered=lowered)

@@ -46,7 +46,7 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
             recipe, steps = budget.fit(recipe, trials, apart.size_budget, float_ends=apart.float_ends)
             prepared = dataclasses.replace(prepared, steps=(*prepared.steps, *steps))
         plan = trials.plan(recipe)
-        decision = Decision(plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
+        decision = Decision(prepared, plan, program, open_simulator(program, plan, target.simulator), prepared.steps)
     trial = None
     if chosen.correct:
         with watch.stage("correct weights"):
@@ -57,8 +57,6 @@ def decide(prepared: Prepared, target: Target, config: tuple[Method, Widths, Apa
             trial = raise_values(trial or trials.plain(recipe, plan), (prepared, target), apart, correct=chosen.correct)
     if trial is not None:
         recipe, decision = trial.recipe, trial.decision
-    if prepared.program is not program:
-        decision = dataclasses.replace(decision, levelled=prepared)
     if widths.activations >= target.spec.activation.bits:
         return decision
     narrow = trials.plan(dataclasses.replace(recipe, saturate=True, clamp=False))
@@ -146,10 +144,12 @@ class _Corrections:
         ours = self.best
         if (made := behind_floats.tried(ours, self.trials, widths, left)) is None:
             return
-        trials, other, note = made
-        self._take(behind_floats.NAME, ours, other, note)
-        if self.best is other:
-            self.trials = trials
+        if made.trial is None:
+            self.told.append(Step(behind_floats.NAME, False, None, None, made.note))
+            return
+        self._take(behind_floats.NAME, ours, made.trial, made.note)
+        if self.best is made.trial:
+            self.trials = made.trials
 
     def judge_ranges(self) -> None:
         """Holds ranges behind functions against plain ones.

@@ -16,6 +16,7 @@ from calibration.weights import outliers
 from qtools.core import files
 from qtools.core.artifact import Artifact
 from qtools.core.checks import Check, Status
+from qtools.core.levelled import levelled, sources
 from qtools.core.protocols import Target
 from qtools.core.target import TargetSpec
 from qtools.core.types import GraphView, OpKind, QuantPlan
@@ -331,7 +332,8 @@ def _float_error(prepared: Prepared, outputs: Outputs) -> tuple[float, float, tu
     """How far the float artifact is off the program: on its logits where they were evaluated, else as it was bound."""
     lowered = prepared.lowered
     if FLOAT_ARTIFACT not in outputs:
-        bound = f"{len(lowered.binding)} values bound, {len(lowered.unbound)} without a tensor"
+        own = lowered.binding.keys() - {levelled(value) for value in sources(prepared.program.constants)}
+        bound = f"{len(own)} values bound, {len(lowered.unbound)} without a tensor"
         return lowered.max_error, BINDING_LIMIT, ("relative", bound)
     exact, plain = outputs["fused"].astype(np.float64), outputs[FLOAT_ARTIFACT].astype(np.float64)
     error = np.abs(plain - exact).max(1) / np.maximum(1, np.abs(exact).max(1))

@@ -107,13 +107,11 @@ class Leg:
         return dict.fromkeys(self.target.slow, SLOW_KERNEL_IMAGES)
 
 
-def export(
-    prepared: Prepared, decision: Decision, target: Target, config: RunConfig, where: tuple[Path, Stopwatch]
-) -> Leg:
+def export(decision: Decision, target: Target, config: RunConfig, where: tuple[Path, Stopwatch]) -> Leg:
     """Writes the artifact into a folder and opens it."""
     folder, watch = where
-    prepared = decision.levelled or prepared
-    plan, program, lowered = decision.plan, prepared.program, prepared.lowered
+    prepared, plan = decision.prepared, decision.plan
+    program, lowered = prepared.program, prepared.lowered
     notices = judge.warnings(prepared, decision, target.spec, config)
     path = folder / f"model{target.spec.suffix}"
     with watch.stage("export"):

@@ -60,7 +60,8 @@ def level(
         ]
         folded |= heads.fold([(each, factors) for each, factors, *_ in attended], weights)
         levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
-        off = moved_by(program, levelled, images)
+        if (off := moved_by(program, levelled, images)) > EQUALS:
+            raise CheckFailed(f"the levelled network is off by {off:.1e} in float", "report the model")
     plain = sum(equalize.noise(path, np.ones(path.channels), seen, weights, bits) for path in paths)
     changed = [path for path, scale, _ in found if (scale != 1).any()]
     note = (
@@ -90,16 +91,10 @@ def channels(program: Program, images: RunImages, names: Iterable[str], batch: i
 
 
 def moved_by(program: Program, levelled: Program, images: RunImages) -> float:
-    """Largest change of a float logit, as a share of the largest.
-
-    Raises:
-        CheckFailed: If it is more than float rounding.
-    """
+    """Largest change of a float logit, as a share of the largest."""
     example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
     before, after = execute.run(program, example), execute.run(levelled, example)
-    if (off := float((after - before).abs().max() / before.abs().max())) > EQUALS:
-        raise CheckFailed(f"the levelled network is off by {off:.1e} in float", "report the model")
-    return off
+    return float((after - before).abs().max() / before.abs().max())
 
 
 def bits_of(view: GraphView, widths: Widths) -> equalize.Bits:

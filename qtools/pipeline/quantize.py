@@ -255,7 +255,7 @@ def _legs(
             captured.append(own)
         prepared = lower(fused, own, target, folder, keeping)
         decision = decide(prepared, target, (chosen, widths, config.apart), watch)
-        leg = export(prepared, decision, target, config, (folder, watch))
+        leg = export(decision, target, config, (folder, watch))
         legs.append(leg)
     return legs
 

@@ -47,6 +47,7 @@ class Decision:
     """Everything an exporter translates.
 
     Attributes:
+        prepared: What the plan was made from: what `decide` was given, or that with further products in the graph.
         plan: Every grid.
         program: The captured graph over the weights that are exported.
         simulator: Executes `program` under `plan`.
@@ -54,17 +55,15 @@ class Decision:
         saturated: Executes the same with codes that end where a grid narrower than its container ends, as papers
             quote it; None where no grid is.
         islands: What the search for precision islands came to; None where none was asked for.
-        levelled: What the plan was made from, where that is the network with further products; None where it is what
-            was prepared.
     """
 
+    prepared: Prepared
     plan: QuantPlan
     program: Program
     simulator: Executor
     steps: tuple[Step, ...]
     saturated: Executor | None = None
     islands: Islands | None = None
-    levelled: Prepared | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +125,7 @@ class Trials:
         simulator = open_simulator(program, plan, self.target.simulator)
         writable = set(self.prepared.lowered.binding)
         constants = correct(program, plan, simulator, self.held.own, writable, rounding=rounding)
-        decision = Decision(plan, program.with_constants(constants), simulator, ())
+        decision = Decision(self.prepared, plan, program.with_constants(constants), simulator, ())
         return self.judged(Trial(recipe, decision, _NONE, 0.0, len(constants), rounding))
 
     def refitted(self, trial: Trial) -> Trial:
@@ -136,14 +135,14 @@ class Trials:
         where = set(self.prepared.lowered.binding), spec.scale_dtype
         plan, constants = folded_bn.refit((self.prepared.program, program), plan, simulator, self.held.own, where)
         check_plan(program.view, spec, plan)
-        decision = Decision(plan, program.with_constants(constants), simulator, ())
+        decision = Decision(self.prepared, plan, program.with_constants(constants), simulator, ())
         return self.judged(dataclasses.replace(trial, decision=decision))
 
     def plain(self, recipe: planning.Recipe, plan: QuantPlan) -> Trial:
         """With the network's own weights and biases."""
         program = self.prepared.program
         simulator = open_simulator(program, plan, self.target.simulator)
-        return self.judged(Trial(recipe, Decision(plan, program, simulator, ()), _NONE, 0.0))
+        return self.judged(Trial(recipe, Decision(self.prepared, plan, program, simulator, ()), _NONE, 0.0))
 
     def judged(self, trial: Trial) -> Trial:
         """A trial with its answers on these images."""

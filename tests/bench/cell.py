@@ -247,13 +247,8 @@ def _cell(fused: Any, name: str, config: Any, how: tuple[Any, Path, Any]) -> dic
     captured = capture_model(fused, target, (chosen, widths), known, (NONE, watch))
     known.append(captured)
     prepared = lower(fused, captured, target, folder, (NONE, watch))
-    leg = export(
-        prepared,
-        decide(prepared, target, (chosen, widths, Apart(strict_activations=True)), watch),
-        target,
-        config,
-        (folder, watch),
-    )
+    decision = decide(prepared, target, (chosen, widths, Apart(strict_activations=True)), watch)
+    leg = export(decision, target, config, (folder, watch))
     stages = leg.stages()
     wanted = {"simulated": stages["simulated"], "real": stages[target.kernels[0]]}
     wanted |= {"float": of_module(fused.loaded.module), "fused": of_program(captured.program, captured.batch)}

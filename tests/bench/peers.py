@@ -94,7 +94,7 @@ def ours(bench: Bench, path: Path) -> tuple[Stage, int]:
     """The artifact of `auto`, and the size of batches that its program was captured at."""
     prepared = bench._prepare(W8A8, AUTO, 0)
     decision = decide(prepared, bench.target, (method(AUTO), W8A8, NOTHING_APART), Stopwatch(Silent()))
-    prepared = decision.levelled or prepared
+    prepared = decision.prepared
     options = {"io": "float32", "metadata": {}}
     bench.target.apply(prepared.lowered, decision.plan, decision.program, path, options)
     opened = bench.target.open(path, bench.target.kernels[0], 1, prepared.program, prepared.lowered)

@@ -145,7 +145,7 @@ class Bench:
         batch = prepared.batch
         stages = {"simulated": of_simulator(decision.saturated or decision.simulator, batch)}
         if shipped:
-            stages["artifact"] = self._artifact(decision.levelled or prepared, decision)
+            stages["artifact"] = self._artifact(decision)
         steps = [dataclasses.asdict(step) for step in decision.steps]
         shared = {"steps": steps, "seconds": round(decided, 1), "peak_mb": peak_mb()}
         images = self._asked.calibration if chosen.baseline is None else IMAGES
@@ -192,7 +192,8 @@ class Bench:
             self._known[key] = lower(fused, captured, self.target, folder, QUIET)
         return self._known[key]
 
-    def _artifact(self, prepared: Prepared, decision: Decision) -> Stage:
+    def _artifact(self, decision: Decision) -> Stage:
+        prepared = decision.prepared
         path = self._folder / f"model{self.target.spec.suffix}"
         options = {"io": "int8", "metadata": {"model": self.network.model}}
         self.target.apply(prepared.lowered, decision.plan, decision.program, path, options)

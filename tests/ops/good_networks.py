@@ -67,15 +67,15 @@ class Good:
         recipe = recipe_of("good", view, self.spec, prepared.images, (chosen, Widths(bits, bits), Apart()))
         weights = {name: tensor.numpy() for name, tensor in self.program.constants.items()}
         plan = planning.plan(view, self.spec, prepared.stats, weights, recipe, {})
-        return decided(plan, self.program)
+        return decided(self.prepared, plan, self.program)
 
     def causes(self, decision: Decision, bits: int = 8) -> list[str]:
         """Names of what an audit finds, the one that explains most first."""
         return [finding.cause for finding in examine(self.prepared, decision, TARGET, bits).findings]
 
 
-def decided(plan: QuantPlan, program: Program) -> Decision:
-    return Decision(plan, program, FakeQuantized(program, plan), ())
+def decided(prepared: Prepared, plan: QuantPlan, program: Program) -> Decision:
+    return Decision(prepared, plan, program, FakeQuantized(program, plan), ())
 
 
 def seen(prepared: Prepared, spoil: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda x: x) -> Prepared:

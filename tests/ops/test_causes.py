@@ -123,7 +123,9 @@ def test_a_bias_shift(network: Good) -> None:
         if op.kind in (OpKind.CONV, OpKind.DEPTHWISE_CONV, OpKind.LINEAR) and len(op.inputs) > 2 and params:
             name = op.inputs[2]
             moved[name] = network.program.constants[name] + 1.5 * params.scale[0]
-    assert "bias shift" in network.causes(decided(decision.plan, network.program.with_constants(moved)))
+    assert "bias shift" in network.causes(
+        decided(network.prepared, decision.plan, network.program.with_constants(moved))
+    )
 
 
 def test_weights_that_one_tap_outweighs(repvit: Good) -> None:

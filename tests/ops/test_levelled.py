@@ -89,6 +89,22 @@ def test_every_code_is_as_simulated(onnx_bench: Any, network: Any, seed: int) ->
         onnx_bench.assert_equal(codes)
 
 
+@pytest.mark.parametrize("place", range(6))
+def test_a_layer_behind_may_yet_run_in_float(onnx_bench: Any, network: Any, place: int) -> None:
+    """As when somebody wants its operand more precisely: its weights undo the factors in the file too."""
+    rng = np.random.default_rng(place)
+    tiny, values = _levelled(network, rng, network.random_plan(rng, widest=1.0))
+    readers = [reader.id for value in values for reader in tiny.program.view.consumers[levelled(value)]]
+    floats = frozenset({readers[place % len(readers)]})
+    plan = tiny.plan(lambda: onnx_bench.random_range(rng, 1.0), floats=floats)
+    assert floats <= plan.float_ops.keys()
+    counts = tiny.compare(plan, tiny.images(plan, rng, 3))
+    codes = {name: count for name, count in counts.items() if plan.params(name) is not None}
+    assert codes and all(count.worst <= 1 for count in codes.values())
+    if AVX512:
+        onnx_bench.assert_equal(codes)
+
+
 def test_layers_behind_still_run_in_integers(network: Any) -> None:
     rng = np.random.default_rng(7)
     plan = network.random_plan(rng, widest=1.0)

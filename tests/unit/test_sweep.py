@@ -77,7 +77,7 @@ def quantized() -> tuple[Prepared, Decision, list[Any]]:
     recipe = recipe_of("blocks", program.view, TARGET.spec, images, (method("mse"), Widths(8, 8), Apart()))
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
     plan = planning.plan(program.view, TARGET.spec, stats, weights, recipe, {})
-    decision = Decision(plan, program, FakeQuantized(program, plan), ())
+    decision = Decision(prepared, plan, program, FakeQuantized(program, plan), ())
     return prepared, decision, (TARGET.spec, list(images.batches(images.evaluation, 4)))
 
 

@@ -163,7 +163,7 @@ def restore(run: Run, images: RunImages, work: Path, watch: Stopwatch) -> tuple[
         simulator = open_simulator(shipped, run.plan, target.simulator)
     steps = run.report.steps
     prepared = Prepared(run.loaded, images, certificate, program, batch, steps, run.kept.stats, lowered)
-    decision = Decision(run.plan, shipped, simulator, steps)
+    decision = Decision(prepared, run.plan, shipped, simulator, steps)
     return Leg(target, prepared, decision, _artifact(run), run.folder, runners, tuple(notices(run))), plain
 
 
