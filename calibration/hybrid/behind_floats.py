@@ -43,7 +43,7 @@ class Levelled:
 
 
 def candidates(view: GraphView, plan: QuantPlan) -> tuple[LinearPath, ...]:
-    """Values computed in float that only layers on codes read; what can be scaled by its own weights needs no product.
+    """Values computed in float that only layers on codes read; not those of layers and affine norms, which can scale them.
 
     Args:
         view: The captured graph.
