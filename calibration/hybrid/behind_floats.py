@@ -43,7 +43,7 @@ class Levelled:
 
 
 def candidates(view: GraphView, plan: QuantPlan) -> tuple[LinearPath, ...]:
-    """Values computed in float that only layers on codes read; not those of layers and affine norms, which can scale them.
+    """Values computed in float that only layers on codes read, but of layers and affine norms, which scale them anyway.
 
     Args:
         view: The captured graph.
