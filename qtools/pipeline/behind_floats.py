@@ -53,7 +53,7 @@ def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> Tried | N
     prepared = _levelled(trials, chosen)
     off = moved_by(trials.prepared.program, prepared.program, prepared.images)
     if off > EQUALS:
-        return Tried(trials, None, f"{len(chosen)} products would move the float result by {off:.0e}: not tried")
+        return Tried(trials, None, f"{len(chosen)} product(s) would move the float result by {off:.0e}: not tried")
     others = trials.of(prepared)
     recipe, plan = best.recipe, others.plan(best.recipe)
     products = {name_of(each.path.values[0]) for each in chosen}
@@ -61,7 +61,7 @@ def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> Tried | N
         return Tried(trials, None, "other operations would lose their kernels by it: not tried")
     other = others.corrected(recipe, plan, rounding=False)
     note = (
-        f"{len(chosen)} values, a product each: {sum(each.spared for each in chosen):.0%} less noise of roundings, as "
+        f"{len(chosen)} value(s) levelled by a product each: {sum(each.spared for each in chosen):.0%} less noise of roundings, as "
         f"predicted, for {sum(each.time for each in chosen):.1%} of the time; the float result moves by {off:.0e}; "
         f"judged on {trials.held.count} images"
     )

@@ -344,8 +344,8 @@ def test_what_costs_another_operation_its_kernel_is_left_out(program: Program) -
     )
     found = tried(start, trials, Widths(6, 8), Apart(max_slower=100.0))
     assert found is not None
-    recipe: Any = found[0]
-    note = found[1]
+    recipe: Any = found.trial
+    note = found.note
     assert recipe.between == by_kind(program, OpKind.GELU) and not recipe.dynamic
     assert note.startswith("1 operations; 0.0% of the multiplying is no longer of integers; predicted time -")
     always: Any = _Trials(program, lambda asked: {layer: "merged"} if asked else {})
@@ -354,8 +354,8 @@ def test_what_costs_another_operation_its_kernel_is_left_out(program: Program) -
     free: Any = _Trials(program, lambda asked: {})
     found = tried(start, free, Widths(8, 8), Apart(max_slower=100.0))
     assert found is not None
-    recipe = found[0]
-    assert recipe.dynamic == by_kind(program, OpKind.CONV) and "4 of them layers over int8 weights" in found[1]
+    recipe = found.trial
+    assert recipe.dynamic == by_kind(program, OpKind.CONV) and "4 of them layers over int8 weights" in found.note
 
 
 def test_where_nobody_can_say_what_roundings_cost_none_is_weighed(program: Program) -> None:
@@ -374,5 +374,5 @@ def test_where_nobody_can_say_what_roundings_cost_none_is_weighed(program: Progr
     )
     found = tried(start, trials, Widths(8, 8), Apart(max_slower=50.0))
     assert found is not None
-    recipe: Any = found[0]
+    recipe: Any = found.trial
     assert recipe.between == by_kind(program, OpKind.GELU) and not recipe.dynamic
