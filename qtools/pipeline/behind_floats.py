@@ -60,10 +60,10 @@ def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> Tried | N
     if plan.float_ops.keys() - products != best.decision.plan.float_ops.keys():
         return Tried(trials, None, "other operations would lose their kernels by it: not tried")
     other = others.corrected(recipe, plan, rounding=False)
+    spared, time = (sum(share) for share in zip(*((each.spared, each.time) for each in chosen), strict=True))
     note = (
-        f"{len(chosen)} value(s) levelled by a product each: {sum(each.spared for each in chosen):.0%} less noise of roundings, as "
-        f"predicted, for {sum(each.time for each in chosen):.1%} of the time; the float result moves by {off:.0e}; "
-        f"judged on {trials.held.count} images"
+        f"{len(chosen)} value(s) levelled by a product each: {spared:.0%} less noise of roundings, as predicted, for "
+        f"{time:.1%} of the time; the float result moves by {off:.0e}; judged on {trials.held.count} images"
     )
     return Tried(others, other, note)
 
