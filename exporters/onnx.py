@@ -127,7 +127,7 @@ def _float_constants(model: Any, value_of: Mapping[str, str]) -> dict[str, tuple
     return found
 
 
-def level(lowered: Lowered, values: Sequence[str]) -> Lowered:
+def levelled(lowered: Lowered, values: Sequence[str]) -> Lowered:
     """The binding of the network with further products, which `apply` writes."""
     from exporters._onnx.levelled import with_levelled
 
@@ -245,7 +245,7 @@ def target(spec: TargetSpec) -> Target:
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
         bound=bound,
         trace=trace,
-        levelled=level,
+        levelled=levelled,
     )
 
 

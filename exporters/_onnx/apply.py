@@ -12,7 +12,7 @@ from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
 from exporters._onnx.bind import TensorBinding
 from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container, stored
-from exporters._onnx.levelled import level
+from exporters._onnx.levelled import put_products
 from exporters._onnx.scaled import scale_first
 from exporters._onnx.silu import in_one_operator
 from qtools.core import numerics
@@ -53,7 +53,7 @@ class QdqWriter:
             ends: Types of input and output; a float end has Q and DQ inside.
         """
         self._refuse_lost_values()
-        level(self.edit, self.view, self.plan, self.binding, self.weights)
+        put_products(self.edit, self.view, self.plan, self.binding, self.weights)
         self._renew_float_biases()
         for op in self.view.ops:
             if self._is_integer(op):

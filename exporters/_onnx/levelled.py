@@ -19,7 +19,7 @@ from qtools.core.types import GraphView, Op, QuantPlan
 
 
 def with_levelled(lowered: Lowered, values: Sequence[str]) -> Lowered:
-    """The binding with the tensors that `level` will make; a value without a tensor of its own has none levelled.
+    """The binding with the tensors that `put_products` will make; a value without a tensor has none levelled.
 
     Args:
         lowered: The float artifact of the network without the products.
@@ -30,7 +30,7 @@ def with_levelled(lowered: Lowered, values: Sequence[str]) -> Lowered:
     return replace(lowered, binding={**lowered.binding, **more})
 
 
-def level(
+def put_products(
     edit: Editor,
     view: GraphView,
     plan: QuantPlan,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,23 +13,18 @@ from torch.nn import functional as F
 
 from calibration import plan as planning
 from calibration.apart import Apart
-from calibration.collect import collect
 from calibration.method import method
 from calibration.widths import Widths
 from exporters.tflite import TARGET
-from qtools import models
 from qtools.core.numerics import params_from_range
-from qtools.core.protocols import Lowered
 from qtools.core.types import WEIGHTED
-from qtools.fuse.apply import fuse
 from qtools.graph import execute
-from qtools.graph.capture import capture
-from qtools.graph.execute import observer
-from qtools.pipeline import data, decide, judge, peers, trial
-from qtools.pipeline.config import Images, RunConfig
+from qtools.pipeline import decide, judge, peers, trial
+from qtools.pipeline.config import RunConfig
 from qtools.pipeline.prepare import Prepared, fuse_model
 from qtools.pipeline.progress import Silent, Stopwatch
 from reports.steps import Step
+from tests.unit import prepared_runs
 
 
 class Small(nn.Module):
@@ -49,16 +43,7 @@ class Small(nn.Module):
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
     torch.manual_seed(3)
-    loaded = models.wrap_module(Small().eval(), input_size=32)
-    images = data.choose(loaded, Images(calibration=40, evaluation=4))
-    example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
-    module, certificate = fuse(loaded.module, example)
-    program = capture(module, example, TARGET.spec.expand)
-    floats = set(program.view.activations)
-    axes = {name: program.view.values[name].channel_axis for name in floats}
-    stats = collect(images.batches(images.calibration, 4), observer(program, floats), axes)
-    lowered = Lowered("tflite", Path(), dict.fromkeys(program.view.values), {}, 0.0, "")
-    return Prepared(loaded, images, certificate, program, 4, (), stats, lowered)
+    return prepared_runs.prepared(Small().eval(), TARGET)
 
 
 def _decided(prepared: Prepared, bits: int = 8) -> trial.Decision:

@@ -14,27 +14,23 @@ from torch.nn import functional as F
 
 import qtools
 from calibration.apart import Apart
-from calibration.collect import collect
 from calibration.float_ops import LEVELLING
 from calibration.method import method
 from calibration.widths import Widths
 from exporters.onnx import TARGET
 from exporters.tflite import TARGET as TFLITE
-from qtools import models
 from qtools.core.levelled import factors_of, levelled
-from qtools.core.protocols import Lowered, Target
-from qtools.fuse.apply import fuse
+from qtools.core.protocols import Target
 from qtools.graph import execute
-from qtools.graph.capture import capture
-from qtools.graph.execute import observer
-from qtools.pipeline import behind_floats, data, decide, trial
+from qtools.pipeline import behind_floats, decide, trial
 from qtools.pipeline.audit.config import AuditConfig
 from qtools.pipeline.audit.run import audit
-from qtools.pipeline.config import Images
+from qtools.pipeline.config import Options
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Silent, Stopwatch
 from reports.environment import describe
 from reports.steps import Step
+from tests.unit import prepared_runs
 
 AVX512 = "avx512f" in describe().isa
 SLOWER = Apart(max_slower=60.0)
@@ -58,16 +54,7 @@ class Spread(nn.Module):
 
 def _prepared(target: Target) -> Prepared:
     torch.manual_seed(3)
-    loaded = models.wrap_module(Spread().eval(), input_size=32)
-    images = data.choose(loaded, Images(calibration=40, evaluation=4))
-    example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
-    module, certificate = fuse(loaded.module, example)
-    program = capture(module, example, target.spec.expand)
-    floats = set(program.view.activations)
-    axes = {name: program.view.values[name].channel_axis for name in floats}
-    stats = collect(images.batches(images.calibration, 4), observer(program, floats), axes)
-    lowered = Lowered(target.spec.name, Path(), {name: _Bound(name) for name in program.view.values}, {}, 0.0, "")
-    return Prepared(loaded, images, certificate, program, 4, (), stats, lowered)
+    return prepared_runs.prepared(Spread().eval(), target, bound=_Bound)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,8 +161,8 @@ def test_a_run_ships_it_and_its_audit_finds_the_same_again(tmp_path: Path) -> No
     """Every code of the artifact is as simulated, in the run and when it is opened again; float files stay plain."""
     torch.manual_seed(5)
     module = Spread().eval()
-    asked = {"input_size": 32, "calibration": 40, "evaluation": 24, "max_slower": 60.0}
-    result = qtools.quantize(module, target="onnx", out=tmp_path / "run", **asked)  # type: ignore[arg-type]
+    asked: Options = {"input_size": 32, "calibration": 40, "evaluation": 24, "max_slower": 60.0}
+    result = qtools.quantize(module, target="onnx", out=tmp_path / "run", **asked)
     assert levelled("silu") in result.plan.values
     found = audit(AuditConfig(tmp_path / "run", module=module, limit=24), Silent())
     for report in (result.report, found):

@@ -17,25 +17,17 @@ from torch import nn
 
 from calibration import plan as planning
 from calibration.apart import Apart
-from calibration.collect import collect
 from calibration.islands import candidates
 from calibration.method import method
 from calibration.widths import Widths
 from exporters.tflite import TARGET
-from qtools import models
 from qtools.core import numerics
 from qtools.core.errors import InputError
-from qtools.core.protocols import Lowered
 from qtools.core.types import QuantScheme
-from qtools.fuse.apply import fuse
 from qtools.graph import execute
-from qtools.graph.capture import capture
-from qtools.graph.execute import observer
-from qtools.pipeline import data
 from qtools.pipeline.audit import sweep as sweeping
 from qtools.pipeline.audit.fronts import Alone, fronts
 from qtools.pipeline.audit.sweep import block_of, items, sweep
-from qtools.pipeline.config import Images
 from qtools.pipeline.decide import recipe_of
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.trial import Decision
@@ -43,6 +35,7 @@ from qtools.simulate.coreml import FakeQuantized
 from reports.accuracy import mean_root_kl
 from reports.render._pareto import front_plot
 from reports.sensitivity import Front
+from tests.unit import prepared_runs
 
 
 class Blocks(nn.Module):
@@ -64,16 +57,8 @@ class Blocks(nn.Module):
 @pytest.fixture(scope="module")
 def quantized() -> tuple[Prepared, Decision, list[Any]]:
     torch.manual_seed(0)
-    loaded = models.wrap_module(Blocks().eval(), input_size=32)
-    images = data.choose(loaded, Images(calibration=8, evaluation=8))
-    example = torch.from_numpy(next(iter(images.batches(images.calibration, 1))))
-    module, certificate = fuse(loaded.module, example)
-    program = capture(module, example, TARGET.spec.expand)
-    floats = set(program.view.activations)
-    axes = {name: program.view.values[name].channel_axis for name in floats}
-    stats = collect(images.batches(images.calibration, 4), observer(program, floats), axes)
-    lowered = Lowered("tflite", Path(), dict.fromkeys(program.view.values), {}, 0.0, "")
-    prepared = Prepared(loaded, images, certificate, program, 4, (), stats, lowered)
+    prepared = prepared_runs.prepared(Blocks().eval(), TARGET, (8, 8))
+    program, images, stats = prepared.program, prepared.images, prepared.stats
     recipe = recipe_of("blocks", program.view, TARGET.spec, images, (method("mse"), Widths(8, 8), Apart()))
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
     plan = planning.plan(program.view, TARGET.spec, stats, weights, recipe, {})
