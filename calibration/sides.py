@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from calibration.apart import Apart
+from calibration.given import Given
 from calibration.method import Method
 from calibration.mincut import NO, YES, Cut
 from calibration.plan import Recipe
@@ -27,7 +28,6 @@ from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 
 WORTH_TRYING = 0.02
 """Share of the predicted time that float has to save by itself, where no time is given: less is no prediction."""
-ATTENDING = frozenset({OpKind.ATTENTION, OpKind.MATMUL, OpKind.SOFTMAX})
 LIGHT = 0.005
 """Share of a network's weights up to which a layer may have them in float, four bytes for one."""
 SMALL = 1 << 18
@@ -49,14 +49,6 @@ def wanted(config: tuple[Method, Widths, Apart], spec: TargetSpec) -> bool:
     """Whether operations may stay in float; grids of 16 bits round next to nothing."""
     chosen, widths, apart = config
     return chosen.between and apart.free and widths.activations <= spec.activation.bits
-
-
-def time_given(view: GraphView, spec: TargetSpec, apart: Apart) -> float:
-    """Share of the predicted time that may be given for nearness: what the user says, or what such a network can."""
-    if apart.max_slower is not None:
-        return apart.max_slower / 100
-    attends = any(op.kind in ATTENDING and view.consumers[op.outputs[0]] for op in view.ops)
-    return spec.between.given / 100 if attends and spec.between is not None else 0.0
 
 
 def laid(recipe: Recipe, view: GraphView, spec: TargetSpec, floats: Set[str]) -> Recipe:
@@ -136,7 +128,7 @@ class Sides:
         found = self._cheapest({}, 1.0)
         return found if self.time(found) <= -WORTH_TRYING else frozenset()
 
-    def nearest(self, roundings: Mapping[Edge, float], most: float) -> frozenset[str]:
+    def nearest(self, roundings: Mapping[Edge, float], given: Given) -> frozenset[str]:
         """What is in float where a limited time buys as much nearness to float as it can.
 
         Where no time is given, nothing is, unless float saves enough of it. Some price of time leads to each choice on
@@ -145,14 +137,14 @@ class Sides:
 
         Args:
             roundings: What rounding each value for each of its readers costs, in squares that add up.
-            most: Share of the network's predicted time that may be added.
+            given: How much time may be added.
         """
         total = sum(roundings.values())
-        if not total or (most == 0 and not self.fastest()):
+        if not total or (given.most == 0 and not self.fastest()):
             return frozenset()
         shares = {edge: cost / total for edge, cost in roundings.items()}
         return self._in_integers(
-            lambda sides: sides._nearest(shares, most), lambda floats: self.rounded(floats, shares)
+            lambda sides: sides._nearest(shares, given), lambda floats: self.rounded(floats, shares)
         )
 
     def _in_integers(
@@ -171,7 +163,12 @@ class Sides:
 
         if fits(every):
             return every
-        found, toll = _searched((frozenset(), every), lambda toll: choose(self._but(self._pinned, toll)), fits, TOLLS)
+        found, toll = _searched(
+            (frozenset(), every),
+            lambda toll: choose(self._but(self._pinned, toll)),
+            lambda floats, _: fits(floats),
+            TOLLS,
+        )
         return self._filled(found, lambda kept: choose(self._but(self._pinned | kept, toll)), fits, cost)
 
     def _most(self) -> float:
@@ -194,19 +191,19 @@ class Sides:
         """Share of the multiply-accumulates that leave integers with an operation."""
         return 0.0 if multiplies_codes(op, self._spec) else macs(op, self._view) / self._macs
 
-    def _nearest(self, shares: Mapping[Edge, float], most: float) -> frozenset[str]:
-        every = self._cheapest(shares, math.exp(PRICES[0]))
+    def _nearest(self, shares: Mapping[Edge, float], given: Given) -> frozenset[str]:
+        def fits(floats: frozenset[str], price: float) -> bool:
+            return self.time(floats) <= given.limit(price)
 
-        def fits(floats: frozenset[str]) -> bool:
-            return self.time(floats) <= most
-
-        if fits(every):
+        least = math.exp(PRICES[0])
+        every = self._cheapest(shares, least)
+        if fits(every, least):
             return every
         found, price = _searched((self._fastest(), every), lambda price: self._cheapest(shares, price), fits, STEPS)
         return self._filled(
             found,
             lambda kept: self.without(kept)._cheapest(shares, price),
-            fits,
+            lambda floats: fits(floats, price),
             lambda floats: self.rounded(floats, shares),
         )
 
@@ -354,7 +351,7 @@ class Sides:
 def _searched(
     ends: tuple[frozenset[str], frozenset[str]],
     choose: Callable[[float], frozenset[str]],
-    fits: Callable[[frozenset[str]], bool],
+    fits: Callable[[frozenset[str], float], bool],
     steps: int,
 ) -> tuple[tuple[frozenset[str], frozenset[str]], float]:
     """The choice that just fits and the next one, which does not, with the price of that.
@@ -362,14 +359,14 @@ def _searched(
     Args:
         ends: The choices beyond the highest and at the lowest price; the second does not fit.
         choose: Price -> choice; higher prices leave fewer operations in float.
-        fits: Whether a choice is one.
+        fits: Whether a choice at a price is one.
         steps: Halvings.
     """
     (best, wider), (low, high) = ends, PRICES
     for _ in range(steps):
         middle = (low + high) / 2
-        tried = choose(math.exp(middle))
-        if fits(tried):
+        tried = choose(price := math.exp(middle))
+        if fits(tried, price):
             best, high = tried, middle
         else:
             wider, low = tried, middle

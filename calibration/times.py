@@ -59,6 +59,10 @@ class Times:
         """What the whole network takes on codes."""
         return sum(map(self.usual, self._view.ops))
 
+    def in_float(self) -> float:
+        """What the whole network takes in float."""
+        return sum(map(self._plain, self._view.ops))
+
     def product(self, value: str) -> float:
         """What a product of a value with constants takes, in float."""
         return OPERATOR + self._between.times[OpKind.MUL][1] * self.size(value)
@@ -70,6 +74,11 @@ class Times:
     def size(self, value: str) -> int:
         """Numbers in a value."""
         return math.prod(self._view.values[value].shape)
+
+    def _plain(self, op: Op) -> float:
+        if op.kind in MULTIPLIERS:
+            return self._layer(op, self._between.plain)
+        return self.of(op)[1] if op.kind in self._between.times else self.usual(op)
 
     def _layer(self, op: Op, time: LayerTime) -> float:
         made, kernel = self.size(op.outputs[0]), self._view.values[op.inputs[1]].shape

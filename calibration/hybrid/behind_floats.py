@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.given import WORTH
 from calibration.hybrid import equalize
 from calibration.hybrid.channels import Channels
 from calibration.hybrid.equalize import Bits, LinearPath
@@ -20,9 +21,6 @@ from calibration.hybrid.layers import Weights, is_affine_norm, is_layer
 from calibration.sides import Edge
 from qtools.core.levelled import factors_of
 from qtools.core.types import WEIGHTED, GraphView, QuantPlan
-
-WORTH = 2.0
-"""Share of the noise of all roundings that a factor has to spare, for each share of the time that it takes."""
 
 
 @dataclass(frozen=True)

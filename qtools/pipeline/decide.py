@@ -7,9 +7,10 @@ import dataclasses
 from calibration import plan as planning
 from calibration.apart import Apart, matching
 from calibration.ends import half_way, spread, together
+from calibration.given import time_given
 from calibration.method import Method
 from calibration.read_through import read_through
-from calibration.sides import time_given, wanted
+from calibration.sides import wanted
 from calibration.weights.correct import nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target
@@ -133,7 +134,7 @@ class _Corrections:
     def judge_sides(self, widths: Widths, apart: Apart) -> float:
         """Holds codes everywhere against floats where they pay, as far as time allows; returns the time left."""
         ours = self.best
-        left = time_given(self.trials.prepared.program.view, self.trials.target.spec, apart)
+        left = time_given(self.trials.prepared.program.view, self.trials.target.spec, apart).most
         if (made := sides.tried(ours, self.trials, widths, apart)) is None:
             return left
         self._take(sides.NAME, ours, made.trial, made.note)

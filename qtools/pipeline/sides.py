@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from calibration.apart import Apart
 from calibration.float_ops import BETWEEN_FLOATS
+from calibration.given import NOTHING_GIVEN, Given, time_given
 from calibration.method import Method
 from calibration.plan import Recipe
-from calibration.sides import Edge, Sides, laid, multiplies_codes, time_given
+from calibration.sides import Edge, Sides, laid, multiplies_codes
 from calibration.widths import Widths
 from qtools.core.macs import macs
 from qtools.core.target import TargetSpec
@@ -54,8 +55,8 @@ def tried(start: Trial, trials: Trials, widths: Widths, apart: Apart) -> Tried |
     program, plan, spec = trials.prepared.program, start.decision.plan, trials.target.spec
     images = (image[None] for batch in trials.held.own for image in batch)
     draws = trials.held.direction if trials.held.task.direction is not None else None
-    sides, costs, most = _weighed((program, plan, spec), start.recipe, (widths, apart), (images, draws))
-    while floats := sides.nearest(costs, most):
+    sides, costs, given = _weighed((program, plan, spec), start.recipe, (widths, apart), (images, draws))
+    while floats := sides.nearest(costs, given):
         recipe = laid(start.recipe, program.view, spec, floats)
         moved = recipe.between | recipe.dynamic
         fallen = _fallen(plan, trials.plan(recipe), moved)
@@ -88,8 +89,8 @@ def foreseen(
     """
     (program, _, spec), (_, widths, apart), (images, draw) = made, config, seen
     draws = None if draw is None else lambda _: draw
-    sides, costs, most = _weighed(made, recipe, (widths, apart), (images, draws))
-    return laid(recipe, program.view, spec, sides.nearest(costs, most))
+    sides, costs, given = _weighed(made, recipe, (widths, apart), (images, draws))
+    return laid(recipe, program.view, spec, sides.nearest(costs, given))
 
 
 def _weighed(
@@ -97,21 +98,21 @@ def _weighed(
     recipe: Recipe,
     asked: tuple[Widths, Apart],
     seen: tuple[Iterable[NDArray[np.float32]], Callable[[int], Direction] | None],
-) -> tuple[Sides, dict[Edge, float], float]:
+) -> tuple[Sides, dict[Edge, float], Given]:
     """What may move, what every rounding costs, and how much time may be given.
 
     Roundings cost all alike where nothing is to be weighed, as there is time to spare them all or none to give, and
     where nobody can say what they cost: then no time is given either.
     """
     (program, plan, spec), (widths, apart), (images, draws) = made, asked, seen
-    most = time_given(program.view, spec, apart) if draws is not None else 0.0
-    sides = Sides(program.view, spec, plan, layers=layers_may(spec, most, widths, recipe))
+    given = time_given(program.view, spec, apart) if draws is not None else NOTHING_GIVEN
+    sides = Sides(program.view, spec, plan, layers=layers_may(spec, given.most, widths, recipe))
     on_grid = (name for name in program.view.activations if plan.params(name) is not None)
     alike = {(name, reader.id): 1.0 for name in on_grid for reader in program.view.consumers[name]}
-    nothing = draws is None or (most == 0 and not sides.fastest())
-    if nothing or sides.time(sides.nearest(alike, math.inf)) <= most:
-        return sides, alike, most
-    return sides, roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws), most
+    nothing = draws is None or (given.most == 0 and not sides.fastest())
+    if nothing or sides.time(sides.nearest(alike, Given(math.inf))) <= given.limit(0.0):
+        return sides, alike, given
+    return sides, roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws), given
 
 
 def layers_may(spec: TargetSpec, most: float, widths: Widths, recipe: Recipe) -> bool:

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from calibration import plan as planning
 from calibration.collect import collect
-from calibration.hybrid.behind_floats import WORTH, Levelled, candidates, fold, worthwhile
+from calibration.given import WORTH
+from calibration.hybrid.behind_floats import Levelled, candidates, fold, worthwhile
 from calibration.hybrid.channels import Channels, observe_channels
 from calibration.hybrid.equalize import LinearPath
 from exporters.onnx import TARGET

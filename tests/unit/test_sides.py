@@ -17,92 +17,30 @@ from torch.nn import functional as F
 
 from calibration.apart import Apart
 from calibration.float_ops import DYNAMIC, IN_FLOAT
+from calibration.given import Given
 from calibration.placement import predict
-from calibration.plan import Recipe, plan
-from calibration.sides import Edge, Sides, laid, time_given
+from calibration.plan import Recipe
+from calibration.sides import Sides, laid
 from calibration.times import multiplies_codes
 from calibration.widths import Widths
 from exporters._coreml.rules import SPEC as COREML
 from exporters._tflite.rules import SPEC as TFLITE
-from qtools.core.target import Between, LayerTime
-from qtools.core.types import OpKind, QuantPlan, TensorStats
+from qtools.core.types import OpKind, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.pipeline.sensitivity import direction
 from qtools.pipeline.sides import tried
 from qtools.simulate.run import Simulator
-
-NONE = np.empty(0, np.float32)
-SEEN = TensorStats(10, -4.0, 4.0, 0.0, NONE, NONE, NONE, np.ones(4, np.int64))
-TIMES = Between(
-    {OpKind.GELU: (80.0, 50.0), OpKind.ADD: (20.0, 18.0), OpKind.DEPTHWISE_CONV: (10.0, 12.0), OpKind.RELU: (4.0, 5.0)},
-    conversion=4.0,
-    call=7.0,
-    table=13.0,
-    dynamic=(1.5, 3.0),
-    layer=LayerTime(1.0, 4.0),
-    plain=LayerTime(3.0, 4.0),
-    other=(4.0, 30.0),
-    given=25.0,
-    source="made up",
-)
-SPEC = dataclasses.replace(TFLITE, between=TIMES)
-SIZE = 8 * 6 * 6
-"""Elements of every map in `Block`."""
-
-
-class Block(nn.Module):
-    """GELU between two layers, a sum with a depthwise layer behind it, and a ReLU that its layer takes in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = (nn.Conv2d(i, 8, 1) for i in (3, 8, 8, 8))
-        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.b(F.gelu(self.a(x)))
-        y = self.deep(y + self.c(y))
-        return self.head(torch.relu(self.d(y)).mean((2, 3)))
-
-
-def _block() -> Program:
-    torch.manual_seed(1)
-    return capture(Block().eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
-
-
-_PROGRAM = _block()
+from tests.unit.block import PROGRAM, SIZE, SPEC, TIMES, by_kind, costs, planned, sides, whole
 
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    return _PROGRAM
-
-
-def planned(program: Program, spec: Any = SPEC, **wishes: Any) -> QuantPlan:
-    view = program.view
-    recipe = Recipe("block", 8, 8, "minmax", lambda s, scheme: (s.lo, s.hi), **wishes)
-    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
-    return plan(view, spec, dict.fromkeys(view.activations, SEEN), weights, recipe, {})
-
-
-def sides(program: Program, *, layers: bool = False, spec: Any = SPEC) -> Sides:
-    return Sides(program.view, spec, planned(program, spec), layers=layers)
-
-
-def by_kind(program: Program, *kinds: OpKind) -> frozenset[str]:
-    return frozenset(op.id for op in program.view.ops if op.kind in kinds)
+    return PROGRAM
 
 
 def choices(able: Set[str]) -> Iterator[frozenset[str]]:
     return map(frozenset, chain.from_iterable(combinations(sorted(able), n) for n in range(len(able) + 1)))
-
-
-def costs(program: Program, seed: int) -> dict[Edge, float]:
-    """Something for every reading of what has a grid."""
-    chance, view = np.random.default_rng(seed), program.view
-    on_grid = [name for name in view.activations if planned(program).params(name)]
-    return {(name, op.id): float(chance.exponential()) for name in on_grid for op in view.consumers[name]}
 
 
 def test_layers_move_only_where_asked_and_one_keeps_the_relu_that_it_took_in(program: Program) -> None:
@@ -119,25 +57,19 @@ def _relu_layer(program: Program) -> str:
 
 def _cheapest_of_many(program: Program) -> Iterator[frozenset[str]]:
     for seed in range(20):
-        yield sides(program, layers=True).nearest(costs(program, seed), 0.1 * seed)
+        yield sides(program, layers=True).nearest(costs(program, seed), Given(0.1 * seed))
 
 
 def test_times_are_those_counted_by_hand(program: Program) -> None:
     """A lone function is a table; a stream reads two values and gives one, each converted."""
-    of, whole = sides(program, layers=True), _whole(program)
+    of, every = sides(program, layers=True), whole(program)
     assert of.time(frozenset()) == 0
-    assert of.time(by_kind(program, OpKind.GELU)) * whole == pytest.approx(SIZE * (13 - 80))
+    assert of.time(by_kind(program, OpKind.GELU)) * every == pytest.approx(SIZE * (13 - 80))
     stream = SIZE * (18 - 20) + 9 * SIZE * (12 - 10) + 3 * (7 + 4 * SIZE)
-    assert of.time(by_kind(program, OpKind.ADD, OpKind.DEPTHWISE_CONV)) * whole == pytest.approx(stream)
+    assert of.time(by_kind(program, OpKind.ADD, OpKind.DEPTHWISE_CONV)) * every == pytest.approx(stream)
     layer = frozenset({next(op.id for op in program.view.ops if op.module == "c")})
     alone = (1.5 - 1) * 8 * SIZE + 3 * 2 * SIZE - 4 * SIZE + 2 * (7 + 4 * SIZE)
-    assert of.time(layer) * whole == pytest.approx(alone)
-
-
-def _whole(program: Program) -> float:
-    """All on codes, by hand: five layers, GELU, a sum, the depthwise layer, a ReLU; the mean as what is in float."""
-    layers = sum((i * 8 + 4 * 8) * 36 for i in (3, 8, 8, 8)) + 8 * 5 + 4 * 5
-    return layers + SIZE * (80 + 20 + 9 * 10 + 4) + 30 * 8
+    assert of.time(layer) * every == pytest.approx(alone)
 
 
 def test_what_rounds_is_what_was_written_or_is_read_as_codes(program: Program) -> None:
@@ -179,29 +111,29 @@ def test_without_time_what_saves_most_is_in_float(program: Program) -> None:
 
 @given(st.integers(0, 999), st.floats(0, 1))
 def test_more_time_is_never_worse_and_never_overspent(seed: int, most: float) -> None:
-    program = _PROGRAM
+    program = PROGRAM
     of, each = sides(program, layers=True), costs(program, seed)
-    found, more = of.nearest(each, most), of.nearest(each, most + 0.2)
+    found, more = of.nearest(each, Given(most)), of.nearest(each, Given(most + 0.2))
     assert of.time(found) <= max(most, of.time(of.fastest()))
     assert of.rounded(more, each) <= of.rounded(found, each) + 1e-6 * sum(each.values())
 
 
 def test_all_the_time_there_is_leaves_no_rounding_that_can_be_spared(program: Program) -> None:
     of, each = sides(program, layers=True), costs(program, 0)
-    assert of.rounded(of.nearest(each, 100.0), each) == pytest.approx(of.rounded(of.able.keys(), each))
+    assert of.rounded(of.nearest(each, Given(100.0)), each) == pytest.approx(of.rounded(of.able.keys(), each))
 
 
 def test_what_is_pinned_stays(program: Program) -> None:
     of = sides(program, layers=True)
     held = by_kind(program, OpKind.ADD)
-    assert held <= of.nearest(costs(program, 0), 100.0)
-    assert not held & of.without(held).nearest(costs(program, 0), 100.0)
+    assert held <= of.nearest(costs(program, 0), Given(100.0))
+    assert not held & of.without(held).nearest(costs(program, 0), Given(100.0))
 
 
 def test_a_target_without_times_moves_nothing(program: Program) -> None:
     assert COREML.between is None
     of = sides(program, layers=True, spec=COREML)
-    assert not of.able and of.nearest(costs(program, 0), 1.0) == frozenset() and of.time(frozenset({"x"})) == 0
+    assert not of.able and of.nearest(costs(program, 0), Given(1.0)) == frozenset() and of.time(frozenset({"x"})) == 0
 
 
 def test_a_gate_of_one_number_per_channel_keeps_its_grid() -> None:
@@ -262,36 +194,6 @@ def test_only_a_light_layer_has_its_weights_in_float() -> None:
     made = capture(Strided().eval(), torch.randn(1, 3, 12, 12), TFLITE.expand)
     able = Sides(made.view, TFLITE, planned(made, TFLITE), layers=True).able.values()
     assert {op.module for op in able if op.kind is OpKind.CONV} == {"stem", "point"}
-
-
-class Attending(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        return F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1)
-
-
-class Softmaxed(nn.Module):
-    """Probabilities for an answer are no attention."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(x.mean((2, 3)), 1)
-
-
-@pytest.mark.parametrize(
-    ("module", "said", "given"),
-    [
-        (Attending(), None, TIMES.given / 100),
-        (Attending(), 0.0, 0.0),
-        (Attending(), 12.0, 0.12),
-        (Softmaxed(), None, 0.0),
-        (Softmaxed(), 12.0, 0.12),
-    ],
-)
-def test_networks_with_attention_give_time_where_nobody_says(
-    module: nn.Module, said: float | None, given: float
-) -> None:
-    made = capture(module.eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
-    assert time_given(made.view, SPEC, Apart(max_slower=said)) == given
 
 
 class Odd(nn.Module):

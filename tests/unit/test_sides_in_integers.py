@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from calibration.given import Given
 from calibration.plan import Recipe, plan
 from calibration.sides import Edge, Sides, laid
 from calibration.times import Times
@@ -20,7 +21,7 @@ from qtools.core.macs import macs
 from qtools.core.products import giving_floats
 from qtools.core.types import OpKind, QuantPlan
 from qtools.graph.capture import Program, capture
-from tests.unit.test_sides import SEEN
+from tests.unit.block import SEEN
 
 
 class Block(nn.Module):
@@ -72,9 +73,9 @@ def left(program: Program, floats: frozenset[str]) -> float:
 @pytest.mark.parametrize("most", [0.02, 0.06, 0.15])
 def test_no_more_of_the_multiplying_leaves_integers_than_may(program: Program, seed: int, most: float) -> None:
     costs = drawn(program, seed)
-    free = sides(program, most=None).nearest(costs, 10.0)
+    free = sides(program, most=None).nearest(costs, Given(10.0))
     assert left(program, free) > 0.15  # it would, if it could
-    found = sides(program, most=most).nearest(costs, 10.0)
+    found = sides(program, most=most).nearest(costs, Given(10.0))
     assert 0 < left(program, found) <= most
 
 
@@ -88,7 +89,7 @@ def test_of_all_choices_within_the_limit_it_is_among_the_best(program: Program) 
     for seed in range(8):
         costs = drawn(program, seed)
         best = min(of.rounded(floats, costs) for floats in allowed)
-        missed.append(of.rounded(of.nearest(costs, 10.0), costs) / best - 1)
+        missed.append(of.rounded(of.nearest(costs, Given(10.0)), costs) / best - 1)
     assert max(missed) < 0.1, missed
 
 
@@ -161,7 +162,7 @@ def test_small_products_are_in_float_with_what_else_is(side: int, kernel: int, s
     """Of few tokens beside much else; of many, and where they are much of the network, integers meet the limit."""
     torch.manual_seed(0)
     program = capture(Attending(kernel).eval(), torch.randn(1, 3, side, side), SPEC.expand)
-    found = sides(program, most=0.049).nearest(drawn(program, 0), 10.0)
+    found = sides(program, most=0.049).nearest(drawn(program, 0), Given(10.0))
     products = {op.id for op in program.view.ops if op.kind is OpKind.MATMUL}
     assert len(products) == 2 and found and left(program, found) <= 0.049
     assert products <= found if small else products.isdisjoint(found)
