@@ -22,6 +22,10 @@ from calibration.sides import Edge
 from qtools.core.levelled import factors_of
 from qtools.core.types import WEIGHTED, GraphView, QuantPlan
 
+LEAST = 0.05
+"""Share of that noise that all factors together have to spare: less is not told from chance by the images that judge,
+while to observe what they change takes a pass over all calibration images."""
+
 
 @dataclass(frozen=True)
 class Levelled:
@@ -67,7 +71,7 @@ def worthwhile(
     times: Mapping[str, float],
     left: float,
 ) -> tuple[Levelled, ...]:
-    """Those that spare much noise for their time, best first, as far as the time left goes.
+    """Those that spare much noise for their time, best first, as far as the time left goes; none if that is little.
 
     Args:
         paths: Of `candidates`.
@@ -91,7 +95,7 @@ def worthwhile(
         if each.time <= left:
             chosen.append(each)
             left -= each.time
-    return tuple(chosen)
+    return tuple(chosen) if sum(each.spared for each in chosen) >= LEAST else ()
 
 
 def fold(chosen: Iterable[Levelled], view: GraphView, weights: Weights) -> dict[str, NDArray[np.float32]]:

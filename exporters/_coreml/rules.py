@@ -41,6 +41,7 @@ SPEC = TargetSpec(
     fast_path=BETWEEN,
     scale_dtype="float16",
     float_results=True,
+    untimed=frozenset({OpKind.ADD}),
     packing=Packing(
         dict.fromkeys(WEIGHTED, (6, 4, 3, 2)),
         source=f"{ALGORITHMS}; written and evaluated here, never run by Core ML",

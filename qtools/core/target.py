@@ -193,6 +193,7 @@ class TargetSpec:
         packing: How weights of fewer bits take fewer bytes; None where every weight takes one.
         islands: How single values can be held more precisely; none where the runtime wants whole graphs of codes.
         between: What operations take on codes and in float; None where that is not known.
+        untimed: Kinds that multiply nothing and may be in float though that is not known.
     """
 
     name: str
@@ -212,6 +213,7 @@ class TargetSpec:
     wide_rules: Mapping[OpKind, OpRule] = field(default_factory=dict)
     islands: tuple[Island, ...] = ()
     between: Between | None = None
+    untimed: frozenset[OpKind] = frozenset()
     packing: Packing | None = None
 
     @property

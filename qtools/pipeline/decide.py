@@ -137,7 +137,7 @@ class _Corrections:
         left = time_given(self.trials.prepared.program.view, self.trials.target.spec, apart).most
         if (made := sides.tried(ours, self.trials, widths, apart)) is None:
             return left
-        self._take(sides.NAME, ours, made.trial, made.note)
+        self._take(sides.NAME, ours, made.trial, made.note, made.least)
         return left - made.time if self.best is made.trial else left
 
     def level_behind_floats(self, widths: Widths, left: float) -> None:
@@ -244,8 +244,8 @@ class _Corrections:
             self.told.append(Step(step, False, None, None, note))
         return off < WORTH_MOVING
 
-    def _take(self, step: str, without: Trial, done: Trial, note: str) -> None:
-        """Keeps the better of the two, and says which."""
-        kept = done.off < without.off
+    def _take(self, step: str, without: Trial, done: Trial, note: str, least: float = 0.0) -> None:
+        """Keeps the better of the two, if by `least` of the distance from float, and says which."""
+        kept = done.off < (1 - least) * without.off
         self.told.append(Step(step, kept, without.off, done.off, note))
         self.best = done if kept else without
