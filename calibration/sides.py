@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from calibration.apart import Apart
-from calibration.given import Given
+from calibration.given import NOTHING_GIVEN, Given
 from calibration.method import Method
 from calibration.mincut import NO, YES, Cut
 from calibration.plan import Recipe
@@ -143,9 +143,14 @@ class Sides:
         if not total or (given.most == 0 and not self.fastest()):
             return frozenset()
         shares = {edge: cost / total for edge, cost in roundings.items()}
-        return self._in_integers(
+        found = self._in_integers(
             lambda sides: sides._nearest(shares, given), lambda floats: self.rounded(floats, shares)
         )
+        if given.most == 0:
+            return found
+        # where a toll keeps multiplying in integers, choices with time are others, not always better ones
+        free = self.nearest(roundings, NOTHING_GIVEN)
+        return min(found, free, key=lambda floats: self.rounded(floats, shares))
 
     def _in_integers(
         self, choose: Callable[[Sides], frozenset[str]], cost: Callable[[frozenset[str]], float]

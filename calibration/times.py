@@ -56,8 +56,8 @@ class Times:
         return per_element is not None and op.kind in FUNCTIONS and per_element < self._between.times[op.kind][0] / 2
 
     def whole(self) -> float:
-        """What the whole network takes on codes."""
-        return sum(map(self.usual, self._view.ops))
+        """What the whole network takes on codes, at least one multiply-accumulate."""
+        return max(1.0, sum(map(self.usual, self._view.ops)))
 
     def in_float(self) -> float:
         """What the whole network takes in float."""

@@ -11,7 +11,7 @@ class Step:
 
     Attributes:
         name: What was done.
-        kept: False where it was not needed, or lost and was taken back.
+        kept: False where it was not needed, lost, or gained less than it has to: then it was taken back.
         before: How far the results are from float without the step, as the mean root of KL
             (`reports.accuracy.mean_root_kl`) on calibration images that the step did not see; None = not judged.
         after: The same behind the step.

@@ -95,7 +95,7 @@ def _corrected(
 ) -> tuple[Trial, Trials]:
     """The plan with corrected biases and, where that brings the logits nearer to float, moved ends and rounded weights.
 
-    What loses on calibration images that the step has not seen is taken back.
+    What loses on calibration images that the step has not seen, or gains less than it has to, is taken back.
 
     Returns:
         The best trial, and what made it: of the network, or of one with further products.

@@ -98,7 +98,9 @@ def _in_float(plan: QuantPlan, spec: TargetSpec, config: RunConfig) -> list[str]
     if light:
         layers = sum(why == DYNAMIC for why in light)
         over = f", {layers} of them layers over int8 weights" if layers else ""
-        faster = "--max-slower 0 gives no time for it, " if layers else ""
+        between = spec.between
+        gives = layers or (between is not None and (between.given or between.returned))
+        faster = "--max-slower 0 gives no time for it, " if gives and config.max_slower != 0 else ""
         found.append(
             f"{len(light)} operation(s) read floats, which rounds less{over}; {faster}"
             f"--max-islands 0 has them in {spec.activation.bits} bits, as NPUs want it"

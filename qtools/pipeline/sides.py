@@ -58,7 +58,7 @@ def tried(start: Trial, trials: Trials, widths: Widths, apart: Apart) -> Tried |
     """
     program, plan, spec = trials.prepared.program, start.decision.plan, trials.target.spec
     if spec.between is None:
-        return _untimed(start, trials)
+        return _untimed(start, trials) if apart.max_slower is None else None
     images = (image[None] for batch in trials.held.own for image in batch)
     draws = trials.held.direction if trials.held.task.direction is not None else None
     sides, costs, given = _weighed((program, plan, spec), start.recipe, (widths, apart), (images, draws))
@@ -102,7 +102,7 @@ def foreseen(
     config: tuple[Method, Widths, Apart],
     seen: tuple[Iterable[NDArray[np.float32]], Direction | None],
 ) -> Recipe:
-    """The recipe of what `tried` would try, as far as that is known before a converter was asked.
+    """The recipe of what `tried` would try for its times, as far as that is known before a converter was asked.
 
     Args:
         made: The captured graph, the plan with all in codes, and the target's rules.

@@ -131,13 +131,11 @@ def interval(pair: tuple[float, float] | None, digits: int = 2) -> str:
 
 def step_cells(step: Step) -> tuple[str, str, str, str]:
     """A step on the weights: what, whether it stayed, what it brought, on what."""
-    gain = f"{short(step.before)} → {short(step.after)}" if step.before is not None else DASH
-    return (
-        step.name,
-        "done" if step.kept else "not needed" if step.before is None else "taken back: it lost",
-        gain,
-        step.note,
-    )
+    if step.before is None or step.after is None:
+        return step.name, "done" if step.kept else "not needed", DASH, step.note
+    lost = "it lost" if step.after >= step.before else "it gained too little"
+    gain = f"{short(step.before)} → {short(step.after)}"
+    return step.name, "done" if step.kept else f"taken back: {lost}", gain, step.note
 
 
 def island_heads(report: Report) -> tuple[str, ...]:

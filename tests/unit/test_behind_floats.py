@@ -171,10 +171,20 @@ def test_one_wide_channel_behind_a_function_no_longer_dictates_the_step_of_all()
         (1.0, 0.01, 0.1, True),
         (1.0, 0.01, 0.005, False),
         (1.0, 0.01, 0.0, False),
-        (0.01, 0.01, 0.1, False),
+        (0.2, 0.15, 1.0, False),
+        (0.2, 0.0005, 1.0, True),
+        (0.03, 0.0005, 1.0, False),
         (0.0, 0.0, 0.1, False),
     ],
-    ids=["pays", "more than is left", "nothing is left", "spares too little", "costs nothing"],
+    ids=[
+        "pays",
+        "more than is left",
+        "nothing is left",
+        "not its time",
+        "its time",
+        "next to nothing",
+        "costs nothing",
+    ],
 )
 def test_a_factor_has_to_be_worth_its_time(cost: float, time: float, left: float, taken: bool) -> None:
     program = _spread(_made(lambda m, x: m.deep(F.silu(m.a(x)))), 40)

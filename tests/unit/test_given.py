@@ -65,7 +65,13 @@ def test_any_other_network_gives_back_a_share_of_what_codes_save() -> None:
     assert time_given(PROGRAM.view, dataclasses.replace(SPEC, between=slow), Apart()).most == 0
 
 
-@given(st.integers(0, 999), st.floats(0, 1), st.floats(0.01, 30))
+def test_a_network_that_takes_no_time_gives_none() -> None:
+    made = capture(nn.Flatten().eval(), torch.randn(1, 3, 6, 6), TFLITE.expand)
+    returning = dataclasses.replace(SPEC, between=dataclasses.replace(TIMES, returned=20.0))
+    assert time_given(made.view, returning, Apart()).most == 0
+
+
+@given(st.integers(0, 999), st.floats(0, 1), st.floats(0.01, 3))
 def test_time_that_nobody_said_is_given_only_for_its_worth(seed: int, most: float, worth: float) -> None:
     """Every choice at a price spares that much for each share of its time, beyond what is fastest.
 

@@ -79,6 +79,14 @@ def test_no_more_of_the_multiplying_leaves_integers_than_may(program: Program, s
     assert 0 < left(program, found) <= most
 
 
+@pytest.mark.parametrize(("seed", "worth"), [(20, 2.0), *((seed, 0.0) for seed in range(20))])
+def test_time_never_makes_it_worse(program: Program, seed: int, worth: float) -> None:
+    """The toll is another one with time: from seed 20 that led to more noise than without."""
+    of, costs = sides(program, most=0.15), drawn(program, seed)
+    with_time, without = of.nearest(costs, Given(0.1, worth)), of.nearest(costs, Given(0.0))
+    assert of.rounded(with_time, costs) <= of.rounded(without, costs)
+
+
 def test_of_all_choices_within_the_limit_it_is_among_the_best(program: Program) -> None:
     """A toll finds those on the convex hull, and what fits of the next: a tenth of the cost is what that may miss."""
     of, missed = sides(program, most=0.06), []

@@ -18,6 +18,7 @@ from qtools.graph import execute
 from qtools.pipeline import decide, sides, trial
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Silent, Stopwatch
+from reports.render._wording import step_cells
 from reports.steps import Step
 from tests.unit import prepared_runs
 
@@ -69,6 +70,7 @@ def test_a_stream_that_reaches_far_stays_in_float(prepared: Prepared) -> None:
     assert step.after < 0.2 * step.before
     (total,) = (op.id for op in prepared.program.view.ops if op.kind is OpKind.ADD)
     assert decision.plan.float_ops[total] == IN_FLOAT
+    assert _step(_decided(prepared, Apart(max_slower=0.0))) is None  # nobody knows whether that takes none
     in_codes = _decided(prepared, Apart(max_islands=0))
     assert _step(in_codes) is None and total not in in_codes.plan.float_ops
     assert _off(prepared, decision) < 0.2 * _off(prepared, in_codes)
@@ -83,4 +85,5 @@ def test_what_comes_nearer_by_less_stays_on_codes(prepared: Prepared, monkeypatc
         decision = _decided(prepared)
         step = _step(decision)
         assert step is not None and step.kept is kept
+        assert step_cells(step)[1] == ("done" if kept else "taken back: it gained too little")
         assert (IN_FLOAT in decision.plan.float_ops.values()) is kept
