@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.check import check_plan
+from calibration.given import Given
 from calibration.plan import Recipe
 from calibration.sides import Sides, laid
 from exporters._tflite.rules import SPEC
@@ -170,7 +171,8 @@ def test_every_code_is_as_simulated_with_layers_that_read_floats(bench: Any, see
     assert SPEC.between is not None
     free = dataclasses.replace(SPEC, between=dataclasses.replace(SPEC.between, call=0.0))  # maps this small cost calls
     sides = Sides(view, free, plan, layers=True)
-    recipe = laid(Recipe("", 8, 8, "", lambda s, scheme: (s.lo, s.hi)), view, SPEC, sides.nearest(costs, 1 + seed / 4))
+    floats = sides.nearest(costs, Given(1 + seed / 4))
+    recipe = laid(Recipe("", 8, 8, "", lambda s, scheme: (s.lo, s.hi)), view, SPEC, floats)
     plan = made.plan(iter(drawn).__next__, between=recipe.between, dynamic=recipe.dynamic)
     check_plan(view, SPEC, plan)
     assert recipe.dynamic and recipe.between | recipe.dynamic <= plan.float_ops.keys()

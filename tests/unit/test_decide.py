@@ -132,7 +132,7 @@ def test_ends_that_lose_are_taken_back_and_others_are_in_the_plan(
     assert not step.kept and params is not None and params.hi > 0.1
     wide = (params.lo * 1.01, params.hi * 1.01)
     monkeypatch.setattr(decide, "half_way", lambda before, after: {read: wide})
-    monkeypatch.setattr(decide._Corrections, "_take", lambda steps, step, without, done, note: _keep(steps, done))
+    monkeypatch.setattr(decide._Corrections, "_take", lambda steps, step, without, done, *_: _keep(steps, done))
     assert _decided(prepared).plan.params(read) == params_from_range(*wide, params.scheme)
 
 
