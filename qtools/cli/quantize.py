@@ -74,7 +74,8 @@ MaxSlower = Annotated[
     Option(
         help="Percent of the predicted time to give for nearness to float, by float operations and layers that read "
         "floats over int8 weights (TFLite). By default 25 for networks with attention on TFLite; for others on ONNX "
-        "what spares twice its share of rounding noise, up to 15 % of what codes save; else 0.",
+        "what spares twice its share of rounding noise, up to 15 % of what codes save; else 0. "
+        "On Core ML 0 keeps sums on codes that else may be in float16.",
         show_default=False,
     ),
 ]
