@@ -25,9 +25,11 @@ from calibration.times import multiplies_codes
 from calibration.widths import Widths
 from exporters._coreml.rules import SPEC as COREML
 from exporters._tflite.rules import SPEC as TFLITE
+from qtools.core.target import TargetSpec
 from qtools.core.types import OpKind, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
+from qtools.pipeline import judge
 from qtools.pipeline.sensitivity import direction
 from qtools.pipeline.sides import tried
 from qtools.simulate.run import Simulator
@@ -167,6 +169,17 @@ def test_the_plan_says_why_and_the_prediction_what_to_do(program: Program) -> No
     assert whole.integer_macs == foreseen.integer_macs == 1.0
     layers = 8 * 36 * (3 + 8 + 8 + 8 + 9) + 8 * 5
     assert whole.dynamic_macs == 0 and foreseen.dynamic_macs == pytest.approx(8 * 36 * 8 / layers)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said", "hinted"), [(SPEC, None, True), (SPEC, 0.0, False), (SPEC, 30.0, True), (COREML, None, False)]
+)
+def test_reports_say_how_to_give_no_time(program: Program, spec: TargetSpec, said: float | None, hinted: bool) -> None:
+    """Not where none is given already, nor where nobody knows what it takes."""
+    made = planned(program, between=by_kind(program, OpKind.GELU))
+    asked: Any = dataclasses.make_dataclass("Config", ["dynamic", "max_slower"])((), said)
+    (told,) = (each for each in judge._in_float(made, spec, asked) if "read floats" in each)
+    assert ("--max-slower 0 gives no time" in told) is hinted and "--max-islands 0" in told
 
 
 @pytest.mark.parametrize(
