@@ -30,7 +30,7 @@ class Apart:
         max_islands: Most values to raise by measured benefit; None for no number, 0 for none, and for nothing in float
             that a kernel takes in integers.
         max_slower: Percent of the predicted time that may be given for nearness to float, by leaving operations in
-            float; None for what the network can give (`calibration.given.time_given`).
+            float; None for what the network can give (`calibration.time_given.time_given`).
         max_drop: Points of top-1 (of agreement with float, without labels) that may be lost; None for no limit.
         size_budget: How large the artifact may be; layers with the least to lose then get fewer bits. None: no limit.
         float_ends: Whether the artifact gives floats, so that what makes its output may be raised too.

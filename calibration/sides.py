@@ -14,11 +14,11 @@ from dataclasses import replace
 from functools import cached_property
 
 from calibration.apart import Apart
-from calibration.given import NOTHING_GIVEN, Given
 from calibration.method import Method
 from calibration.mincut import NO, YES, Cut
 from calibration.plan import Recipe
 from calibration.taken_in import taken_in
+from calibration.time_given import NOTHING_GIVEN, Given
 from calibration.times import FUNCTIONS, MULTIPLIERS, Times, multiplies_codes
 from calibration.widths import Widths
 from qtools.core.macs import macs

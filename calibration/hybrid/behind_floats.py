@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.given import WORTH
 from calibration.hybrid import equalize
 from calibration.hybrid.channels import Channels
 from calibration.hybrid.equalize import Bits, LinearPath
 from calibration.hybrid.layers import Weights, is_affine_norm, is_layer
 from calibration.sides import Edge
+from calibration.time_given import WORTH
 from qtools.core.levelled import factors_of
 from qtools.core.types import WEIGHTED, GraphView, QuantPlan
 

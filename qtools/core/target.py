@@ -133,7 +133,7 @@ class Between:
         most: Share of the multiply-accumulates that may leave integers for nearness or time; None: no limit.
         given: Percent of its time that a network with attention may give for nearness, where nobody says.
         returned: Percent of what codes save of float's time that any other may give, where each spares enough noise
-            (`calibration.given`).
+            (`calibration.time_given`).
         source: Where the numbers were seen.
     """
 

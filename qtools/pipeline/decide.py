@@ -7,10 +7,10 @@ import dataclasses
 from calibration import plan as planning
 from calibration.apart import Apart, matching
 from calibration.ends import half_way, spread, together
-from calibration.given import time_given
 from calibration.method import Method
 from calibration.read_through import read_through
 from calibration.sides import wanted
+from calibration.time_given import time_given
 from calibration.weights.correct import nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from calibration.apart import Apart
 from calibration.float_ops import BETWEEN_FLOATS
-from calibration.given import NOTHING_GIVEN, Given, time_given
 from calibration.method import Method
 from calibration.plan import Recipe
 from calibration.sides import Edge, Sides, laid, multiplies_codes
+from calibration.time_given import NOTHING_GIVEN, Given, time_given
 from calibration.widths import Widths
 from qtools.core.macs import macs
 from qtools.core.target import TargetSpec
@@ -27,7 +27,7 @@ from qtools.pipeline.trial import Trial, Trials
 NAME = "float where it pays"
 EVIDENCE_IMAGES = 16
 CLEARLY = 0.05
-"""Share of the distance from float, a root of KL, that operations whose time nobody knows have to take off."""
+"""Share of the distance from float (of classes, a root of KL) that operations of unknown time have to take off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +85,11 @@ def _untimed(start: Trial, trials: Trials) -> Tried | None:
     ends = {*view.inputs, *view.outputs}
     kinds = (op for op in view.ops if op.kind in spec.untimed and op.id not in plan.float_ops)
     floats = frozenset(op.id for op in kinds if ends.isdisjoint((*op.inputs, *op.outputs)))
+    if not floats:
+        return None
     recipe = dataclasses.replace(start.recipe, between=floats)
-    moved = trials.plan(recipe) if floats else plan
-    if not floats or _fallen(plan, moved, floats):
+    moved = trials.plan(recipe)
+    if _fallen(plan, moved, floats):
         return None
     note = (
         f"{len(floats)} operations that multiply nothing, which nobody has timed: they have to take off {CLEARLY:.0%}; "

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.check import check_plan
-from calibration.given import Given
 from calibration.plan import Recipe
 from calibration.sides import Sides, laid
+from calibration.time_given import Given
 from exporters._tflite.rules import SPEC
 from qtools.core.types import OpKind
 from qtools.simulate.run import Simulator

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from calibration import plan as planning
 from calibration.collect import collect
-from calibration.given import WORTH
 from calibration.hybrid.behind_floats import Levelled, candidates, fold, worthwhile
 from calibration.hybrid.channels import Channels, observe_channels
 from calibration.hybrid.equalize import LinearPath
+from calibration.time_given import WORTH
 from exporters.onnx import TARGET
 from qtools.core import numerics
 from qtools.core.levelled import factors_of, levelled, levels, sources

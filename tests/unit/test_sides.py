@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from calibration.apart import Apart
 from calibration.float_ops import DYNAMIC, IN_FLOAT
-from calibration.given import Given
 from calibration.placement import predict
 from calibration.plan import Recipe
 from calibration.sides import Sides, laid
+from calibration.time_given import Given
 from calibration.times import multiplies_codes
 from calibration.widths import Widths
 from exporters._coreml.rules import SPEC as COREML

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from calibration.given import Given
 from calibration.plan import Recipe, plan
 from calibration.sides import Edge, Sides, laid
+from calibration.time_given import Given
 from calibration.times import Times
 from exporters._onnx.rules import BETWEEN, SPEC
 from qtools.core.macs import macs

@@ -48,8 +48,8 @@ def prepared() -> Prepared:
     return prepared_runs.prepared(Stream().eval(), TARGET, bound=lambda name: name)
 
 
-def _decided(prepared: Prepared, apart: Apart = Apart()) -> trial.Decision:  # noqa: B008 - frozen
-    return decide.decide(prepared, TARGET, (method("auto"), Widths(8, 8), apart), Stopwatch(Silent()))
+def _decided(prepared: Prepared, **said: Any) -> trial.Decision:
+    return decide.decide(prepared, TARGET, (method("auto"), Widths(8, 8), Apart(**said)), Stopwatch(Silent()))
 
 
 def _step(decision: trial.Decision) -> Step | None:
@@ -70,8 +70,8 @@ def test_a_stream_that_reaches_far_stays_in_float(prepared: Prepared) -> None:
     assert step.after < 0.2 * step.before
     (total,) = (op.id for op in prepared.program.view.ops if op.kind is OpKind.ADD)
     assert decision.plan.float_ops[total] == IN_FLOAT
-    assert _step(_decided(prepared, Apart(max_slower=0.0))) is None  # nobody knows whether that takes none
-    in_codes = _decided(prepared, Apart(max_islands=0))
+    assert _step(_decided(prepared, max_slower=0.0)) is None  # nobody knows whether that takes none
+    in_codes = _decided(prepared, max_islands=0)
     assert _step(in_codes) is None and total not in in_codes.plan.float_ops
     assert _off(prepared, decision) < 0.2 * _off(prepared, in_codes)
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.apart import Apart
-from calibration.given import WORTH, Given, time_given
+from calibration.time_given import WORTH, Given, time_given
 from exporters._tflite.rules import SPEC as TFLITE
 from qtools.core.target import LayerTime
 from qtools.core.types import OpKind
