@@ -92,8 +92,8 @@ def _untimed(start: Trial, trials: Trials) -> Tried | None:
     if _fallen(plan, moved, floats):
         return None
     note = (
-        f"{len(floats)} operations that multiply nothing, which nobody has timed: they have to take off {CLEARLY:.0%}; "
-        f"judged on {trials.held.count} images"
+        f"{len(floats)} operations that multiply nothing; nobody has timed them in float, so that has to come nearer by "
+        f"{CLEARLY:.0%}; judged on {trials.held.count} images"
     )
     return Tried(trials.corrected(recipe, moved, rounding=False), note, 0.0, CLEARLY)
 
