@@ -92,7 +92,7 @@ def _untimed(start: Trial, trials: Trials) -> Tried | None:
     if _fallen(plan, moved, floats):
         return None
     note = (
-        f"{len(floats)} operations that multiply nothing; nobody has timed them in float, so that has to come nearer by "
+        f"{len(floats)} operations that multiply nothing; nobody has timed them in float: that has to come nearer by "
         f"{CLEARLY:.0%}; judged on {trials.held.count} images"
     )
     return Tried(trials.corrected(recipe, moved, rounding=False), note, 0.0, CLEARLY)
