@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+from qtools.core.conversion import CAP
 from qtools.core.target import TargetSpec
-from qtools.core.types import GraphView, Op
+from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 
 
 def taken_in(view: GraphView, spec: TargetSpec, ops: Sequence[Op]) -> dict[str, str]:
@@ -24,3 +27,22 @@ def taken_in(view: GraphView, spec: TargetSpec, ops: Sequence[Op]) -> dict[str, 
         if alone and readers[0].id in able and (op.kind, readers[0].kind) in spec.fused:
             found[made] = readers[0].outputs[0]
     return found
+
+
+def activation(value: str, view: GraphView, plan: QuantPlan) -> Op | None:
+    """The activation that the kernel of a value takes in, as planned; None where the value itself leaves the kernel."""
+    entry = plan.values[value]
+    assert entry.origin != "fused" or entry.params is None
+    return view.consumers[value][0] if entry.origin == "fused" else None
+
+
+def activated(result: torch.Tensor, taken: Op | None) -> torch.Tensor:
+    """What leaves the kernel in float.
+
+    Args:
+        result: In front of the activation.
+        taken: The activation; None where there is none.
+    """
+    if taken is None:
+        return result
+    return result.clamp(0, CAP) if taken.kind is OpKind.RELU6 else result.relu()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from calibration.gain import GAIN_LIMIT, gain
 from calibration.read_through import read_through
+from calibration.taken_in import activated, activation
 from calibration.weights.bias import beyond_chance, drift
 from calibration.weights.correct import abreast, owns
 from calibration.weights.lockstep import Lockstep
@@ -134,10 +135,10 @@ class _Refit:
         params, source = self.plan.params(weight), self.plan.read(op.inputs[0], op.id)
         if params is None or params.scheme.axis is None:
             return False
-        leaves = self._leaves(op)
-        fused = {op.outputs[0]: leaves} if leaves != op.outputs[0] else {}
-        # ReLU is the only activation that kernels fuse
-        parts = ((pair.exact.relu() if fused else pair.exact, pair.real_result(leaves)) for pair in pairs)
+        taken = activation(op.outputs[0], self._program.view, self.plan)
+        leaves = op.outputs[0] if taken is None else taken.outputs[0]
+        fused = {op.outputs[0]: leaves} if taken is not None else {}
+        parts = ((activated(pair.exact, taken), pair.real_result(leaves)) for pair in pairs)
         found = slopes(parts, self._axis(op, pairs[0].exact))
         new = rescaled(params, found.numpy(), self._scale_dtype)
         ratio = torch.from_numpy(new.scale_array.astype(np.float64) / params.scale_array)
@@ -167,13 +168,6 @@ class _Refit:
 
     def _now(self, name: str) -> torch.Tensor:
         return self.changed.get(name, self._program.constants[name])
-
-    def _leaves(self, op: Op) -> str:
-        """The value that leaves a layer's kernel."""
-        name = op.outputs[0]
-        while self.plan.values[name].origin == "fused":
-            name = self._program.view.consumers[name][0].outputs[0]
-        return name
 
     @staticmethod
     def _axis(op: Op, result: torch.Tensor) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 import torch
 
+from calibration.taken_in import activated, activation
 from calibration.weights.lockstep import Lockstep
 from qtools.core.types import GraphView, Op, OpKind, QuantPlan
 
@@ -50,13 +51,9 @@ def drift(step: Lockstep, op: Op, view: GraphView, plan: QuantPlan, seen_through
         plan: Every grid.
         seen_through: Values that a function alone reads (`calibration.read_through`).
     """
-    name, exact = op.outputs[0], step.exact
-    leaves = name
-    while (entry := plan.values[leaves]).origin == "fused":
-        assert entry.params is None
-        leaves = view.consumers[leaves][0].outputs[0]
-    if leaves != name:
-        exact = exact.relu()  # the only activation that kernels fuse
+    name = op.outputs[0]
+    taken = activation(name, view, plan)
+    leaves, exact = name if taken is None else taken.outputs[0], activated(step.exact, taken)
     if name in seen_through and (params := plan.params(name)) is not None:
         exact = exact.clamp(params.lo, params.hi)
     shift = step.real_result(leaves) - exact
