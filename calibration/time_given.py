@@ -52,3 +52,8 @@ def time_given(view: GraphView, spec: TargetSpec, apart: Apart) -> Given:
     times = Times(view, spec, between)
     saved = times.in_float() / times.whole() - 1 if between.returned else 0.0
     return Given(max(0.0, between.returned / 100 * saved), WORTH)
+
+
+def is_unknown(spec: TargetSpec, apart: Apart) -> bool:
+    """Whether some operations may be in float, or be added there, though nobody knows what that takes: nor asks."""
+    return spec.between is None and bool(spec.untimed) and apart.max_slower is None

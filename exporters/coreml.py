@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from exporters._coreml.rules import PALETTES, SPEC, with_palettes
 from exporters._ends import end_types
+from exporters._levelled import with_levelled
 from qtools.core import files
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.errors import InputError
@@ -183,4 +184,5 @@ TARGET = Target(
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},
     bound=bound,
+    levelled=with_levelled,
 )

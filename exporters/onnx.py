@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from exporters._ends import check_bytes, end_types
 from exporters._leads import Leads, Step
+from exporters._levelled import with_levelled
 from exporters._onnx import rules
 from qtools.core import files, numerics
 from qtools.core.artifact import Artifact, Runtime
@@ -127,13 +128,6 @@ def _float_constants(model: Any, value_of: Mapping[str, str]) -> dict[str, tuple
     return found
 
 
-def levelled(lowered: Lowered, values: Sequence[str]) -> Lowered:
-    """The binding of the network with further products, which `apply` writes."""
-    from exporters._onnx.levelled import with_levelled
-
-    return with_levelled(lowered, values)
-
-
 def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
     """Opens an artifact; with `lowered`, its inner values can be read too.
 
@@ -245,7 +239,7 @@ def target(spec: TargetSpec) -> Target:
         timer=Timer("onnxruntime, CPU provider (int8 allowed, as on Arm)", ("onnxruntime",), open_timed, profile),
         bound=bound,
         trace=trace,
-        levelled=levelled,
+        levelled=with_levelled,
     )
 
 

@@ -14,8 +14,9 @@ from exporters._coreml.bind import MOVES, WEIGHTED, TensorBinding
 from exporters._coreml.blob import BlobWriter
 from exporters._coreml.describe import Ends, exit_of
 from exporters._coreml.half import shapes, to_float16
+from exporters._coreml.levelled import with_products
 from exporters._coreml.package import Package, main_block
-from exporters._float_layers import float_biases
+from exporters._float_layers import float_biases, renewed_weights
 from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
 
@@ -23,6 +24,7 @@ STORED = "_codes"
 """Ending of integers that replace the float value for every reader."""
 READ = "_quantized"
 """Ending of integers that stand beside the float value, for its integer readers only."""
+PARAMETERS = ("weight", "bias")
 _DATA = {"conv": ("x",), "linear": ("x",), "add": ("x", "y"), "avg_pool": ("x",), "max_pool": ("x",)}
 
 
@@ -43,7 +45,8 @@ class PlanWriter:
         self.package, self.writer = package, BlobWriter()
         _, block = main_block(package.spec)
         self._results = [str(name) for name in block.outputs]
-        self.operations = to_float16(package, list(block.operations), self.writer)
+        plain = to_float16(package, list(block.operations), self.writer)
+        self.operations = with_products(plain, view, binding, floats, self.writer)
         self._inputs = dict(zip(ends.takes.names, ends.takes.shapes, strict=True))
         self._shapes = dict(shapes(self.operations)) | self._inputs
         self._value_of = {b.tensor: value for value, b in binding.items()}
@@ -177,24 +180,31 @@ class PlanWriter:
                 self.newest = max(self.newest, opset)
             edit.rewire(operation, "weight", 0, new)
             if len(op.inputs) > 2 and op.inputs[2] in self.binding:
-                tensor, bias = self._bias(op.inputs[2], operation)
+                tensor, bias = self._renewed(op.inputs[2], operation, "bias")
                 made.setdefault(tensor, []).append(bias)
-        biases = float_biases(self.view, self.plan)
-        for op in self.view.ops:
-            name = op.inputs[2] if op.id in self.plan.float_ops and len(op.inputs) > 2 else ""
-            operation = self._operation_of(op) if name in biases else None
-            if operation is not None and operation.type in WEIGHTED and name in self.binding:
-                tensor, bias = self._bias(name, operation)
-                made.setdefault(tensor, []).append(bias)
+        for tensor, constant in self._renew_floats():
+            made.setdefault(tensor, []).append(constant)
         return made
 
-    def _bias(self, value: str, operation: Any) -> tuple[str, Any]:
-        """The bias as it is now, in float16: calibration may have changed what the float package holds."""
+    def _renew_floats(self) -> Iterator[tuple[str, Any]]:
+        """What layers in float read that is no longer as the float package has it: (its constant, the new one)."""
+        changed = {*renewed_weights(self.view, self.plan), *float_biases(self.view, self.plan)} & self.binding.keys()
+        for op in self.view.ops:
+            wanted = changed.intersection(op.inputs) if op.id in self.plan.float_ops else set()
+            operation = self._operation_of(op) if wanted else None
+            if operation is not None and operation.type in WEIGHTED:
+                for name, parameter in zip(op.inputs[1:], PARAMETERS, strict=False):
+                    if name in wanted:
+                        yield self._renewed(name, operation, parameter)
+
+    def _renewed(self, value: str, operation: Any, parameter: str) -> tuple[str, Any]:
+        """A constant as it is now, in float16: calibration may have changed what the float package holds."""
         tensor = self.binding[value].tensor
         new = f"{tensor}_of_{operation.outputs[0].name}"
-        edit.rewire(operation, "bias", 0, new)
+        edit.rewire(operation, parameter, 0, new)
         self._value_of[new] = value
-        return tensor, edit.constant(new, self.floats[value].astype(np.float16).reshape(-1), "float16", self.writer)
+        content = self.floats[value].astype(np.float16).reshape(self._shapes[tensor])
+        return tensor, edit.constant(new, content, "float16", self.writer)
 
     def _with_ends(self, made: list[Any]) -> list[Any]:
         """The results in float32 under their own names."""

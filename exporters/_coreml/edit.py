@@ -123,6 +123,15 @@ def rewire(made: Any, parameter: str, position: int, name: str) -> None:
     made.inputs[parameter].arguments[position].name = name
 
 
+def rewire_all(operations: Iterable[Any], old: str, new: str) -> None:
+    """Makes every reader of a value read another one."""
+    for made in operations:
+        for argument in made.inputs.values():
+            for binding in argument.arguments:
+                if binding.name == old:
+                    binding.name = new
+
+
 def without_dead_constants(operations: list[Any], wanted: Iterable[str]) -> list[Any]:
     """Drops constants that nothing reads, also those that only dropped ones read."""
     kept = list(operations)

@@ -41,7 +41,7 @@ SPEC = TargetSpec(
     fast_path=BETWEEN,
     scale_dtype="float16",
     float_results=True,
-    untimed=frozenset({OpKind.ADD}),
+    untimed=frozenset({OpKind.ADD, OpKind.MUL}),
     packing=Packing(
         dict.fromkeys(WEIGHTED, (6, 4, 3, 2)),
         source=f"{ALGORITHMS}; written and evaluated here, never run by Core ML",

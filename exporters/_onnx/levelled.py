@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from exporters._levelled import laid_out
 from exporters._onnx.bind import TensorBinding
 from exporters._onnx.edit import Editor, shape_of, stored
 from qtools.core.errors import CheckFailed
-from qtools.core.levelled import factors_of, levelled, levels
-from qtools.core.protocols import Lowered
+from qtools.core.levelled import factors_of, levels
 from qtools.core.types import GraphView, Op, QuantPlan
-
-
-def with_levelled(lowered: Lowered, values: Sequence[str]) -> Lowered:
-    """The binding with the tensors that `put_products` will make; a value without a tensor has none levelled.
-
-    Args:
-        lowered: The float artifact of the network without the products.
-        values: What they level.
-    """
-    bound = {value: lowered.binding[value] for value in values if value in lowered.binding}
-    more = {levelled(value): replace(entry, tensor=levelled(entry.tensor)) for value, entry in bound.items()}
-    return replace(lowered, binding={**lowered.binding, **more})
 
 
 def put_products(
@@ -52,9 +38,7 @@ def put_products(
         source, made = (binding[name] for name in (op.inputs[0], op.outputs[0]))
         tensor, value, factors = edit.tensors[source.tensor], view.values[op.inputs[0]], weights[op.inputs[1]]
         readers = list(tensor.uses())
-        factor = edit.stored(
-            factors_of(source.tensor), _laid_out(factors, value.shape, (shape_of(tensor), source.last))
-        )
+        factor = edit.stored(factors_of(source.tensor), laid_out(factors, value.shape, (shape_of(tensor), source.last)))
         product = edit.node("Mul", [tensor, factor], made.tensor, tensor.shape)
         edit.put_behind(tensor, [product])
         for node, index in readers:
@@ -81,23 +65,3 @@ def _renew(held: ir.Value, weight: NDArray[np.float32], factors: NDArray[np.floa
             held.const_value = ir.tensor(np.ascontiguousarray(new).reshape(old.shape), name=held.name)
             return
     raise CheckFailed(f"the float artifact holds another weight of '{layer.id}' than the network", "report the model")
-
-
-def _laid_out(
-    factors: NDArray[np.float32], shape: tuple[int, ...], tensor: tuple[tuple[int, ...], bool]
-) -> NDArray[np.float32]:
-    """Factors as a tensor that holds a value wants them: one for each channel, or for each number where channels merge.
-
-    Args:
-        factors: As the value wants them, with one dimension larger than 1.
-        shape: Of the value.
-        tensor: The tensor's shape, and whether channels lie last in it.
-    """
-    held, last = tensor
-    if last or held == shape:
-        return factors.reshape(-1) if last else factors
-    axis = int(np.argmax(factors.shape))
-    for at, size in enumerate(held):
-        if size == factors.size and math.prod(held[:at]) == math.prod(shape[:axis]):
-            return factors.reshape([size if each == at else 1 for each in range(len(held))])
-    return np.ascontiguousarray(np.broadcast_to(factors, shape)).reshape(held)

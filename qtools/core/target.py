@@ -193,7 +193,7 @@ class TargetSpec:
         packing: How weights of fewer bits take fewer bytes; None where every weight takes one.
         islands: How single values can be held more precisely; none where the runtime wants whole graphs of codes.
         between: What operations take on codes and in float; None where that is not known.
-        untimed: Kinds that multiply nothing and may be in float though that is not known.
+        untimed: Kinds of few multiply-accumulates that may be in float, or be added there, though that is not known.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import torch
@@ -12,15 +13,19 @@ from calibration.hybrid.behind_floats import Levelled, candidates, fold, worthwh
 from calibration.times import Times
 from calibration.widths import Widths
 from qtools.core.levelled import levelled as name_of
+from qtools.core.target import TargetSpec
 from qtools.core.types import QuantPlan
+from qtools.graph.capture import Program
 from qtools.graph.execute import observer
 from qtools.pipeline.level import EQUALS, bits_of, channels, moved_by
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.sensitivity import roundings
-from qtools.pipeline.sides import EVIDENCE_IMAGES
+from qtools.pipeline.sides import CLEARLY, EVIDENCE_IMAGES
 from qtools.pipeline.trial import Trial, Trials
 
 NAME = "level behind floats"
+UNTIMED = 0.005
+"""Share of the network's time that a product counts as where nobody has timed any: each then spares a hundredth."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +36,13 @@ class Tried:
         trials: Makes plans of the levelled network.
         trial: The plan; None where there is none to judge.
         note: What it is, or why there is none, in words.
+        least: Share of the distance from float that it has to take off.
     """
 
     trials: Trials
     trial: Trial | None
     note: str
+    least: float = 0.0
 
 
 def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> Tried | None:
@@ -60,29 +67,43 @@ def tried(best: Trial, trials: Trials, widths: Widths, left: float) -> Tried | N
     if plan.float_ops.keys() - products != best.decision.plan.float_ops.keys():
         return Tried(trials, None, "other operations would lose their kernels by it: not tried")
     other = others.corrected(recipe, plan, rounding=False)
+    timed = trials.target.spec.between is not None
+    return Tried(others, other, _told(chosen, (off, trials.held.count), timed=timed), 0.0 if timed else CLEARLY)
+
+
+def _told(chosen: Sequence[Levelled], counts: tuple[float, int], *, timed: bool) -> str:
     spared, time = (sum(share) for share in zip(*((each.spared, each.time) for each in chosen), strict=True))
-    note = (
-        f"{len(chosen)} value(s) levelled by a product each: {spared:.0%} less noise of roundings, as predicted, for "
-        f"{time:.1%} of the time; the float result moves by {off:.0e}; judged on {trials.held.count} images"
+    price = f"for {time:.1%} of the time" if timed else f"nobody has timed that: it has to come nearer by {CLEARLY:.0%}"
+    off, images = counts
+    return (
+        f"{len(chosen)} value(s) levelled by a product each: {spared:.0%} less noise of roundings, as predicted, "
+        f"{price}; the float result moves by {off:.0e}; judged on {images} images"
     )
-    return Tried(others, other, note)
 
 
 def _chosen(plan: QuantPlan, trials: Trials, widths: Widths, left: float) -> tuple[Levelled, ...]:
-    program, between = trials.prepared.program, trials.target.spec.between
+    program, spec = trials.prepared.program, trials.target.spec
     bound = trials.prepared.lowered.binding
     paths = [path for path in candidates(program.view, plan) if path.values[0] in bound]
     draws = trials.held.direction if trials.held.task.direction is not None else None
-    if trials.target.levelled is None or between is None or draws is None or left <= 0 or not paths:
+    if trials.target.levelled is None or draws is None or left <= 0 or not paths:
         return ()
     names = [path.values[0] for path in paths]
     images = (image[None] for batch in trials.held.own for image in batch)
     costs = roundings(program, plan, islice(images, EVIDENCE_IMAGES), draws)
     seen = channels(program, trials.prepared.images, names, trials.prepared.batch)
     weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
-    times = Times(program.view, trials.target.spec, between)
-    shares = {name: times.product(name) / times.whole() for name in names}
-    return worthwhile(paths, costs, (seen, weights, bits_of(program.view, widths)), shares, left)
+    found = worthwhile(paths, costs, (seen, weights, bits_of(program.view, widths)), _times(names, program, spec), left)
+    # as the artifact stores them, so that the weights behind undo just that
+    return tuple(dataclasses.replace(each, factors=each.factors.astype(spec.scale_dtype)) for each in found)
+
+
+def _times(names: Iterable[str], program: Program, spec: TargetSpec) -> dict[str, float]:
+    """Share of the network's time that a product of each value takes."""
+    if spec.between is None:
+        return dict.fromkeys(names, UNTIMED)
+    times = Times(program.view, spec, spec.between)
+    return {name: times.product(name) / times.whole() for name in names}
 
 
 def _levelled(trials: Trials, chosen: tuple[Levelled, ...]) -> Prepared:

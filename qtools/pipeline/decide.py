@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from calibration import plan as planning
 from calibration.apart import Apart, matching
@@ -10,7 +11,7 @@ from calibration.ends import half_way, spread, together
 from calibration.method import Method
 from calibration.read_through import read_through
 from calibration.sides import wanted
-from calibration.time_given import time_given
+from calibration.time_given import is_unknown, time_given
 from calibration.weights.correct import nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target
@@ -132,9 +133,14 @@ class _Corrections:
         self.best = trials.corrected(recipe, first.plan, rounding=False)
 
     def judge_sides(self, widths: Widths, apart: Apart) -> float:
-        """Holds codes everywhere against floats where they pay, as far as time allows; returns the time left."""
+        """Holds codes everywhere against floats where they pay, as far as time allows.
+
+        Returns:
+            The time left, as a share of the network's; endless where nobody knows what floats take.
+        """
         ours = self.best
-        left = time_given(self.trials.prepared.program.view, self.trials.target.spec, apart).most
+        view, spec = self.trials.prepared.program.view, self.trials.target.spec
+        left = math.inf if is_unknown(spec, apart) else time_given(view, spec, apart).most
         if (made := sides.tried(ours, self.trials, widths, apart)) is None:
             return left
         self._take(sides.NAME, ours, made.trial, made.note, made.least)
@@ -148,7 +154,7 @@ class _Corrections:
         if made.trial is None:
             self.told.append(Step(behind_floats.NAME, False, None, None, made.note))
             return
-        self._take(behind_floats.NAME, ours, made.trial, made.note)
+        self._take(behind_floats.NAME, ours, made.trial, made.note, made.least)
         if self.best is made.trial:
             self.trials = made.trials
 

@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from calibration.hybrid.behind_floats import Levelled, candidates, fold
+from exporters._levelled import laid_out
 from exporters._onnx import session
-from exporters._onnx.levelled import _laid_out
 from qtools.core.errors import CheckFailed
 from qtools.core.levelled import levelled
 from reports.environment import describe
+from tests.ops.conftest import Forward
 
 AVX512 = "avx512f" in describe().isa
 
@@ -57,16 +58,25 @@ PARTS = {
 COMPUTE = {"maps": _maps, "tokens": _tokens}
 
 
+def _built(bench: Any, name: str) -> Any:
+    return bench.tiny(name, lambda: Forward(COMPUTE[name], **PARTS[name]()), (3, 14, 10))
+
+
 @pytest.fixture(params=COMPUTE)
 def network(onnx_bench: Any, request: pytest.FixtureRequest) -> Any:
-    name = request.param
-    return onnx_bench.tiny(name, lambda: onnx_bench.Forward(COMPUTE[name], **PARTS[name]()), (3, 14, 10))
+    return _built(onnx_bench, request.param)
+
+
+@pytest.fixture(params=COMPUTE)
+def package(make_bench: Any, request: pytest.FixtureRequest) -> Any:
+    return _built(make_bench("coreml"), request.param)
 
 
 def _levelled(tiny: Any, rng: np.random.Generator, plan: Any) -> tuple[Any, list[str]]:
     """The same with every candidate levelled by drawn factors."""
     paths = candidates(tiny.program.view, plan)
-    chosen = [Levelled(path, 2.0 ** rng.uniform(-3, 3, path.channels), 0.0, 0.0) for path in paths]
+    stored = tiny.target.spec.scale_dtype
+    chosen = [Levelled(p, (2.0 ** rng.uniform(-3, 3, p.channels)).astype(stored), 0.0, 0.0) for p in paths]
     weights = {name: tensor.numpy() for name, tensor in tiny.program.constants.items()}
     new = {name: torch.from_numpy(array) for name, array in fold(chosen, tiny.program.view, weights).items()}
     values = [path.values[0] for path in paths]
@@ -116,6 +126,35 @@ def test_layers_behind_still_run_in_integers(network: Any) -> None:
         assert after[kernel] == before[kernel]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_every_code_of_a_package_is_as_simulated(package: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    tiny, values = _levelled(package, rng, package.random_plan(rng, widest=1.0))
+    plan = tiny.random_plan(rng, widest=1.0)
+    counts = tiny.compare(plan, tiny.images(plan, rng, 3), "float32")
+    assert len(values) >= 3 and counts.keys() >= {levelled(value) for value in values}
+    codes = [counts[levelled(value)] for value in values]
+    assert all(count.worst <= 1 for count in codes)
+    assert sum(count.different for count in codes) <= 1e-3 * sum(count.total for count in codes)
+    assert counts["<output>"].worst < 1e-4
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_layer_of_a_package_may_yet_run_in_float(package: Any, place: int) -> None:
+    """Its weights, in float16, undo the factors there too: as near to the simulation as without the products."""
+    rng = np.random.default_rng(place)
+    tiny, values = _levelled(package, rng, package.random_plan(rng, widest=1.0))
+    readers = [reader.id for value in values for reader in tiny.program.view.consumers[levelled(value)]]
+    floats = frozenset({readers[place % len(readers)]})
+    off = []
+    for made in (package, tiny):
+        plan = made.plan(lambda: (-2.0, 2.0), floats=floats)
+        assert floats <= plan.float_ops.keys()
+        counts = made.compare(plan, made.images(plan, np.random.default_rng(place), 3), "float32")
+        off.append(sum(c.different / c.total for name, c in counts.items() if plan.params(name) is not None))
+    assert off[1] <= 2 * off[0] + 0.01
+
+
 def test_who_is_not_told_of_the_tensors_gets_no_file(network: Any, tmp_path: Any) -> None:
     """A binding of the network without the products has no place for their codes: refused, nothing written."""
     rng = np.random.default_rng(8)
@@ -144,7 +183,7 @@ def test_factors_lie_where_a_tensor_has_its_channels(
 ) -> None:
     rng = np.random.default_rng(0)
     own, value = rng.normal(size=factors).astype(np.float32), rng.normal(size=shape).astype(np.float32)
-    made = _laid_out(own, shape, (tensor, last))
+    made = laid_out(own, shape, (tensor, last))
     assert made.shape == expected
     held = value.transpose(0, 2, 3, 1) if last else value
     product = held.reshape(tensor) * made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from qtools.graph.execute import observer
 from qtools.pipeline import data
 from qtools.pipeline.config import Images
 from qtools.pipeline.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An entry of a binding: a tensor's name."""
+
+    tensor: str
 
 
 def prepared(

@@ -1,4 +1,4 @@
-"""ReLU6 inside a kernel: what it cuts off is cut off in float as well, and no drift that a bias or a step makes up for."""
+"""ReLU6 inside a kernel: what it cuts off is cut off in float as well, and is no drift to be made up for."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ import qtools
 from calibration.apart import Apart
 from calibration.float_ops import LEVELLING
 from calibration.method import method
+from calibration.time_given import WORTH
 from calibration.widths import Widths
+from exporters.coreml import TARGET as COREML
 from exporters.onnx import TARGET
 from exporters.tflite import TARGET as TFLITE
 from qtools.core.levelled import factors_of, levelled
@@ -54,12 +56,7 @@ class Spread(nn.Module):
 
 def _prepared(target: Target) -> Prepared:
     torch.manual_seed(3)
-    return prepared_runs.prepared(Spread().eval(), target, bound=_Bound)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Bound:
-    tensor: str
+    return prepared_runs.prepared(Spread().eval(), target, bound=prepared_runs.Bound)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +139,46 @@ def test_a_fold_that_moves_the_float_result_is_found(prepared: Prepared, monkeyp
 def test_it_is_not_tried_where_it_may_not(prepared: Prepared, apart: Apart, why: str) -> None:
     decision = _decided(prepared, apart=apart)
     assert _step(decision) is None and decision.prepared is prepared, why
+
+
+@pytest.fixture(scope="module")
+def untimed() -> Prepared:
+    return _prepared(COREML)
+
+
+def test_where_nobody_has_timed_products_they_have_to_bring_much(
+    untimed: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decision = _decided(untimed, COREML, Apart())
+    step = _step(decision)
+    assert step is not None and step.kept and step.before and step.after and "nobody has timed that" in step.note
+    assert decision.plan.params(levelled("silu")) is not None
+    factors = decision.prepared.program.constants[factors_of("silu")].numpy()
+    np.testing.assert_array_equal(factors, factors.astype(np.float16))  # as the package stores them
+    share = 1 - step.after / step.before
+    for least, kept in ((share - 0.01, True), (share + 0.01, False)):
+        monkeypatch.setattr(behind_floats, "CLEARLY", least)
+        again = _step(_decided(untimed, COREML, Apart()))
+        assert again is not None and again.kept is kept
+
+
+@pytest.mark.parametrize("asked", [{"max_slower": 0.0}, {"max_islands": 0}])
+def test_nor_are_they_tried_where_time_counts(untimed: Prepared, asked: Any) -> None:
+    decision = _decided(untimed, COREML, Apart(**asked))
+    assert _step(decision) is None and decision.prepared is untimed
+
+
+def test_each_of_them_has_to_spare_a_hundredth(untimed: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = dict[str, float]()
+
+    def asked(paths: Any, costs: Any, known: Any, times: Any, left: float) -> Any:
+        seen.update(times)
+        return right(paths, costs, known, times, left)
+
+    right = behind_floats.worthwhile
+    monkeypatch.setattr(behind_floats, "worthwhile", asked)
+    _decided(untimed, COREML, Apart())
+    assert seen and {WORTH * time for time in seen.values()} == {0.01}
 
 
 def test_no_target_gets_what_its_files_cannot_have(prepared: Prepared) -> None:

@@ -45,7 +45,7 @@ class Stream(nn.Module):
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
     torch.manual_seed(4)
-    return prepared_runs.prepared(Stream().eval(), TARGET, bound=lambda name: name)
+    return prepared_runs.prepared(Stream().eval(), TARGET, bound=prepared_runs.Bound)
 
 
 def _decided(prepared: Prepared, **said: Any) -> trial.Decision:
