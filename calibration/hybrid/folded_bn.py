@@ -26,6 +26,7 @@ from calibration.weights.bias import beyond_chance, drift
 from calibration.weights.correct import abreast, owns
 from calibration.weights.lockstep import Lockstep
 from qtools.core import numerics
+from qtools.core.memory import trim
 from qtools.core.types import WEIGHTED, Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
 from qtools.graph.side_by_side import one_core_each
@@ -111,6 +112,7 @@ def refit(
             op = layers.get(name)
             if op is None or not all(owns(op, at, exact.view, where[0]) for at in (1, 2)):
                 continue
+            trim()
             for step in (one.rescale, one.shift):
                 if step(op, pairs):
                     list(pool.map(Lockstep.repeat, pairs))

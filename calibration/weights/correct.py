@@ -15,6 +15,7 @@ from calibration.weights.covariance import covariance
 from calibration.weights.lockstep import Lockstep
 from calibration.weights.rounding import round_weights
 from qtools.core import numerics
+from qtools.core.memory import trim
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.side_by_side import one_core_each
@@ -73,6 +74,7 @@ def correct(
             op = layers.get(name)
             if op is None:
                 continue
+            trim()
             if rounding and name not in plan.float_ops and owns(op, 1, view, writable):
                 inputs = [pair.real(op.inputs[0]) for pair in pairs]
                 settle(op, op.inputs[1], _rounded(op, program.constants[op.inputs[1]], inputs, plan))

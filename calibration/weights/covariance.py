@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch.nn import functional
@@ -13,6 +14,9 @@ ROWS = 8192
 """Positions looked at, over all images: eight for each input of a layer that has 1,024."""
 SILENT = 1e-9
 """Share of the mean variance below which an input counts as constant."""
+
+_Moments = tuple[int, torch.Tensor, torch.Tensor]
+"""Positions, mean of each input (groups, 1, inputs), and sums of products around it (groups, inputs, inputs)."""
 
 
 def covariance(op: Op, batches: Sequence[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
@@ -33,17 +37,28 @@ def covariance(op: Op, batches: Sequence[torch.Tensor], weight: torch.Tensor) ->
     """
     images = sum(len(batch) for batch in batches)
     generator = torch.Generator().manual_seed(0)
-    rows = torch.cat([_rows(op, batch, weight, ROWS * len(batch) // images + 1, generator) for batch in batches], 1)
-    rows -= rows.double().mean(1, keepdim=True).float()  # centred, float32 sums are precise enough
-    found = (rows.transpose(1, 2) @ rows).double() / rows.shape[1]
+    parts = (_rows(op, batch, weight, ROWS * len(batch) // images + 1, generator) for batch in batches)
+    positions, _, sums = reduce(_with, parts, (0, torch.zeros(1), torch.zeros(1)))
+    found = sums / positions
     diagonal = found.diagonal(dim1=1, dim2=2)
     mean = diagonal.mean(1, keepdim=True)
     mean = torch.where(mean > 0, mean, torch.ones_like(mean))
     own = torch.where(diagonal > SILENT * mean, diagonal, mean)
-    shrink = rows.shape[2] / (rows.shape[2] + rows.shape[1])
+    inputs = found.shape[1]
+    shrink = inputs / (inputs + positions)
     found = (1 - shrink) * found
     found.diagonal(dim1=1, dim2=2).copy_(own)
     return found
+
+
+def _with(known: _Moments, rows: torch.Tensor) -> _Moments:
+    """The moments of further rows too, so that those of all images never lie side by side."""
+    seen, mean, sums = known
+    count, own = rows.shape[1], rows.mean(1, keepdim=True, dtype=torch.float64)
+    rows -= own.float()  # centred, float32 sums are precise enough
+    apart, whole = own - mean, seen + count
+    sums = sums + (rows.transpose(1, 2) @ rows).double() + apart.transpose(1, 2) @ apart * (seen * count / whole)
+    return whole, mean + apart * (count / whole), sums
 
 
 def _rows(op: Op, x: torch.Tensor, weight: torch.Tensor, wanted: int, generator: torch.Generator) -> torch.Tensor:
