@@ -7,6 +7,7 @@ has to fit timm's network strictly, and named tensors have to arrive where the s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -197,9 +198,63 @@ def efficientvit_l1() -> Iterator[Entry]:
     yield from mit_head(512, (3072, 3200))
 
 
+# ---------------------------------------------------------------- EfficientNet: lukemelas/EfficientNet-PyTorch
+
+
+def efficientnet(*, squeeze: bool) -> Iterator[Entry]:
+    """B0, and Lite0 that has the same blocks without squeeze-and-excitation."""
+    stages = (
+        (1, 3, 1, 16),
+        (2, 3, 6, 24),
+        (2, 5, 6, 40),
+        (3, 3, 6, 80),
+        (3, 5, 6, 112),
+        (4, 5, 6, 192),
+        (1, 3, 6, 320),
+    )
+    yield from conv("_conv_stem", 32, 3, 3)
+    yield from norm("_bn0", 32)
+    number, inner = 0, 32
+    for depth, kernel, ratio, out in stages:
+        for _ in range(depth):
+            place, wide = f"_blocks.{number}", inner * ratio
+            if ratio != 1:
+                yield from conv(f"{place}._expand_conv", wide, inner)
+                yield from norm(f"{place}._bn0", wide)
+            yield from conv(f"{place}._depthwise_conv", wide, 1, kernel)
+            yield from norm(f"{place}._bn1", wide)
+            if squeeze:
+                yield from conv(f"{place}._se_reduce", max(1, inner // 4), wide, bias=True)
+                yield from conv(f"{place}._se_expand", wide, max(1, inner // 4), bias=True)
+            yield from conv(f"{place}._project_conv", out, wide)
+            yield from norm(f"{place}._bn2", out)
+            number, inner = number + 1, out
+    yield from conv("_conv_head", 1280, 320)
+    yield from norm("_bn1", 1280)
+    yield from linear("_fc", 9, 1280)
+
+
 # ---------------------------------------------------------------- into timm's networks
 
+_BLOCKS = {
+    "_bn0.running_mean": "bn1.running_mean",
+    "_blocks.0._bn1.bias": "blocks.0.0.bn1.bias",
+    "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
+    "_blocks.1._expand_conv.weight": "blocks.1.0.conv_pw.weight",
+    "_blocks.2._bn2.running_var": "blocks.1.1.bn3.running_var",
+    "_blocks.8._depthwise_conv.weight": "blocks.4.0.conv_dw.weight",
+    "_blocks.15._bn0.bias": "blocks.6.0.bn1.bias",
+    "_bn1.bias": "bn2.bias",
+    "_fc.bias": "classifier.bias",
+}
+
 RELEASES = {
+    "tf_efficientnet_lite0": (partial(efficientnet, squeeze=False), "state_dict", _BLOCKS),
+    "tf_efficientnet_b0": (
+        partial(efficientnet, squeeze=True),
+        "state_dict",
+        {**_BLOCKS, "_blocks.0._se_expand.bias": "blocks.0.0.se.conv_expand.bias"},
+    ),
     "efficientformer_l1": (
         efficientformer_l1,
         "model",
