@@ -32,7 +32,7 @@ from qtools.pipeline.decide import decide
 from qtools.pipeline.devices._device import Asked
 from qtools.pipeline.evaluate import Stage, of_runner
 from qtools.pipeline.progress import Silent, Stopwatch
-from tests.bench.ptq import NETWORKS, NOTHING_APART, Bench, Network
+from tests.bench.ptq import NETWORKS, NOTHING_APART, Bench, Network, more
 
 CALIBRATION, EVALUATION = 256, 1000
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -50,11 +50,12 @@ def main() -> None:
     parser.add_argument("--networks", default="", help="part of a network's name; all by default")
     parser.add_argument("--target", default="onnx", choices=sorted(PEERS))
     parser.add_argument("--out", type=Path, default=Path("runs/bench-ptq"), help="where archives are unpacked")
+    parser.add_argument("--more", type=Path, help="folder of further networks (`tests/bench/ptq.py`)")
     asked = parser.parse_args()
     if not (asked.data / "weights").is_dir():
         parser.error(f"'{asked.data}' does not hold weights/ and images/")
     asked.out.mkdir(parents=True, exist_ok=True)
-    for network in NETWORKS:
+    for network in (*NETWORKS, *more(asked.more)):
         if asked.networks.lower() in network.name.lower():
             with one_thread(), tempfile.TemporaryDirectory() as folder:
                 lines = list(rows(network, asked, Path(folder)))

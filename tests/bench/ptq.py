@@ -77,10 +77,10 @@ WHOLE = 224 / 227.5
 """Pictures of 227 x 227 are not enlarged: 224 pixels are cut out from pixel 2 on, where float MobileOne-S0 has 80.92.
 The data's own figure, 80.31, is of the cut from pixel 1."""
 CIFAR = ("images/cifar10_train_50000_jpg.tar.gz", "images/cifar10_test_a.tar.gz")
+IMAGENET = ("images/imagenet_calibration", "images/imagenet_val_a/labels.csv")
 NETWORKS = (
     Network(
-        "MobileOne-S0", "mobileone_s0", "weights/mobileone_s0_imagenet_fused.safetensors",
-        "images/imagenet_calibration", "images/imagenet_val_a/labels.csv", 650, WHOLE,
+        "MobileOne-S0", "mobileone_s0", "weights/mobileone_s0_imagenet_fused.safetensors", *IMAGENET, 650, WHOLE,
     ),
     Network("RepViT-M0.9, CIFAR-10", "repvit_m0_9", "weights/repvit_m0_9_cifar10_64.safetensors", *CIFAR, 1000),
     Network("MobileViT-XXS, CIFAR-10", "mobilevit_xxs", "weights/mobilevit_xxs_cifar10_64.safetensors", *CIFAR, 1000),
@@ -91,12 +91,16 @@ NETWORKS = (
 
 
 def more(folder: Path | None) -> list[Network]:
-    """What a folder holds: safetensors whose header names timm's model."""
+    """What a folder holds: safetensors whose header names timm's `model`; `images` says "imagenet" or nothing: CIFAR-10."""
     found = []
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
         with safe_open(path, "np") as file:
-            model = (file.metadata() or {}).get("model", path.stem)
-        found.append(Network(f"{path.stem}, CIFAR-10", model, str(path.resolve()), *CIFAR, 1000))
+            header = file.metadata() or {}
+        model, file_name = header.get("model", path.stem), str(path.resolve())
+        if header.get("images") == "imagenet":
+            found.append(Network(path.stem, model, file_name, *IMAGENET, 650))
+        else:
+            found.append(Network(f"{path.stem}, CIFAR-10", model, file_name, *CIFAR, 1000))
     return found
 
 
