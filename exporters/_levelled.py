@@ -6,7 +6,7 @@ The float artifact comes without them; a writer puts them in together with the p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from qtools.core.levelled import levelled
 from qtools.core.protocols import Lowered
 
 
-def with_levelled(lowered: Lowered, values: Sequence[str]) -> Lowered:
+def with_levelled(lowered: Lowered, values: Iterable[str]) -> Lowered:
     """The binding with the tensors that the writer will make; a value without a tensor has none levelled.
 
     Args:

@@ -85,6 +85,14 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
     return Artifact(path.name, SPEC.name, files.digest_json(plan), size, digest, toolchain, left)
 
 
+def levelled(lowered: Lowered, readers: Mapping[str, int]) -> Lowered:
+    """The binding with products behind those values that only so many layers read in the package too."""
+    from exporters._coreml.levelled import own_readers
+
+    alone = own_readers(lowered)
+    return with_levelled(lowered, [value for value, count in readers.items() if alone.get(value) == count])
+
+
 def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:
     """Opens a package; with `lowered`, its inner values can be read too.
 
@@ -184,5 +192,5 @@ TARGET = Target(
     inspectors={SPEC.suffix: inspect_artifact, ".zip": inspect_artifact},
     tensors={SPEC.suffix: read_tensors, ".zip": read_tensors},
     bound=bound,
-    levelled=with_levelled,
+    levelled=levelled,
 )

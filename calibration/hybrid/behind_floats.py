@@ -33,7 +33,7 @@ class Levelled:
 
     Attributes:
         path: The value by itself, and its readers.
-        factors: float64 of shape (channels,).
+        factors: Of shape (channels,), in the end as the artifact stores them.
         spared: Share of all roundings' noise, as predicted.
         time: Share of the network's time that the product takes, as predicted.
     """

@@ -41,7 +41,8 @@ LEAST, MOST = 0.8, 1.25
 def slopes(parts: Iterable[tuple[torch.Tensor, torch.Tensor]], axis: int) -> torch.Tensor:
     """Slope per channel of the least-squares line from rounded to exact results, drawn towards 1, shape (channels,).
 
-    Where both are zero, behind a ReLU, nothing is known of the line; a channel that does not vary keeps slope 1.
+    Where both are zero, behind a ReLU, nothing is known of the line; a channel that does not vary keeps slope 1. What a
+    ReLU6 cuts off in both draws the slope towards 1.
 
     Args:
         parts: Results in float, and the same in integers as the numbers they stand for; one part of the images after

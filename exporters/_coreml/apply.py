@@ -18,6 +18,7 @@ from exporters._coreml.levelled import with_products
 from exporters._coreml.package import Package, main_block
 from exporters._float_layers import float_biases, renewed_weights
 from qtools.core.errors import CheckFailed
+from qtools.core.levelled import factors_of, levels
 from qtools.core.types import GraphView, Op, QuantParams, QuantPlan
 
 STORED = "_codes"
@@ -50,6 +51,7 @@ class PlanWriter:
         self._inputs = dict(zip(ends.takes.names, ends.takes.shapes, strict=True))
         self._shapes = dict(shapes(self.operations)) | self._inputs
         self._value_of = {b.tensor: value for value, b in binding.items()}
+        self._value_of |= {factors_of(binding[op.inputs[0]].tensor): op.inputs[1] for op in view.ops if levels(op)}
         self._maker = {r.name: o for o in self.operations for r in o.outputs}
         self.integer: dict[int, Op] = {}
         self.newest = 7

@@ -202,8 +202,9 @@ class Target:
         bound: What a file kept of an entry of `Lowered.binding` -> the entry; None where none is ever kept.
         trace: (path, lowered, program, threads, inferences) -> Trace of an artifact of ours; raises MissingPlatform
             where the runtime has no profiler. None where this machine has no runtime of the target.
-        levelled: (lowered, values of `qtools.core.levelled`) -> Lowered, in which they have tensors that `apply` will
-            write; None where a file of the target can have no such products.
+        levelled: (lowered, value of `qtools.core.levelled` -> number of layers that read it) -> Lowered, in which they
+            have tensors that `apply` will write, but for those that others read in the float artifact too; None where
+            a file of the target can have no such products.
     """
 
     spec: TargetSpec
@@ -229,7 +230,7 @@ class Target:
     rough: Sequence[str] = ()
     bound: Callable[[Mapping[str, Any]], Any] | None = None
     trace: Callable[[Path, Lowered, Any, int, int], Trace] | None = None
-    levelled: Callable[[Lowered, Sequence[str]], Lowered] | None = None
+    levelled: Callable[[Lowered, Mapping[str, int]], Lowered] | None = None
 
     def foreign(self, path: Path, kernels: str, threads: int) -> Session:
         """A session of a file of any origin."""

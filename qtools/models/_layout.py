@@ -58,7 +58,10 @@ def fit(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[nn.Module, ModelSpec, 
     said = checkpoint.metadata.get("model", spec.architecture)
     if resolved_architecture(said) != spec.architecture:
         raise InputError(f"{where} says it is {said}, you asked for {spec.name}", f"ask for {said} instead")
-    state = family_of(spec).translate(checkpoint.state)
+    family = family_of(spec)
+    if family.instead is not None and (meant := family.instead(spec.architecture, checkpoint.state)) is not None:
+        raise InputError(f"{where} is of {meant}, you asked for {spec.name}", f"ask for {meant} instead")
+    state = family.translate(checkpoint.state)
     spec, notes = _as_the_file_says(spec, state, checkpoint)
     module = _timm.create(spec)
     difference = compare(state, module)

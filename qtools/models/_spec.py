@@ -121,6 +121,8 @@ class Family:
         name: Name of the family.
         cards: The models that qtools knows by name.
         translate: Brings a state dict in any of the family's foreign layouts into timm's; returns timm's unchanged.
+        instead: (architecture, state dict in the file's own layout) -> the architecture that such a file is of, where
+            it is another one of the same names and shapes.
         arguments: Constructor arguments that a state dict (in timm's layout) implies, such as a missing second head.
         level: How far qtools answers for them.
         paper: Address of the paper.
@@ -135,6 +137,7 @@ class Family:
     name: str
     cards: tuple[ModelCard, ...]
     translate: Callable[[State], State] = _unchanged
+    instead: Callable[[str, State], str | None] | None = None
     arguments: Callable[[State], dict[str, Any]] = _no_arguments
     level: Level = "listed"
     paper: str = ""

@@ -42,8 +42,9 @@ def from_pytorch_port(state: State) -> State:
         state: Parameter name -> tensor.
     """
     numbers = sorted({int(found[1]) for key in state if (found := _BLOCK.fullmatch(key))})
-    widths = [len(state[f"_blocks.{n}._project_conv.weight"]) for n in numbers]
-    if not numbers:
+    last = [state.get(f"_blocks.{n}._project_conv.weight") for n in numbers]
+    widths = [len(weight) for weight in last if weight is not None]
+    if not numbers or len(widths) < len(last):
         return state
     places, stage, first = {numbers[0]: (0, 0)}, 0, 0
     for at, (before, width) in enumerate(pairwise(widths), 1):
@@ -51,6 +52,12 @@ def from_pytorch_port(state: State) -> State:
             stage, first = stage + 1, at
         places[numbers[at]] = (stage, at - first)
     return {_renamed(key, state, places): value for key, value in state.items()}
+
+
+def padded_alike(architecture: str, state: State) -> str | None:
+    """The network that a file of that layout is of, where it is not the one asked for: it fits both by its shapes."""
+    port = any(_BLOCK.fullmatch(key) for key in state)
+    return f"tf_{architecture}" if port and not architecture.startswith("tf_") else None
 
 
 def _renamed(key: str, state: State, places: dict[int, tuple[int, int]]) -> str:
@@ -69,6 +76,7 @@ FAMILY = Family(
     paper="https://arxiv.org/abs/2104.00298",
     level="converted",
     translate=from_pytorch_port,
+    instead=padded_alike,
     cards=(
         hub_card("tf_efficientnetv2_b0", 7.14, 0.5282, LICENCE, {"in1k": 78.358}, ("efficientnetv2_b0",)),
         hub_card("tf_efficientnetv2_b1", 8.141, 0.747, LICENCE, {"in1k": 79.462}, ("efficientnetv2_b1",)),

@@ -10,11 +10,12 @@ import torch
 
 from calibration.collect import collect
 from calibration.hybrid.behind_floats import Levelled, candidates, fold, worthwhile
+from calibration.hybrid.equalize import LinearPath
 from calibration.times import Times
 from calibration.widths import Widths
 from qtools.core.levelled import levelled as name_of
 from qtools.core.target import TargetSpec
-from qtools.core.types import QuantPlan
+from qtools.core.types import OpKind, QuantPlan
 from qtools.graph.capture import Program
 from qtools.graph.execute import observer
 from qtools.pipeline.level import EQUALS, bits_of, channels, moved_by
@@ -83,10 +84,15 @@ def _told(chosen: Sequence[Levelled], counts: tuple[float, int], *, timed: bool)
 
 def _chosen(plan: QuantPlan, trials: Trials, widths: Widths, left: float) -> tuple[Levelled, ...]:
     program, spec = trials.prepared.program, trials.target.spec
-    bound = trials.prepared.lowered.binding
-    paths = [path for path in candidates(program.view, plan) if path.values[0] in bound]
     draws = trials.held.direction if trials.held.task.direction is not None else None
-    if trials.target.levelled is None or draws is None or left <= 0 or not paths:
+    if trials.target.levelled is None or draws is None or left <= 0:
+        return ()
+    if spec.between is None and OpKind.MUL not in spec.untimed:
+        return ()
+    paths = candidates(program.view, plan)
+    bound = trials.target.levelled(trials.prepared.lowered, _readers(paths)).binding
+    paths = tuple(path for path in paths if name_of(path.values[0]) in bound)
+    if not paths:
         return ()
     names = [path.values[0] for path in paths]
     images = (image[None] for batch in trials.held.own for image in batch)
@@ -96,6 +102,11 @@ def _chosen(plan: QuantPlan, trials: Trials, widths: Widths, left: float) -> tup
     found = worthwhile(paths, costs, (seen, weights, bits_of(program.view, widths)), _times(names, program, spec), left)
     # as the artifact stores them, so that the weights behind undo just that
     return tuple(dataclasses.replace(each, factors=each.factors.astype(spec.scale_dtype)) for each in found)
+
+
+def _readers(paths: Iterable[LinearPath]) -> dict[str, int]:
+    """Value id -> number of layers that read it."""
+    return {path.values[0]: len(path.readers) for path in paths}
 
 
 def _times(names: Iterable[str], program: Program, spec: TargetSpec) -> dict[str, float]:
@@ -116,5 +127,5 @@ def _levelled(trials: Trials, chosen: tuple[Levelled, ...]) -> Prepared:
     axes = {name_of(value): program.view.values[value].channel_axis for value in values}
     stats = collect(images.batches(images.calibration, batch), observer(levelled, axes.keys()), axes, None)
     assert trials.target.levelled is not None  # or nothing was chosen
-    lowered = trials.target.levelled(prepared.lowered, values)
+    lowered = trials.target.levelled(prepared.lowered, _readers(each.path for each in chosen))
     return dataclasses.replace(prepared, program=levelled, stats={**prepared.stats, **stats}, lowered=lowered)

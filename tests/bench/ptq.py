@@ -91,7 +91,7 @@ NETWORKS = (
 
 
 def more(folder: Path | None) -> list[Network]:
-    """What a folder holds: safetensors whose header names timm's `model`; `images` says "imagenet" or nothing: CIFAR-10."""
+    """What a folder holds: safetensors whose header names timm's `model`, and as `images` "imagenet" or nothing."""
     found = []
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else ():
         with safe_open(path, "np") as file:

@@ -16,7 +16,8 @@ from calibration.hybrid.behind_floats import Levelled, candidates, fold
 from exporters._levelled import laid_out
 from exporters._onnx import session
 from qtools.core.errors import CheckFailed
-from qtools.core.levelled import levelled
+from qtools.core.levelled import factors_of, levelled
+from qtools.pipeline.evaluate import float_weights_left
 from reports.environment import describe
 from tests.ops.conftest import Forward
 
@@ -58,6 +59,19 @@ PARTS = {
 COMPUTE = {"maps": _maps, "tokens": _tokens}
 
 
+def _twice(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Two functions, and two moves, that compute the same: a converter may compute them once."""
+    x = m.stem(x)
+    y = m.a(F.silu(x)) * m.b(F.silu(x))
+    q, k = (layer(y.flatten(2).transpose(1, 2)) for layer in (m.q, m.k))
+    return m.head(F.gelu(q * k, approximate="tanh").mean(1))
+
+
+def _twice_parts() -> dict[str, nn.Module]:
+    pointwise = {"stem": nn.Conv2d(3, 12, 3, padding=1), "a": nn.Conv2d(12, 8, 1), "b": nn.Conv2d(12, 8, 3, padding=1)}
+    return pointwise | {name: nn.Linear(8, 6) for name in "qk"} | {"head": nn.Linear(6, 5)}
+
+
 def _built(bench: Any, name: str) -> Any:
     return bench.tiny(name, lambda: Forward(COMPUTE[name], **PARTS[name]()), (3, 14, 10))
 
@@ -75,13 +89,17 @@ def package(make_bench: Any, request: pytest.FixtureRequest) -> Any:
 def _levelled(tiny: Any, rng: np.random.Generator, plan: Any) -> tuple[Any, list[str]]:
     """The same with every candidate levelled by drawn factors."""
     paths = candidates(tiny.program.view, plan)
+    readers = {path.values[0]: len(path.readers) for path in paths}
+    bound = tiny.target.levelled(tiny.lowered, readers).binding
+    paths = tuple(path for path in paths if levelled(path.values[0]) in bound)
     stored = tiny.target.spec.scale_dtype
     chosen = [Levelled(p, (2.0 ** rng.uniform(-3, 3, p.channels)).astype(stored), 0.0, 0.0) for p in paths]
     weights = {name: tensor.numpy() for name, tensor in tiny.program.constants.items()}
     new = {name: torch.from_numpy(array) for name, array in fold(chosen, tiny.program.view, weights).items()}
     values = [path.values[0] for path in paths]
     program = tiny.program.levelled(values).with_constants(new)
-    return dataclasses.replace(tiny, program=program, lowered=tiny.target.levelled(tiny.lowered, values)), values
+    lowered = tiny.target.levelled(tiny.lowered, {value: readers[value] for value in values})
+    return dataclasses.replace(tiny, program=program, lowered=lowered), values
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -139,6 +157,41 @@ def test_every_code_of_a_package_is_as_simulated(package: Any, seed: int) -> Non
     assert counts["<output>"].worst < 1e-4
 
 
+@pytest.mark.parametrize("target", ["onnx", "coreml"])
+def test_what_a_converter_computes_once_is_levelled_for_all_its_readers_or_not_at_all(
+    make_bench: Any, target: str
+) -> None:
+    """A factor in front of a layer whose weights do not undo it would be an error in all that follows."""
+    tiny = make_bench(target).tiny("twice", lambda: Forward(_twice, **_twice_parts()), (3, 8, 8))
+    rng = np.random.default_rng(0)
+    found = candidates(tiny.program.view, tiny.random_plan(rng, widest=1.0))
+    assert any(path.values[0].startswith("silu") for path in found)
+    made, _ = _levelled(tiny, rng, tiny.random_plan(rng, widest=1.0))
+    plan = made.random_plan(rng, widest=1.0)
+    counts = made.compare(plan, made.images(plan, rng, 2), *(["float32"] if target == "coreml" else []))
+    codes = [count for name, count in counts.items() if plan.params(name) is not None and name != "<output>"]
+    assert len(codes) >= 3 and all(count.worst <= 1 for count in codes)
+    # layers that stay in float have weights of float16 in a package; with factors too many every code would differ
+    assert sum(count.different for count in codes) <= 1e-2 * sum(count.total for count in codes)
+
+
+def _wide(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """A function that the converter takes apart, of more channels than may stay in float without a reason."""
+    return m.head(m.b(F.gelu(m.a(m.stem(x).flatten(2).transpose(1, 2)), approximate="tanh")).mean(1))
+
+
+def test_factors_of_many_channels_have_a_reason(make_bench: Any) -> None:
+    parts = {"stem": nn.Conv2d(3, 8, 2, stride=2), "a": nn.Linear(8, 600), "b": nn.Linear(600, 8)}
+    tiny = make_bench("coreml").tiny("wide", lambda: Forward(_wide, **parts, head=nn.Linear(8, 5)), (3, 8, 8))
+    rng = np.random.default_rng(0)
+    made, values = _levelled(tiny, rng, tiny.random_plan(rng, widest=1.0))
+    assert "gelu" in values
+    plan, path = made.random_plan(rng, widest=1.0), made.folder / "wide.mlpackage"
+    written = made.target.apply(made.lowered, plan, made.program, path, {"io": "float32", "metadata": {}})
+    assert factors_of("gelu") in written.float_constants
+    assert not float_weights_left(written.float_constants, made.program.view, plan)
+
+
 @pytest.mark.parametrize("place", range(6))
 def test_a_layer_of_a_package_may_yet_run_in_float(package: Any, place: int) -> None:
     """Its weights, in float16, undo the factors there too: as near to the simulation as without the products."""
@@ -155,9 +208,10 @@ def test_a_layer_of_a_package_may_yet_run_in_float(package: Any, place: int) -> 
     assert off[1] <= 2 * off[0] + 0.01
 
 
-def test_who_is_not_told_of_the_tensors_gets_no_file(network: Any, tmp_path: Any) -> None:
+@pytest.mark.parametrize("target", ["onnx", "coreml"])
+def test_who_is_not_told_of_the_tensors_gets_no_file(make_bench: Any, target: str, tmp_path: Any) -> None:
     """A binding of the network without the products has no place for their codes: refused, nothing written."""
-    rng = np.random.default_rng(8)
+    network, rng = _built(make_bench(target), "maps"), np.random.default_rng(8)
     tiny, _ = _levelled(network, rng, network.random_plan(rng))
     other = dataclasses.replace(tiny, lowered=network.lowered, folder=tmp_path)
     with pytest.raises(CheckFailed, match="no tensor for: .*_levelled"):

@@ -18,7 +18,8 @@ from calibration.float_ops import LEVELLING
 from calibration.method import method
 from calibration.time_given import WORTH
 from calibration.widths import Widths
-from exporters.coreml import TARGET as COREML
+from exporters import coreml
+from exporters._levelled import with_levelled
 from exporters.onnx import TARGET
 from exporters.tflite import TARGET as TFLITE
 from qtools.core.levelled import factors_of, levelled
@@ -139,6 +140,10 @@ def test_a_fold_that_moves_the_float_result_is_found(prepared: Prepared, monkeyp
 def test_it_is_not_tried_where_it_may_not(prepared: Prepared, apart: Apart, why: str) -> None:
     decision = _decided(prepared, apart=apart)
     assert _step(decision) is None and decision.prepared is prepared, why
+
+
+COREML = dataclasses.replace(coreml.TARGET, levelled=with_levelled)
+"""Without a package, whose readers nobody can count."""
 
 
 @pytest.fixture(scope="module")

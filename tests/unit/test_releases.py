@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qtools.core.errors import InputError
 from qtools.models import families, load
 
 Shape = tuple[int, ...]
@@ -347,6 +348,24 @@ def test_the_authors_release_layout(name: str, tmp_path: Path) -> None:
         assert key.endswith("num_batches_tracked") or any(
             tensor.shape == other.shape and torch.equal(tensor, other) for other in state.values()
         ), f"{key} did not come from the file"
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0"])
+def test_a_network_that_pads_otherwise_is_another_one(name: str, tmp_path: Path) -> None:
+    """Names and shapes fit both: TensorFlow's padding is what the file's network was trained with."""
+    squeeze = name == "efficientnet_b0"
+    torch.save({key: torch.zeros(shape) for key, shape in efficientnet(squeeze=squeeze)}, tmp_path / "port.pth")
+    with pytest.raises(InputError, match=f"is of tf_{name}") as refused:
+        load(name, tmp_path / "port.pth")
+    assert refused.value.next_step == f"ask for tf_{name} instead"
+
+
+@pytest.mark.parametrize("lost", ["_blocks.3._project_conv.weight", "_blocks.0._project_conv.weight"])
+def test_a_file_that_lacks_a_layer_is_told_so(lost: str, tmp_path: Path) -> None:
+    state = {key: torch.zeros(shape) for key, shape in efficientnet(squeeze=False) if key != lost}
+    torch.save(state, tmp_path / "port.pth")
+    with pytest.raises(InputError, match="does not fit tf_efficientnet_lite0"):
+        load("tf_efficientnet_lite0", tmp_path / "port.pth")
 
 
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)

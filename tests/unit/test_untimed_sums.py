@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from calibration.apart import Apart
 from calibration.float_ops import IN_FLOAT
 from calibration.method import method
 from calibration.widths import Widths
-from exporters.coreml import TARGET
+from exporters import coreml
 from qtools.core.types import OpKind
 from qtools.graph import execute
 from qtools.pipeline import decide, sides, trial
@@ -23,6 +24,7 @@ from reports.steps import Step
 from tests.unit import prepared_runs
 
 FAR = 600.0
+TARGET = dataclasses.replace(coreml.TARGET, levelled=None)
 
 
 class Stream(nn.Module):
