@@ -17,6 +17,7 @@ from exporters._onnx.scaled import scale_first
 from exporters._onnx.silu import in_one_operator
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
+from qtools.core.handed_on import handed_on
 from qtools.core.products import scaled_inside
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
@@ -45,6 +46,7 @@ class QdqWriter:
         self.view, self.plan, self.binding, self.weights = view, plan, binding, weights
         self.value_of = {b.tensor: value for value, b in binding.items() if not view.values[value].const}
         self.layers: set[ir.Node] = set()
+        self._handed_on = handed_on(view, plan)
 
     def write(self, ends: EndTypes) -> None:
         """Changes the graph.
@@ -78,7 +80,7 @@ class QdqWriter:
             self.edit.graph.opset_imports[""] = PACKED_OPSET
 
     def _is_integer(self, op: Op) -> bool:
-        return op.id not in self.plan.float_ops
+        return op.id not in self.plan.float_ops and op.id not in self._handed_on
 
     def _scale_first(self) -> None:
         for scaling in scaled_inside(self.view, self.plan).values():

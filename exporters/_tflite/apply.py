@@ -16,6 +16,7 @@ from exporters._tflite import flatbuffer
 from exporters._tflite.bind import TensorBinding
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
+from qtools.core.handed_on import handed_on
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, QuantParams, QuantPlan, ValuePlan
 
 Change = qtyping.QuantTransformation
@@ -40,6 +41,7 @@ class PlanWriter:
         self.entries: dict[int, ValuePlan] = {}
         self.integer: dict[int, bool] = {}
         self.reader: dict[int, str] = {}
+        self._handed_on = handed_on(view, plan)
         self._decide_operators()
 
     def write(self, *, integer_output: bool) -> bytes:
@@ -104,7 +106,7 @@ class PlanWriter:
             value = self.value_of.get(flatbuffer.name_of(self.model, output))
             if value is not None:
                 op = self.view.producer[value]
-                self.integer[position] = op.id not in self.plan.float_ops
+                self.integer[position] = op.id not in self.plan.float_ops and op.id not in self._handed_on
                 self.reader[position] = self._first_inside(op).id
                 self._take_entry(output)
             else:

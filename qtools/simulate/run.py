@@ -13,6 +13,7 @@ from torch import fx
 
 from qtools.core import numerics, plugins
 from qtools.core.errors import InputError
+from qtools.core.handed_on import handed_on
 from qtools.core.products import scaled_inside
 from qtools.core.types import WEIGHTED, Op, OpKind, QuantParams, QuantPlan, with_params
 from qtools.graph.capture import Program
@@ -79,7 +80,7 @@ class Simulator:
 
     Values made by integer operations travel as codes (integer-valued float32), values made by float operations as
     they are; codes become floats in front of a float operation and floats become codes in front of an integer one,
-    exactly where the artifact has its DEQUANTIZE and QUANTIZE.
+    exactly where the artifact has its DEQUANTIZE and QUANTIZE. Moves from float to float hand floats on.
     """
 
     def __init__(self, program: Program, plan: QuantPlan, kernels: str) -> None:
@@ -98,6 +99,8 @@ class Simulator:
         made = {out for name in self._integer for out in self._ops[name].outputs}
         self._codes_of = {n for n in made if plan.values[n].origin != "float"}
         self._codes_of |= set(program.view.inputs) & {n for n in plan.values if plan.params(n)}
+        self._handed_on = handed_on(program.view, plan)
+        self._codes_of -= {out for name in self._handed_on for out in self._ops[name].outputs}
         self._kernels: dict[str, tuple[Kernel, Output]] = {}
         self._scaled = scaled_inside(program.view, plan) if getattr(module, "TAKES_FACTORS", False) else {}
         self._dynamic = {
@@ -178,6 +181,8 @@ class Simulator:
         op = self._ops[name]
         if self._is_swallowed(op.inputs[0]):
             return alive[op.inputs[0]]  # applied already, inside the producer's kernel
+        if name in self._handed_on:
+            return evaluate(node, alive)
         if name not in self._kernels:
             return evaluate(node, {n: self._as_codes(n, v, name) for n, v in alive.items() if n in _inputs(node)})
         kernel, output = self._kernels[name]

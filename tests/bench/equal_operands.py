@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from qtools.core import numerics
+from qtools.core.handed_on import handed_on
 from qtools.core.protocols import Runner
 from qtools.core.types import Op, QuantParams, QuantPlan
 from qtools.graph.capture import Program
@@ -67,6 +68,7 @@ class Comparison:
         self.apart = 0.0
         self._program, self._plan = program, plan
         self._simulator, self._runner = sides
+        self._handed_on = handed_on(program.view, plan)
 
     def add(self, images: Iterable[NDArray[np.float32]]) -> None:
         """Takes in batches of one image."""
@@ -136,7 +138,8 @@ class Comparison:
         return op
 
     def _in_float(self, name: str) -> bool:
-        return self._program.view.producer[name].id in self._plan.float_ops
+        maker = self._program.view.producer[name].id
+        return maker in self._plan.float_ops or maker in self._handed_on
 
     def _travels_as_codes(self, name: str) -> bool:
         return isinstance(self._simulator, Simulator) and self._simulator.holds_codes(name)
