@@ -54,6 +54,6 @@ def time_given(view: GraphView, spec: TargetSpec, apart: Apart) -> Given:
     return Given(max(0.0, between.returned / 100 * saved), WORTH)
 
 
-def is_unknown(spec: TargetSpec, apart: Apart) -> bool:
-    """Whether some operations may be in float, or be added there, though nobody knows what that takes: nor asks."""
+def may_be_untimed(spec: TargetSpec, apart: Apart) -> bool:
+    """Whether the target has operations that nobody has timed in float, and the user sets no limit to their time."""
     return spec.between is None and bool(spec.untimed) and apart.max_slower is None

@@ -87,10 +87,10 @@ def apply(lowered: Lowered, plan: QuantPlan, program: Program, path: Path, optio
 
 def levelled(lowered: Lowered, readers: Mapping[str, int]) -> Lowered:
     """The binding with products behind those values that only so many layers read in the package too."""
-    from exporters._coreml.levelled import own_readers
+    from exporters._coreml.levelled import readers_in_package
 
-    alone = own_readers(lowered)
-    return with_levelled(lowered, [value for value, count in readers.items() if alone.get(value) == count])
+    there = readers_in_package(lowered)
+    return with_levelled(lowered, [value for value, count in readers.items() if there.get(value) == count])
 
 
 def open_artifact(path: Path, kernels: str, threads: int, program: Program, lowered: Lowered | None = None) -> Runner:

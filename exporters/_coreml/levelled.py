@@ -20,7 +20,7 @@ from qtools.core.protocols import Lowered
 from qtools.core.types import GraphView
 
 
-def own_readers(lowered: Lowered) -> dict[str, int]:
+def readers_in_package(lowered: Lowered) -> dict[str, int]:
     """Value id -> how many operations of the float package read its tensor, straight or through moves.
 
     The converter computes once what several operations of the captured graph compute alike: such a tensor has readers

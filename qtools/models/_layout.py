@@ -59,7 +59,8 @@ def fit(spec: ModelSpec, checkpoint: Checkpoint) -> tuple[nn.Module, ModelSpec, 
     if resolved_architecture(said) != spec.architecture:
         raise InputError(f"{where} says it is {said}, you asked for {spec.name}", f"ask for {said} instead")
     family = family_of(spec)
-    if family.instead is not None and (meant := family.instead(spec.architecture, checkpoint.state)) is not None:
+    meant = None if family.instead is None else family.instead(spec.architecture, checkpoint.state)
+    if meant is not None and _timm.exists(meant):
         raise InputError(f"{where} is of {meant}, you asked for {spec.name}", f"ask for {meant} instead")
     state = family.translate(checkpoint.state)
     spec, notes = _as_the_file_says(spec, state, checkpoint)

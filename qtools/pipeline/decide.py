@@ -11,7 +11,7 @@ from calibration.ends import half_way, spread, together
 from calibration.method import Method
 from calibration.read_through import read_through
 from calibration.sides import wanted
-from calibration.time_given import is_unknown, time_given
+from calibration.time_given import may_be_untimed, time_given
 from calibration.weights.correct import nearest
 from calibration.widths import Widths
 from qtools.core.protocols import Target
@@ -140,7 +140,7 @@ class _Corrections:
         """
         ours = self.best
         view, spec = self.trials.prepared.program.view, self.trials.target.spec
-        left = math.inf if is_unknown(spec, apart) else time_given(view, spec, apart).most
+        left = math.inf if may_be_untimed(spec, apart) else time_given(view, spec, apart).most
         if (made := sides.tried(ours, self.trials, widths, apart)) is None:
             return left
         self._take(sides.NAME, ours, made.trial, made.note, made.least)

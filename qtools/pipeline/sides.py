@@ -15,7 +15,7 @@ from calibration.float_ops import BETWEEN_FLOATS
 from calibration.method import Method
 from calibration.plan import Recipe
 from calibration.sides import Edge, Sides, laid, multiplies_codes
-from calibration.time_given import NOTHING_GIVEN, Given, is_unknown, time_given
+from calibration.time_given import NOTHING_GIVEN, Given, may_be_untimed, time_given
 from calibration.widths import Widths
 from qtools.core.macs import macs
 from qtools.core.target import TargetSpec
@@ -58,7 +58,7 @@ def tried(start: Trial, trials: Trials, widths: Widths, apart: Apart) -> Tried |
     """
     program, plan, spec = trials.prepared.program, start.decision.plan, trials.target.spec
     if spec.between is None:
-        return _untimed(start, trials) if is_unknown(spec, apart) else None
+        return _untimed(start, trials) if may_be_untimed(spec, apart) else None
     images = (image[None] for batch in trials.held.own for image in batch)
     draws = trials.held.direction if trials.held.task.direction is not None else None
     sides, costs, given = _weighed((program, plan, spec), start.recipe, (widths, apart), (images, draws))

@@ -24,6 +24,7 @@ from qtools.core.types import OpKind, QuantPlan, with_params
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.simulate.run import Executor, open_simulator
+from tests.unit.fake_quant import on_grid
 
 WEIGHT_BITS = 4
 """Few enough that rounding a layer's weights moves the means of its channels by several steps."""
@@ -119,14 +120,9 @@ def test_the_first_correction_is_the_mean_error_of_the_rounded_layer(
     op = next(op for op in program.view.ops if op.kind is OpKind.CONV)
     image, (weight, bias) = torch.from_numpy(batches.images), (program.constants[n] for n in op.inputs[1:])
 
-    def on_grid(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        params = made.params(name)
-        assert params is not None
-        return numerics.dequantize(numerics.quantize(tensor, params), params)
-
-    x, w, b = (on_grid(n, t) for n, t in zip(op.inputs, (image, weight, bias), strict=True))
+    x, w, b = (on_grid(made, n, t) for n, t in zip(op.inputs, (image, weight, bias), strict=True))
     out = next(r for r in program.view.ops if r.kind is OpKind.RELU).outputs[0]
-    rounded = on_grid(out, F.conv2d(x, w, b, padding=1).relu())
+    rounded = on_grid(made, out, F.conv2d(x, w, b, padding=1).relu())
     drift = (rounded.double() - F.conv2d(image, weight, bias, padding=1).relu().double()).mean((0, 2, 3))
     found = correct(program, made, open_simulator(program, made, "xnnpack"), batches, rounding=False)[op.inputs[2]]
     # of 1,600 results a channel one may fall on the other side of a tie in float32: that is a 1,600th of a step

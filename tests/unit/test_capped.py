@@ -15,12 +15,12 @@ from calibration.weights import bias as biases
 from calibration.weights.correct import correct
 from exporters._onnx.rules import SPEC as ONNX
 from exporters._tflite.rules import SPEC as TFLITE
-from qtools.core import numerics
 from qtools.core.target import TargetSpec
 from qtools.core.types import OpKind, QuantPlan
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
 from qtools.simulate.run import open_simulator
+from tests.unit.fake_quant import on_grid
 
 TARGETS = {"xnnpack": TFLITE, "onnxruntime": ONNX}
 FAR = 5.0
@@ -70,16 +70,11 @@ def test_the_first_correction_is_what_rounding_moved(
     op = next(op for op in program.view.ops if op.kind is OpKind.CONV)
     image, (weight, bias) = torch.from_numpy(IMAGES), (program.constants[n] for n in op.inputs[1:])
 
-    def on_grid(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        params = grids.params(name)
-        assert params is not None
-        return numerics.dequantize(numerics.quantize(tensor, params), params)
-
-    x, w, b = (on_grid(n, t) for n, t in zip(op.inputs, (image, weight, bias), strict=True))
+    x, w, b = (on_grid(grids, n, t) for n, t in zip(op.inputs, (image, weight, bias), strict=True))
     behind = next(r for r in program.view.ops if r.kind is OpKind.RELU6).outputs[0]
     assert grids.values[op.outputs[0]].origin == "fused"
     plain = F.conv2d(image, weight, bias, padding=1).double()
-    drift = (on_grid(behind, F.relu6(F.conv2d(x, w, b, padding=1))).double() - F.relu6(plain)).mean((0, 2, 3))
+    drift = (on_grid(grids, behind, F.relu6(F.conv2d(x, w, b, padding=1))).double() - F.relu6(plain)).mean((0, 2, 3))
     found = correct(program, grids, open_simulator(program, grids, simulator), BATCHES, rounding=False)[op.inputs[2]]
     assert torch.allclose(found.double(), bias.double() - drift, atol=2e-5)
     beyond = (plain.relu() - F.relu6(plain)).mean((0, 2, 3))

@@ -360,6 +360,12 @@ def test_a_network_that_pads_otherwise_is_another_one(name: str, tmp_path: Path)
     assert refused.value.next_step == f"ask for tf_{name} instead"
 
 
+def test_a_network_that_has_no_other_padding_is_not_promised(tmp_path: Path) -> None:
+    torch.save({key: torch.zeros(shape) for key, shape in efficientnet(squeeze=True)}, tmp_path / "port.pth")
+    with pytest.raises(InputError, match="does not fit efficientnetv2_rw_t"):
+        load("efficientnetv2_rw_t", tmp_path / "port.pth")
+
+
 @pytest.mark.parametrize("lost", ["_blocks.3._project_conv.weight", "_blocks.0._project_conv.weight"])
 def test_a_file_that_lacks_a_layer_is_told_so(lost: str, tmp_path: Path) -> None:
     state = {key: torch.zeros(shape) for key, shape in efficientnet(squeeze=False) if key != lost}
