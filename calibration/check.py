@@ -60,7 +60,8 @@ def _faults(op: Op, view: GraphView, spec: TargetSpec, plan: QuantPlan, *, given
         found.append(f"{', '.join(data)} and {', '.join(op.outputs)} are read and made at different widths")
     if rule.tied and len({(p.scale, p.zero_point) for p in known}) > 1:
         found.append(f"{', '.join(data)} and {', '.join(op.outputs)} must share one scale")
-    found += _result_faults(rule, leaves)
+    off = [op.inputs[at] for at in rule.centered if (p := plan.read(op.inputs[at], op.id)) and p.zero_point[0]]
+    found += [f"{name} must have its zero point at 0" for name in off] + _result_faults(rule, leaves)
     factor = gain(op, partial(plan.read, reader=op.id), swallowed)
     if factor >= GAIN_LIMIT:
         found.append(f"one step of its accumulator is {factor:.3g} output codes, kernels stop at {GAIN_LIMIT:.0f}")

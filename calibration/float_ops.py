@@ -156,7 +156,7 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return f"it adds {op.attrs['value']:g}, and codes can only be padded with zero"
     if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:
         return f"the {target} kernel takes no {how} sampling"
-    if op.kind in PAIRWISE and len(op.inputs) != 2:
+    if op.kind in PAIRWISE and len(op.inputs) != 2 and not (rule.number and op.attrs.get("number")):
         return "one operand is a number, not a tensor"
     if op.kind in WEIGHTED:
         return _reason_of_layer(op, view)

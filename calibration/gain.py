@@ -19,7 +19,7 @@ GAIN_LIMIT = 2.0**8
 
 Lookup = Callable[[str], QuantParams | None]
 
-_PRODUCTS = (*WEIGHTED, OpKind.MUL)
+_PRODUCTS = (*WEIGHTED, OpKind.MUL, OpKind.MATMUL)
 _SUMS = (OpKind.ADD, OpKind.SUB, OpKind.MEAN, OpKind.RELU, OpKind.RELU6)
 
 

@@ -210,6 +210,11 @@ class _Grids:
         return {op.outputs[0] for op in self.integer_ops if self.kernels.rule(op).fused_only}
 
     @cached_property
+    def centered(self) -> Set[str]:
+        """Values whose zero point has to be 0."""
+        return {op.inputs[at] for op in self.integer_ops for at in self.kernels.rule(op).centered}
+
+    @cached_property
     def capped(self) -> Set[str]:
         """Values whose ReLU6 is nothing but both ends of their grid."""
         return {op.outputs[0] for op in self.integer_ops if op.outputs[0] in self.clamped and op.kind is OpKind.RELU6}
@@ -276,7 +281,8 @@ class _Grids:
             scheme = spec.activation  # its top has to be the top of the codes
         else:
             width = min(bits, spec.activation.bits) if spec.wide else bits
-            scheme = QuantScheme.activation(width, signed=spec.activation.signed, symmetric=spec.activation.symmetric)
+            symmetric = spec.activation.symmetric or not self.centered.isdisjoint(members)
+            scheme = QuantScheme.activation(width, signed=spec.activation.signed, symmetric=symmetric)
         ranges = [self.recipe.range_of(n, self.stats[n], scheme) for n in members]
         lowest = 0.0 if self.clamped & set(members) else min(lo for lo, _ in ranges)
         params = numerics.params_from_range(lowest, max(0.0, *(hi for _, hi in ranges)), scheme)

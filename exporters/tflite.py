@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,11 @@ from pydantic import TypeAdapter
 from exporters._ends import check_bytes, end_types
 from exporters._leads import Leads
 from exporters._tflite import second
-from exporters._tflite.rules import SPEC
+from exporters._tflite.rules import ATTENTIONS, SPEC, with_attention
 from qtools.core import files
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.conversion import is_converted
+from qtools.core.errors import InputError
 from qtools.core.inspection import Inspection, Tensor
 from qtools.core.protocols import Lowered, Runner, SecondRuntime, Session, Target, TimedFile, Timer
 from qtools.core.timing import Profile, Trace
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
+OPTION = "attention"
 OLDEST = "min_runtime_version"
 """Entry of the metadata: the first runtime that has every version of every operation."""
 LAST_BEFORE = (2, 17)
@@ -211,6 +214,21 @@ def needs(path: Path) -> Runtime:
     return Runtime("LiteRT", words, f"{OLDEST} in the file", {"ai-edge-litert": version("ai-edge-litert")})
 
 
+def configure(options: Mapping[str, str]) -> Target:
+    """The target with the user's choices: "attention" is "float" (default) or "int8".
+
+    Raises:
+        InputError: If a choice is unknown.
+    """
+    unknown = sorted(options.keys() - {OPTION})
+    if unknown:
+        raise InputError(f"the {SPEC.name} target has no option '{unknown[0]}'", f"its option is: {OPTION}")
+    kind = options.get(OPTION, ATTENTIONS[0])
+    if kind not in ATTENTIONS:
+        raise InputError(f"attention cannot be '{kind}'", f"choose one of: {', '.join(ATTENTIONS)}")
+    return replace(TARGET, spec=with_attention(kind))
+
+
 TARGET = Target(
     SPEC,
     lower,
@@ -222,6 +240,8 @@ TARGET = Target(
     confined=open_confined,
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
+    configure=configure,
+    whole={OPTION: ATTENTIONS[1]},
     inspectors={SPEC.suffix: inspect_artifact},
     tensors={SPEC.suffix: read_tensors},
     needs=needs,

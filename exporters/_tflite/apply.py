@@ -193,7 +193,7 @@ class PlanWriter:
                 continue
             name = flatbuffer.name_of(self.model, index)
             value = self.value_of.get(name)
-            params = self.plan.params(value) if value else self._absent_bias(position, slot, data)
+            params = self.plan.params(value) if value else self._unplanned(position, slot, data)
             if params is None:
                 raise CheckFailed(f"{flatbuffer.op_name(self.model, operator)} reads '{name}', which has no plan")
             made = self.entries[int(operator.outputs[0])].params
@@ -218,7 +218,8 @@ class PlanWriter:
         """Codes as kernels store them: biases in 32 bits, in 64 beside 16-bit activations."""
         bias = np.int64 if wide else np.int32
         if value is None:
-            return _uniform(params, np.zeros(data.shape, bias))
+            codes = numerics.quantize(np.atleast_1d(data), params).reshape(data.shape)
+            return _uniform(params, codes.astype(bias if params.scheme.bits == 32 else np.int8))
         binding = self.binding[value]
         codes = binding.to_artifact(numerics.quantize(self.weights[value], params))
         axis = params.scheme.axis
@@ -227,11 +228,13 @@ class PlanWriter:
         made = _uniform(params, codes.astype(dtype), where)
         return replace(made, num_bits=params.scheme.bits) if self.plan.values[value].packed else made
 
-    def _absent_bias(self, position: int, slot: int, data: NDArray[Any]) -> QuantParams | None:
-        """Parameters of the zero bias that the converter adds to an operation without one."""
+    def _unplanned(self, position: int, slot: int, data: NDArray[Any]) -> QuantParams | None:
+        """Parameters of what is no value: a number, or the zero bias that the converter adds where there is none."""
+        operator = self.graph.operators[position]
+        if flatbuffer.op_name(self.model, operator) == "MUL" and data.size == 1:
+            return numerics.number_params(float(data.reshape(())))
         if slot != 2 or data.any():
             return None
-        operator = self.graph.operators[position]
         source = self._read(int(operator.inputs[0]), position)
         weight_value = self.value_of[flatbuffer.name_of(self.model, int(operator.inputs[1]))]
         weight = self.plan.params(weight_value)

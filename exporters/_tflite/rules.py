@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -136,3 +137,26 @@ SPEC = TargetSpec(
     between=BETWEEN,
     wide_rules={kind: OpRule(source, delegated=False, advice=WIDE, **fixed) for kind, (source, fixed) in _WIDE.items()},
 )
+
+ATTENTIONS = ("float", "int8")
+ROWS = "leave it for NPUs; on this CPU softmax takes four times as long in 8 bits as in float"
+
+
+def with_attention(kind: str) -> TargetSpec:
+    """The same rules with attention in "float", the faster on CPUs, or in "int8", as NPUs want it.
+
+    XNNPACK takes products of two values whose second one has its zero point at 0; the others are left to LiteRT's plain
+    loops, up to nine times as slow. Softmax is LiteRT's own.
+    """
+    if kind == ATTENTIONS[0]:
+        return SPEC
+    rules = {
+        **SPEC.rules,
+        OpKind.MUL: replace(SPEC.rules[OpKind.MUL], number=True),
+        OpKind.MATMUL: OpRule(f"{SOURCE_TREE}/batch_matmul.cc", centered=(1,)),
+        OpKind.SOFTMAX: OpRule(SPEC_PAGE, fixed_output=(1 / 256, -128), delegated=False, advice=ROWS),
+        OpKind.SLICE: OpRule(DELEGATE, tied=True),
+        OpKind.SPLIT: OpRule(DELEGATE, tied=True),
+    }
+    expand = SPEC.expand | {OpKind.ATTENTION}
+    return replace(SPEC, version="int8-attention-1", rules=rules, expand=expand, scales_queries=True)

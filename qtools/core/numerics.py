@@ -69,6 +69,11 @@ def weight_params(weight: NDArray[np.float32], scheme: QuantScheme) -> QuantPara
     return QuantParams(scheme, tuple(map(float, scales)), (0,) * len(scales))
 
 
+def number_params(number: float) -> QuantParams:
+    """A grid for one number alone, which is its outermost code."""
+    return weight_params(np.asarray([number], np.float32), QuantScheme.weight(8, axis=None))
+
+
 def with_scale_dtype(params: QuantParams, dtype: str) -> QuantParams:
     """The same range on scales that `dtype` represents exactly, each rounded up so that nothing is clipped.
 

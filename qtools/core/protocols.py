@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -189,6 +189,8 @@ class Target:
         timed: False where this machine has no runtime of the target, so that no latency can be measured.
         configure: The user's choices for this target (option -> value) -> the Target that has them; None where there
             are none to make.
+        options: The choices that it has.
+        whole: The choices under which all that a kernel takes is in codes, whatever that costs on this machine.
         inspectors: File suffix -> what reads such a file, of any origin, into an Inspection.
         tensors: File suffix -> what reads the tensors of such a file, of any origin, by name.
         session: (path, kernels, threads) -> Session in this process; kernels is one of `kernels`.
@@ -219,6 +221,8 @@ class Target:
     slow: frozenset[str] = frozenset()
     quantized: str = "int8"
     configure: Callable[[Mapping[str, str]], Target] | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
     inspectors: Mapping[str, Callable[[Path], Inspection]] = field(default_factory=dict)
     tensors: Mapping[str, Callable[[Path], Mapping[str, Tensor]]] = field(default_factory=dict)
     confined: Callable[[Path, str, int], Session] | None = None
@@ -248,7 +252,7 @@ class Target:
             raise InputError(
                 f"the {self.spec.name} target has no option '{min(options)}'", "leave it out, it is another target's"
             )
-        return self.configure(options)
+        return replace(self.configure(options), options=options)
 
 
 class Progress(Protocol):

@@ -30,6 +30,8 @@ class OpRule:
         varying: True where that path wants every operand to change with the input.
         fused_only: True where there is a kernel only as the lower end of the grid behind another kernel (see
             `TargetSpec.fused`): that grid has to start at zero.
+        number: True where one operand may be a number, which is written as a constant of one code.
+        centered: Positions of operands whose zero point has to be 0.
         gives_floats: True where the kernel gives floats instead of codes at no price, that of a convolution if it is
             written as a product of matrices: what only float operations read is then rounded by nobody.
     """
@@ -47,6 +49,8 @@ class OpRule:
     advice: str = ""
     ratios: tuple[float, float] | None = None
     varying: bool = False
+    number: bool = False
+    centered: tuple[int, ...] = ()
     gives_floats: bool = False
 
 
@@ -182,6 +186,8 @@ class TargetSpec:
         rules: What each integer kernel wants.
         fused: (producer kind, activation kind) pairs that become one kernel, so that no tensor lies between.
         expand: Composite kinds that the converter takes apart, written out before planning.
+        scales_queries: Whether attention so written multiplies its queries by its number, or the scores behind them:
+            scores are more, but a kernel that gives them as floats can do it at no price.
         suffix: File ending of the artifact.
         fast_path: Where an operation should run; None where nobody has looked.
         scale_dtype, float_results: Type that stores scales exactly; True where kernels add biases and give floats.
@@ -204,6 +210,7 @@ class TargetSpec:
     expand: frozenset[OpKind]
     suffix: str
     fast_path: FastPath | None = None
+    scales_queries: bool = False
     scale_dtype: str = "float32"
     float_results: bool = False
     dynamic: frozenset[OpKind] = frozenset()

@@ -51,6 +51,7 @@ class Program:
     gives: Ports
     _source: nn.Module
     _expand: frozenset[OpKind]
+    _scale_queries: bool
     _graphs: dict[int, fx.Graph] = field(default_factory=dict)
     _axes: Mapping[str, int] = field(default_factory=dict)
 
@@ -66,7 +67,7 @@ class Program:
     def _graph(self, batch: int) -> fx.Graph:
         if batch not in self._graphs:
             examples = tuple(torch.zeros(batch, *shape[1:]) for shape in self.takes.shapes)
-            exported = _export(self._source, examples, self._expand)
+            exported = _export(self._source, examples, self._expand, self._scale_queries)
             graph, constants = exported.graph, _constants(exported)
             put = {name for value in self._axes for name in (levelled(value), factors_of(value))}
             plain = [node for node in self.exported.graph.nodes if node.name not in put]
@@ -96,7 +97,7 @@ class Program:
         """
         examples = tuple(torch.zeros(shape) for shape in self.takes.shapes)
         with _EXPORTING:
-            exported = _export(self._source, examples, self._expand)
+            exported = _export(self._source, examples, self._expand, self._scale_queries)
         axes = {**self._axes, **{value: self.view.values[value].channel_axis or 0 for value in values}}
         put_factors(exported, axes)
         constants = _constants(exported)
@@ -131,13 +132,16 @@ class Program:
         return replace(self, exported=exported, constants={**self.constants, **new})
 
 
-def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] = frozenset()) -> Program:
+def capture(
+    module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] = frozenset(), *, scale_queries: bool = False
+) -> Program:
     """Captures an inference graph and proves that it computes what the module computes.
 
     Args:
         module: A fused model in eval mode; one of several inputs as `Rows`.
         example: float32 input of shape (1, 3, height, width), or a row.
         expand: Composite kinds to write out (see `qtools.graph.rewrite`).
+        scale_queries: Whether attention so written multiplies its queries by its number, or its scores.
 
     Raises:
         InputError: If torch.export cannot follow the model.
@@ -149,7 +153,7 @@ def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] 
         )  # first: what a module keeps of its first run is then in the graph of every batch size
     network = module.network if isinstance(module, Rows) else module
     examples = module.takes.split(example) if isinstance(module, Rows) else (example,)
-    exported = _export(network, examples, expand)
+    exported = _export(network, examples, expand, scale_queries)
     constants = _constants(exported)
     view = _view(exported, constants)
     with torch.inference_mode():
@@ -163,11 +167,11 @@ def capture(module: nn.Module, example: torch.Tensor, expand: frozenset[OpKind] 
     error = max(float(((a - b).abs().max() / b.abs().max().clamp_min(1)).item()) for a, b in pairs)
     if not error <= CAPTURE_TOLERANCE:
         raise CheckFailed(f"the captured graph differs from the model by {error:.2e} (limit {CAPTURE_TOLERANCE:.0e})")
-    return Program(exported, view, constants, error, takes, gives, network, expand, {1: exported.graph})
+    return Program(exported, view, constants, error, takes, gives, network, expand, scale_queries, {1: exported.graph})
 
 
 def _export(
-    module: nn.Module, examples: tuple[torch.Tensor, ...], expand: frozenset[OpKind]
+    module: nn.Module, examples: tuple[torch.Tensor, ...], expand: frozenset[OpKind], scale_queries: bool
 ) -> torch.export.ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export warns about its own internals
@@ -180,11 +184,11 @@ def _export(
                 "make its forward free of data-dependent control flow",
             ) from error
         # an empty table still makes the graph functional: no in-place operation, no dropout
-        functional = exported.run_decompositions(expansions(expand))
+        functional = exported.run_decompositions(expansions(expand, scale_queries=scale_queries))
         simplify(functional.graph)
         fold_constants(functional, _constants(functional))
         fold_scales(functional)
-        if OpKind.ATTENTION in expand:
+        if OpKind.ATTENTION in expand and not scale_queries:
             scale_scores(functional)
         lower_rank(functional.graph)
         functional.graph_module.recompile()

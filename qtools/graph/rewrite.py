@@ -7,6 +7,7 @@ graph: decompositions for torch.export, and what has to know the readers of a va
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +36,9 @@ def _attention_to_one_token(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *
     return v.expand(*v.shape[:-2], q.shape[-2], v.shape[-1])
 
 
-def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, **options: Any) -> Any:
+def _attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, scale_queries: bool = False, **options: Any
+) -> Any:
     """softmax(q k^T / sqrt(width) + mask) v; masks of booleans and causal ones are left to torch."""
     mask = rest[0] if rest else options.get("attn_mask")
     one = _attention_to_one_token(q, k, v, *rest, **options)
@@ -44,7 +47,8 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any, **
     if len(rest) > 1 or options.keys() - {"scale", "attn_mask"} or (mask is not None and mask.dtype is torch.bool):
         return NotImplemented
     scale = options.get("scale") or q.shape[-1] ** -0.5
-    scores = torch.matmul(q, k.transpose(-2, -1)) * scale
+    keys = k.transpose(-2, -1)
+    scores = torch.matmul(q * scale, keys) if scale_queries else torch.matmul(q, keys) * scale
     return torch.matmul(torch.softmax(scores if mask is None else scores + mask, -1), v)
 
 
@@ -67,13 +71,19 @@ _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {
 }
 
 
-def expansions(kinds: frozenset[OpKind]) -> dict[Any, Callable[..., Any]]:
+def expansions(kinds: frozenset[OpKind], *, scale_queries: bool = False) -> dict[Any, Callable[..., Any]]:
     """Returns the decomposition table that writes out the given kinds, and what is simpler for every target.
 
     SiLU becomes x * sigmoid(x), global average pooling a mean over height and width, attention two products around a
     softmax; these are the definitions.
+
+    Args:
+        kinds: What to write out.
+        scale_queries: Whether attention multiplies its queries by its number, or else its scores.
     """
     chosen = {target: rule for kind in sorted(kinds) for target, rule in _EXPANSIONS.get(kind, {}).items()}
+    if scale_queries and OpKind.ATTENTION in kinds:
+        chosen |= {target: partial(rule, scale_queries=True) for target, rule in _EXPANSIONS[OpKind.ATTENTION].items()}
     return {**_ALWAYS, **chosen}
 
 

@@ -153,7 +153,7 @@ def conclude(
     recorded = _vectors(leg)
     vectors.write(folder / vectors.FILE, recorded)
     task = task_of(prepared.loaded.spec)
-    known = prepared.images.input, config.target_options, prepared.images.classes, task.decoding, task.exits, task.clip
+    known = prepared.images.input, target.options, prepared.images.classes, task.decoding, task.exits, task.clip
     facts = kept.RunFacts(config.io, *known)
     kept.write(folder, prepared, decision, facts)
     files.remove(prepared.lowered.path)

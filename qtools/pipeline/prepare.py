@@ -128,7 +128,8 @@ def capture_model(
     images = fused.images
     with watch.stage("capture"):
         module = taking_pixels(fused.module, images.input, target.spec) if images.pixels else fused.module
-        program = capture(module, torch.from_numpy(fused.examples[0]), target.spec.expand)
+        spec, example = target.spec, torch.from_numpy(fused.examples[0])
+        program = capture(module, example, spec.expand, scale_queries=spec.scales_queries)
         for other in known:
             if other.program.view.ops == program.view.ops:
                 return other

@@ -159,7 +159,9 @@ def wanted(config: RunConfig) -> list[tuple[Target, Widths]]:
     """The targets asked for, each with the widths it can have."""
     names = ALL_TARGETS if config.target == ALL else (config.target,)
     found: list[Target] = [plugins.find("exporters", name, "TARGET") for name in names]
-    targets = [target.configured(config.target_options) for target in found]
+    # a cut grid has its zero point elsewhere, and such kernels want some at 0
+    whole = config.max_islands == 0 and not config.clamp
+    targets = [target.configured({**(target.whole if whole else {}), **config.target_options}) for target in found]
     widths = [choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits) for t in targets]
     for target, width in zip(targets, widths, strict=True):
         config.apart.check(target.spec, width, _all_specs)

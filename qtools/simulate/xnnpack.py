@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 from qtools.core import numerics
 from qtools.core.conversion import is_conversion
 from qtools.core.types import Op, OpKind, QuantParams
-from qtools.simulate import _dynamic, _fixed_point, _float_conv, _float_depthwise, _float_sigmoid, _litert_int16
-from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
+from qtools.simulate import (
+    _dynamic,
+    _fixed_point,
+    _float_conv,
+    _float_depthwise,
+    _float_sigmoid,
+    _litert_int16,
+    _litert_softmax,
+)
+from qtools.simulate._accumulate import EXACT_FLOAT32, Weighted, accumulate, prepare_weighted
 from qtools.simulate._gelu import gelu
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 from qtools.simulate._pad import pad
@@ -32,6 +40,16 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     accumulator = accumulate(op, data[0], constants)
     channels = (1, -1, 1, 1) if accumulator.ndim == 4 and op.kind is not OpKind.LINEAR else (-1,)
     return numerics.requantize(accumulator, constants.multiplier.reshape(channels), out.params, out.ends)
+
+
+def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
+    """As `_weighted`, of two activations; XNNPACK takes those whose second one has its zero point at 0."""
+    reaches = [max(p.scheme.qmax - p.zero_point[0], p.zero_point[0] - p.scheme.qmin) for p in (x.params for x in data)]
+    a, b = (x.codes - x.params.zero_point[0] for x in data)
+    exact = math.prod(reaches) * a.shape[-1] < EXACT_FLOAT32
+    total = a @ b if exact else a.double() @ b.double()
+    scale = np.float32(data[0].params.scale_array[0] * data[1].params.scale_array[0]) / out.params.scale_array[0]
+    return numerics.requantize(total, float(np.float32(scale)), out.params, out.ends)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -65,10 +83,17 @@ def _add_undelegated(data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 def _mul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """clip(rint(float32((a - za) * (b - zb)) * float32(float32(s_a * s_b) / s_out)) + z)."""
-    a, b = data
+    a, b = data if len(data) > 1 else (*data, _number(op))
     product = (a.codes - a.params.zero_point[0]) * (b.codes - b.params.zero_point[0])
     scale = np.float32(a.params.scale_array[0] * b.params.scale_array[0]) / out.params.scale_array[0]
     return numerics.requantize(product, float(np.float32(scale)), out.params, out.ends)
+
+
+def _number(op: Op) -> Operand:
+    """A number that a kernel reads in place of a tensor."""
+    number = op.attrs["number"]
+    params = numerics.number_params(number)
+    return Operand(numerics.quantize(torch.tensor([number], dtype=torch.float32), params).float(), params)
 
 
 def _mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
@@ -184,6 +209,8 @@ KERNELS: Kernels = {
     OpKind.ADD: Kernel(_add),
     OpKind.MUL: Kernel(_mul),
     OpKind.MEAN: Kernel(_mean),
+    OpKind.MATMUL: Kernel(_matmul),
+    OpKind.SOFTMAX: Kernel(_litert_softmax.run),
     OpKind.CONCAT: Kernel(_concat),
     OpKind.PAD: Kernel(pad),
     OpKind.RESIZE: Kernel(_resize),

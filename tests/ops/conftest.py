@@ -221,7 +221,8 @@ class Bench:
             torch.manual_seed(len(name))
             noise = [torch.randn(1, *shape) for _ in range(2)]
             examples = [((60 * x + 128).round().clamp(0, 255) if pixels else x).numpy() for x in noise]
-            program = capture(build().eval(), torch.from_numpy(examples[0]), self.target.spec.expand)
+            spec, example = self.target.spec, torch.from_numpy(examples[0])
+            program = capture(build().eval(), example, spec.expand, scale_queries=spec.scales_queries)
             folder = self._folder / name
             folder.mkdir()
             self._kept[name] = Tiny(self.target, program, self.target.lower(program, examples, folder), folder)

@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_exported_is_bad_input() -> None:
 def test_a_graph_that_computes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted wrong rewrite."""
 
-    def wrong(kinds: Any) -> dict[Any, Callable[..., Any]]:
+    def wrong(kinds: Any, **options: Any) -> dict[Any, Callable[..., Any]]:
         return {torch.ops.aten.silu.default: lambda x: x * torch.sigmoid(x * 1.01)}
 
     monkeypatch.setattr(capturing, "expansions", wrong)

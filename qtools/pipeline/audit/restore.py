@@ -212,7 +212,8 @@ def _captured(run: Run, module: torch.nn.Module, example: NDArray[np.float32], w
     facts = run.kept.facts
     with watch.stage("capture"):
         module = taking_pixels(module, facts.input, run.target.spec) if facts.io == PIXELS else module
-        captured = capture(module, torch.from_numpy(example), run.target.spec.expand)
+        spec = run.target.spec
+        captured = capture(module, torch.from_numpy(example), spec.expand, scale_queries=spec.scales_queries)
         if values := [value for value in sources(run.kept.exact) if value in captured.view.producer]:
             captured = captured.levelled(values)
         _same_graph(captured, run)
