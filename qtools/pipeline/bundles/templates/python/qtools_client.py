@@ -292,9 +292,17 @@ def _open_tflite(path: str, threads: int) -> Run:
 def _open_onnx(path: str, threads: int) -> Run:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    def session_of(**entries: str) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        for name, value in entries.items():
+            options.add_session_config_entry(f"session.{name}", value)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    try:  # x86 without VNNI would add products of uint8 and int8 in 16 bits, which overflow
+        session = session_of(x64quantprecision="1")
+    except Exception:  # it cannot do so for a file on int8 activations, whose kernels do not overflow
+        session = session_of()
 
     def run(tensor: np.ndarray, contract: dict[str, Any]) -> dict[str, np.ndarray]:
         names = _names(contract)
