@@ -208,12 +208,15 @@ def needs(path: Path) -> Runtime:
     """What an .onnx needs: the first onnxruntime that knows its operators and its file format."""
     import onnx
 
+    from exporters._onnx.session import needed
+
     model = onnx.load(path, load_external_data=False)
     opset = next((each.version for each in model.opset_import if not each.domain), 0)
     both = [OPSETS.get(opset, ""), IR_VERSIONS.get(model.ir_version, "")]
     oldest = max(both, key=lambda name: [int(part) for part in name.split(".")]) if all(both) else ""
     said = f"operator set {opset}, file format {model.ir_version}: {COMPATIBILITY}"
-    return Runtime("onnxruntime", oldest, said, {"onnxruntime": version("onnxruntime")})
+    tested = {"onnxruntime": version("onnxruntime")}
+    return Runtime("onnxruntime", oldest, said, tested, options=needed(model))
 
 
 def target(spec: TargetSpec) -> Target:

@@ -60,8 +60,8 @@ def start(
         options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
-        if _has_bytes(model):
-            options.add_session_config_entry(EXACT_SUMS, "1")
+        for name, value in needed(model).items():
+            options.add_session_config_entry(name, value)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # broad: onnxruntime's exception classes have no common root of their own
         raise InputError(
@@ -69,11 +69,12 @@ def start(
         ) from error
 
 
-def _has_bytes(model: onnx.ModelProto | Path) -> bool:
-    """Whether activations are uint8: those of QuantizeLinear, by its zero point."""
+def needed(model: onnx.ModelProto | Path) -> dict[str, str]:
+    """Session options that a file has to be opened with: exact sums, where QuantizeLinear gives uint8."""
     graph = (onnx.load(str(model), load_external_data=False) if isinstance(model, Path) else model).graph
     zeros = {node.input[2] for node in graph.node if node.op_type == "QuantizeLinear" and len(node.input) > 2}
-    return any(each.name in zeros and each.data_type == onnx.TensorProto.UINT8 for each in graph.initializer)
+    uint8 = any(each.name in zeros and each.data_type == onnx.TensorProto.UINT8 for each in graph.initializer)
+    return {EXACT_SUMS: "1"} if uint8 else {}
 
 
 def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:

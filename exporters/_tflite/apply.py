@@ -231,7 +231,8 @@ class PlanWriter:
     def _unplanned(self, position: int, slot: int, data: NDArray[Any]) -> QuantParams | None:
         """Parameters of what is no value: a number, or the zero bias that the converter adds where there is none."""
         operator = self.graph.operators[position]
-        if flatbuffer.op_name(self.model, operator) == "MUL" and data.size == 1:
+        made = self.value_of.get(flatbuffer.name_of(self.model, int(operator.outputs[0])))
+        if made is not None and "number" in self.view.producer[made].attrs and data.size == 1:
             return numerics.number_params(float(data.reshape(())))
         if slot != 2 or data.any():
             return None

@@ -139,7 +139,7 @@ SPEC = TargetSpec(
 )
 
 ATTENTIONS = ("float", "int8")
-ROWS = "leave it for NPUs; on this CPU softmax takes four times as long in 8 bits as in float"
+ROWS = "leave it for NPUs; on an x86 CPU it took four times as long in 8 bits as in float"
 
 
 def with_attention(kind: str) -> TargetSpec:

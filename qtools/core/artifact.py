@@ -42,6 +42,7 @@ class Runtime:
         source: Who says so.
         tested: Package -> version of what ran the file when it was made.
         systems: Operating system -> its oldest version, where the runtime belongs to the system.
+        options: What to open the file with, as the runtime names it; each changes nothing where it is not needed.
     """
 
     name: str
@@ -49,3 +50,4 @@ class Runtime:
     source: str = ""
     tested: Mapping[str, str] = field(default_factory=dict)
     systems: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)

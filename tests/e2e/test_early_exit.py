@@ -166,6 +166,10 @@ def test_an_audit_knows_exits(whole: Any, taught: tuple[Early, Path]) -> None:
     assert len(scores) >= 6 and all(isinstance(each, PairedScore) for each in scores)
 
 
+OPTIONS = onnxruntime.SessionOptions()
+OPTIONS.add_session_config_entry("session.x64quantprecision", "1")  # as contracts say under runtime
+
+
 class App:
     """Reads a cascade's contracts and runs its files, with onnxruntime and nothing of qtools."""
 
@@ -173,7 +177,7 @@ class App:
         self.said = json.loads((folder / "contract.json").read_text())
         places = [folder / each["folder"] for each in self.said["pieces"]]
         self.files = [
-            onnxruntime.InferenceSession(place / each["file"])
+            onnxruntime.InferenceSession(place / each["file"], OPTIONS)
             for place, each in zip(places, self.said["pieces"], strict=True)
         ]
         self.picture = json.loads((places[0] / "contract.json").read_text())["input"]

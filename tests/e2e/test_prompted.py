@@ -30,13 +30,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
 
 
+OPTIONS = onnxruntime.SessionOptions()
+OPTIONS.add_session_config_entry("session.x64quantprecision", "1")  # as contracts say under runtime
+
+
 class App:
     """Reads the two contracts and runs the two files, with onnxruntime and nothing of qtools."""
 
     def __init__(self, folder: Path) -> None:
         self.joint = json.loads((folder / "contract.json").read_text())
         self.files = {
-            name: onnxruntime.InferenceSession(folder / self.joint[name]["folder"] / self.joint[name]["file"])
+            name: onnxruntime.InferenceSession(folder / self.joint[name]["folder"] / self.joint[name]["file"], OPTIONS)
             for name in ("encoder", "decoder")
         }
         self.picture = json.loads((folder / self.joint["encoder"]["folder"] / "contract.json").read_text())["input"]

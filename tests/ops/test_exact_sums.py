@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch import nn
 
+from exporters._onnx.session import EXACT_SUMS
 from tests.ops.conftest import Forward
 
 
@@ -22,7 +23,9 @@ def test_the_largest_codes_do_not_overflow(make_bench: Callable[..., Any], activ
     made = tiny.with_constants({layer.inputs[1]: np.ones(weight, np.float32), layer.inputs[2]: np.zeros(bias)})
     plan = made.plan({name: (0.0, 8.0 if name == layer.outputs[0] else 1.0) for name in tiny.program.view.activations})
     image = np.ones((1, 8, 4, 4), np.float32)
-    runner = made.open(made.write(plan))
+    path = made.write(plan)
+    assert made.target.needs(path).options == ({EXACT_SUMS: "1"} if activations == "uint8" else {})
+    runner = made.open(path)
     codes = runner.codes(image)
     assert np.allclose(runner.logits(codes), 8.0, atol=0.05)
     bench.assert_equal(made.compare(plan, image))

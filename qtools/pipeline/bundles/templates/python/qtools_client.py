@@ -237,7 +237,9 @@ class Client:
         folder = Path(folder)
         self.contract: dict[str, Any] = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
         file = self.contract["artifact"]
-        self._run = {"tflite": _open_tflite, "onnx": _open_onnx}[file["format"]](str(folder / file["name"]), threads)
+        opened = {"tflite": _open_tflite, "onnx": _open_onnx}[file["format"]]
+        options = (self.contract.get("runtime") or {}).get("options", {})
+        self._run = opened(str(folder / file["name"]), threads, options)
 
     def run(self, tensor: np.ndarray) -> np.ndarray:
         """The output for an input tensor, both as they are."""
@@ -275,7 +277,7 @@ def _names(contract: dict[str, Any]) -> list[str]:
     return [contract[end]["name"] for end in ("output", "boxes") if contract[end] is not None]
 
 
-def _open_tflite(path: str, threads: int) -> Run:
+def _open_tflite(path: str, threads: int, needed: dict[str, str]) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=path, num_threads=threads)
@@ -289,20 +291,14 @@ def _open_tflite(path: str, threads: int) -> Run:
     return run
 
 
-def _open_onnx(path: str, threads: int) -> Run:
+def _open_onnx(path: str, threads: int, needed: dict[str, str]) -> Run:
     import onnxruntime
 
-    def session_of(**entries: str) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        for name, value in entries.items():
-            options.add_session_config_entry(f"session.{name}", value)
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    try:  # x86 without VNNI would add products of uint8 and int8 in 16 bits, which overflow
-        session = session_of(x64quantprecision="1")
-    except Exception:  # it cannot do so for a file on int8 activations, whose kernels do not overflow
-        session = session_of()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    for name, value in needed.items():
+        options.add_session_config_entry(name, value)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(tensor: np.ndarray, contract: dict[str, Any]) -> dict[str, np.ndarray]:
         names = _names(contract)
