@@ -146,7 +146,7 @@ def with_attention(kind: str) -> TargetSpec:
     """The same rules with attention in "float", the faster on CPUs, or in "int8", as NPUs want it.
 
     XNNPACK takes products of two values whose second one has its zero point at 0; the others are left to LiteRT's plain
-    loops, up to nine times as slow. Softmax is LiteRT's own.
+    loops, five to eight times as slow. Softmax is LiteRT's own.
     """
     if kind == ATTENTIONS[0]:
         return SPEC

@@ -106,7 +106,7 @@ def test_where_each_layer_has_its_own_queries_its_weights_take_the_number(whole:
 
 
 def test_a_second_operand_off_zero_is_refused(whole: Any) -> None:
-    """It would take plain loops nine times as long, which round otherwise."""
+    """It would take plain loops, five to eight times as long, which round otherwise."""
     tiny = _tiny(whole, "apart")
     plan = tiny.random_plan(np.random.default_rng(1))
     values = next(op for op in tiny.program.view.ops if op.kind is OpKind.MATMUL).inputs[1]
