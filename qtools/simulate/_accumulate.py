@@ -54,7 +54,7 @@ def prepare_weighted(op: Op, constants: Mapping[int, Operand], source: QuantPara
     product = np.asarray(source.scale_array[0] * scales, np.float32)
     multiplier = torch.from_numpy(np.asarray(product / out.scale_array[0], np.float32))
     narrow = source.scheme.bits <= 8 and float(weight.abs().max()) <= 127
-    if narrow and float(bound.max()) < EXACT_INT32 and _is_pointwise(op, weight) and int8_products_are_exact():
+    if narrow and float(bound.max()) < EXACT_INT32 and _is_pointwise(op, weight) and int8_products_pay():
         rows = weight.flatten(1)
         share = (source.zero_point[0] - _shift(source)) * rows.double().sum(1)
         total = -share if bias is None else bias.double() - share
@@ -115,16 +115,19 @@ def _is_pointwise(op: Op, weight: torch.Tensor) -> bool:
 
 
 @cache
-def int8_products_are_exact() -> bool:
-    """Whether torch multiplies int8 matrices here without saturating on the way.
+def int8_products_pay() -> bool:
+    """Whether torch multiplies int8 matrices here fast, and without saturating on the way.
 
-    Processors without dot-product instructions (x86 before VNNI) add pairs of products in 16 bits, which the largest
-    codes overflow: those codes are tried.
+    Processors without dot-product instructions (x86 before VNNI) get plain loops, ten to fifty times as slow as
+    products of float32; or they add pairs of products in 16 bits, which the largest codes overflow: those codes are
+    tried.
     """
     try:
+        if not torch.cpu._is_vnni_supported():
+            return False
         left = torch.tensor([[127], [-127]], dtype=torch.int8).expand(2, 256).contiguous()
         right = torch.tensor([[127, -128]], dtype=torch.int8).expand(256, 2).contiguous()
         found = torch._int_mm(left, right)
-    except (AttributeError, RuntimeError):  # a private function: another torch may not have it
+    except (AttributeError, RuntimeError):  # private functions: another torch may not have them
         return False
     return torch.equal(found, (left.long() @ right.long()).int())

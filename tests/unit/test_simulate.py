@@ -24,7 +24,7 @@ from qtools.simulate._accumulate import (
     EXACT_FLOAT32,
     EXACT_INT32,
     accumulate,
-    int8_products_are_exact,
+    int8_products_pay,
     prepare_weighted,
 )
 from qtools.simulate._operand import Operand
@@ -164,7 +164,7 @@ def test_accumulators_are_exact(length: int, zero: int, bias: int, seed: int) ->
     bound = (np.abs(weight).sum(1) * reach + np.abs(offsets)).max()
     kinds = {torch.int8: bound < EXACT_INT32, torch.float32: bound < EXACT_FLOAT32, torch.float64: True}
     assert kinds[prepared.weight.dtype]
-    assert (prepared.weight.dtype is torch.int8) == (kinds[torch.int8] and int8_products_are_exact())
+    assert (prepared.weight.dtype is torch.int8) == (kinds[torch.int8] and int8_products_pay())
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -174,7 +174,7 @@ def test_convolutions_accumulate_alike_in_int8_and_in_float(
     kernel: int, unsigned: bool, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the sum written out in int64, with and without the processor's int8 products."""
-    monkeypatch.setattr(_accumulate, "int8_products_are_exact", lambda: exact)
+    monkeypatch.setattr(_accumulate, "int8_products_pay", lambda: exact)
     rng = np.random.default_rng(kernel)
     low = 0 if unsigned else -128
     weight = torch.from_numpy(rng.integers(-127, 128, (5, 7, kernel, kernel)))
