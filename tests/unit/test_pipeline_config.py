@@ -3,11 +3,14 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from qtools.core.errors import InputError
+from qtools.core.types import OpKind
 from qtools.pipeline.config import DEFAULT_METHOD, Images, RunConfig
+from qtools.pipeline.quantize import wanted
 
 
 def test_it_loads_no_framework():
@@ -68,3 +71,28 @@ def test_a_run_sums_on_one_thread_and_gives_torch_its_own_back(monkeypatch: pyte
         assert (seen, torch.get_num_threads()) == ([1], 3)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("asked", "attention"),
+    [
+        ({}, {}),
+        ({"max_islands": 4}, {}),
+        ({"max_islands": 0}, {"attention": "int8"}),
+        ({"max_islands": 0, "target_options": {"attention": "float"}}, {"attention": "float"}),
+        ({"max_islands": 0, "clamp": True, "bits": 6}, {}),
+    ],
+)
+def test_all_in_8_bits_is_a_choice_of_the_target_unless_one_was_made(
+    asked: dict[str, Any], attention: dict[str, str]
+) -> None:
+    """An audit reads the choice among the run's facts; grids that are cut have no zero point at 0."""
+    ((target, _),) = wanted(RunConfig("mobilevit_xxs", **asked))
+    assert target.options == attention
+    assert (OpKind.SOFTMAX in target.spec.rules) is (attention == {"attention": "int8"})
+
+
+@pytest.mark.parametrize("options", [{"attention": "int4"}, {"activations": "int8"}])
+def test_an_unknown_choice_of_the_target_is_bad_input(options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"attention cannot be|no option 'activations'"):
+        wanted(RunConfig("mobilevit_xxs", target_options=options))
