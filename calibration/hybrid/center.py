@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.hybrid.channels import Channels
-from calibration.hybrid.layers import Weights, is_layer, per_input
-from qtools.core.types import GraphView, Op, OpKind
+from calibration.hybrid.layers import Weights, has_no_border, is_layer, per_input
+from qtools.core.types import GraphView, Op
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ def _has_bias(op: Op, view: GraphView) -> bool:
 
 def _takes_shift(op: Op, value: str, view: GraphView) -> bool:
     """Whether a layer turns a constant per input channel into a constant per output channel, at the borders too."""
-    if not _has_bias(op, view) or op.inputs[0] != value:
-        return False
-    padding = op.attrs.get("padding", (0,))
-    return op.kind is OpKind.LINEAR or (not isinstance(padding, str) and not any(padding))
+    return _has_bias(op, view) and op.inputs[0] == value and has_no_border(op)
 
 
 def shift(seen: Channels) -> NDArray[np.float64]:

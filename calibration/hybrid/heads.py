@@ -54,6 +54,7 @@ class Heads:
         value: The same of the values.
         out: The layer that reads the result.
         behind: Input channel of `out` for each channel of the values, shape (channels,).
+        averages: As in `Attention`.
     """
 
     writers: tuple[Op, ...]
@@ -63,6 +64,7 @@ class Heads:
     value: Places
     out: Op
     behind: NDArray[np.int64]
+    averages: bool
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def find(program: Program) -> tuple[Heads, ...]:
         behind = _behind(program, each.result, out)
         if places is not None and behind is not None and len(behind) == len(places[2]):
             channels = tuple(view.values[w.inputs[1]].shape[0] for w in made)
-            found.append(Heads(made, channels, *places, out, behind))
+            found.append(Heads(made, channels, *places, out, behind, each.averages))
     return tuple(found)
 
 

@@ -23,6 +23,12 @@ def is_layer(op: Op, view: GraphView) -> bool:
     return alone and (op.kind is not OpKind.LINEAR or data.channel_axis == len(data.shape) - 1)
 
 
+def has_no_border(op: Op) -> bool:
+    """Whether a layer makes the same of a constant everywhere, as no padding stands beside it."""
+    padding = op.attrs.get("padding", (0,))
+    return op.kind is OpKind.LINEAR or (not isinstance(padding, str) and not any(padding))
+
+
 def is_affine_norm(op: Op, view: GraphView) -> bool:
     """Whether it ends in a scale and a shift per channel, its own, that lie where the channels of its result do."""
     if op.kind not in (OpKind.LAYER_NORM, OpKind.GROUP_NORM) or len(op.inputs) != 3:

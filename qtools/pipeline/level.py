@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from calibration.hybrid import center, equalize, heads
+from calibration.hybrid import center, center_heads, equalize, heads
 from calibration.hybrid.channels import Channels, observe_channels
+from calibration.hybrid.layers import Weights
 from calibration.method import Method
 from calibration.sampling import Subset
 from calibration.widths import WIDEST, Widths, keeps_its_width, operands
@@ -54,11 +56,8 @@ def level(
         bits = bits_of(view, widths)
         found = [(path, *equalize.level(path, seen, weights, bits)) for path in paths]
         folded = centered | equalize.fold([(path, scale) for path, scale, _ in found], weights)
-        weights |= folded
-        attended = [
-            (each, *heads.level(each, seen, weights, (widths.activations, bits[1](each.out)))) for each in inside
-        ]
-        folded |= heads.fold([(each, factors) for each, factors, *_ in attended], weights)
+        of_heads, steps = _level_heads(inside, seen, {**weights, **folded}, (widths.activations, bits[1]))
+        folded |= of_heads
         levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
         if (off := moved_by(program, levelled, images)) > EQUALS:
             raise CheckFailed(f"the levelled network is off by {off:.1e} in float", "report the model")
@@ -69,16 +68,37 @@ def level(
         f"{sum(noise for *_, noise in found) / (plain or 1.0):.0%}; the float result moves by {off:.0e}"
     )
     moved = f"{len(shifts)} of {len(between)} values between layers moved around zero"
-    better = sum(after < before for *_, after, before in attended)
-    share = sum(after for *_, after, _ in attended) / (sum(before for *_, before in attended) or 1.0)
-    note_of_heads = (
-        f"{better} of {len(inside)} attentions levelled: rounding noise in their scores and behind them, as predicted, "
-        f"falls to {share:.0%}"
-    )
     return levelled, (
         Step("center channels", bool(shifts), None, None, moved),
         Step("equalize channels", bool(changed), None, None, note),
-        *((Step("equalize heads", better > 0, None, None, note_of_heads),) if inside else ()),
+        *steps,
+    )
+
+
+def _level_heads(
+    inside: Sequence[heads.Heads],
+    seen: Mapping[str, Channels],
+    weights: Weights,
+    bits: tuple[int, Callable[[Op], int]],
+) -> tuple[dict[str, NDArray[np.float32]], tuple[Step, ...]]:
+    """The constants that change when keys, values and queries are centered and levelled, and what to report."""
+    if not inside:
+        return {}, ()
+    shifts = [(each, center_heads.shift(each, seen)) for each in inside]
+    centered = center_heads.fold(shifts, weights)
+    weights, seen = {**weights, **centered}, center_heads.moved(seen, shifts)
+    found = [(each, *heads.level(each, seen, weights, (bits[0], bits[1](each.out)))) for each in inside]
+    around = sum(any(taken.any() for taken in each) for _, each in shifts)
+    better = sum(after < before for *_, after, before in found)
+    share = sum(after for *_, after, _ in found) / (sum(before for *_, before in found) or 1.0)
+    note = (
+        f"{better} of {len(inside)} attentions levelled: rounding noise in their scores and behind them, as predicted, "
+        f"falls to {share:.0%}"
+    )
+    moved = f"keys and values of {around} of {len(inside)} attentions moved around zero"
+    return centered | heads.fold([(each, factors) for each, factors, *_ in found], weights), (
+        Step("center heads", around > 0, None, None, moved),
+        Step("equalize heads", better > 0, None, None, note),
     )
 
 

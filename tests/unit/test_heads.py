@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from calibration.hybrid import heads
 from calibration.hybrid.channels import Channels, observe_channels
@@ -15,9 +14,8 @@ from qtools.core import numerics
 from qtools.core.types import OpKind, QuantScheme
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
+from tests.unit.attentions import DEPTH, WIDTH, Attention, Windows
 
-HEADS, DEPTH = 2, 6
-WIDTH = HEADS * DEPTH
 BITS = (8, 8)
 
 
@@ -25,31 +23,6 @@ BITS = (8, 8)
 def seeded() -> None:
     """Networks are made before `_program` gives them weights."""
     torch.manual_seed(4)
-
-
-class Attention(nn.Module):
-    """Tokens of a picture through attention, its three operands from one layer or from three."""
-
-    def __init__(self, *, one: bool, leak: bool = False) -> None:
-        super().__init__()
-        self.stem, self.proj, self.head = nn.Conv2d(3, WIDTH, 2, 2), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 4)
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH) if one else None
-        self.three = None if one else nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
-        self.leak = leak
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x).flatten(2).transpose(1, 2)
-        batch, tokens, _ = x.shape
-        if self.qkv is not None:
-            made = self.qkv(x)
-            q, k, v = made.reshape(batch, tokens, 3, HEADS, DEPTH).permute(2, 0, 3, 1, 4).unbind(0)
-        else:
-            assert self.three is not None
-            q, k, v = (layer(x).reshape(batch, tokens, HEADS, DEPTH).transpose(1, 2) for layer in self.three)
-            made = q
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, WIDTH)
-        y = self.proj(y) + (made.mean() if self.leak else 0)
-        return self.head(y.mean(1))
 
 
 def _program(module: Attention, expand: frozenset[OpKind] = SPEC.expand - {OpKind.ATTENTION}) -> Program:
@@ -124,28 +97,12 @@ def test_nothing_is_scaled_where_nothing_gains() -> None:
     assert after <= before and np.allclose(factors.score, 1) and np.allclose(factors.value, 1)
 
 
-class Windows(nn.Module):
-    """Attention written by hand: scaled queries or scores, biases of positions, keys as the product wants them."""
-
-    def __init__(self, *, weighs: bool = True, queries: bool = False) -> None:
-        super().__init__()
-        self.queries = queries
-        self.stem, self.proj, self.weighs = nn.Conv2d(3, WIDTH, 2, 2), nn.Linear(WIDTH, 4), weighs
-        self.qkv, self.bias = nn.Linear(WIDTH, 3 * WIDTH), nn.Parameter(torch.randn(HEADS, 16, 16))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(x).reshape(1, 16, 3, HEADS, DEPTH).unbind(2)
-        q, k = q.permute(0, 2, 1, 3), k.permute(0, 2, 3, 1)
-        scores = ((q * DEPTH**-0.5) @ k if self.queries else q @ k * DEPTH**-0.5) + self.bias
-        weights = scores.softmax(-1) if self.weighs else scores
-        return self.proj((weights @ v.transpose(1, 2)).transpose(1, 2).reshape(1, 16, WIDTH)).mean(1)
-
-
 @pytest.mark.parametrize("queries", [False, True])
-def test_attention_that_a_network_writes_out_itself_is_found(queries: bool) -> None:
-    """Where targets have attention written out, a number that queries are scaled by goes behind their product."""
-    program = capture(Windows(queries=queries).eval(), torch.randn(1, 3, 8, 8), SPEC.expand)
+@pytest.mark.parametrize("scale_queries", [False, True])
+def test_attention_that_a_network_writes_out_itself_is_found(queries: bool, scale_queries: bool) -> None:
+    """A number that queries are scaled by goes behind their product, or stays where the target wants it there."""
+    network = Windows(queries=queries).eval()
+    program = capture(network, torch.randn(1, 3, 8, 8), SPEC.expand, scale_queries=scale_queries)
     (found,) = heads.find(program)
     assert sorted(found.behind.tolist()) == list(range(WIDTH))
     for places, start in ((found.query, 0), (found.key, WIDTH), (found.value, 2 * WIDTH)):
@@ -153,5 +110,5 @@ def test_attention_that_a_network_writes_out_itself_is_found(queries: bool) -> N
 
 
 def test_two_products_without_a_softmax_are_no_attention() -> None:
-    program = capture(Windows(weighs=False).eval(), torch.randn(1, 3, 8, 8), frozenset())
+    program = capture(Windows(weigh=lambda scores: scores).eval(), torch.randn(1, 3, 8, 8), frozenset())
     assert heads.find(program) == ()
