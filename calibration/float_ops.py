@@ -152,6 +152,8 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
     if rule.even and not op.attrs.get("even"):
         return f"the {target} kernel pools over even windows only"
+    if rule.centered and kernels.cut:
+        return "one operand's zero point has to be at 0, and codes that are cut have theirs elsewhere"
     if op.kind is OpKind.PAD and op.attrs["value"]:
         return f"it adds {op.attrs['value']:g}, and codes can only be padded with zero"
     if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:

@@ -136,8 +136,11 @@ def plan(
     """
     weights = {**weights, **recipe.found.spans}  # only magnitudes of weights are read here
     raised = wide.raised(view, spec, recipe.wide, recipe.known.keys())
-    apart = (wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats, recipe.between))
-    kernels = Kernels(spec, raised, *apart)
+    dynamic, floats, between = (
+        wide.together(view, spec, asked) for asked in (recipe.dynamic, recipe.floats, recipe.between)
+    )
+    cut = recipe.clamp and recipe.activation_bits < spec.activation.bits
+    kernels = Kernels(spec, raised, dynamic, floats, between, cut)
     in_float = float_ops.find(view, kernels, unbound)
     integer_ops = [op for op in view.ops if op.id not in in_float]
     swallowed = taken_in(view, spec, integer_ops)

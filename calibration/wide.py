@@ -26,6 +26,7 @@ class Kernels:
         dynamic: Operations between which activations stay in float, over int8 weights where there are such kernels.
         floats: Operations in float, weights and all.
         between: Those in float because that pays (`calibration.sides`).
+        cut: Whether codes are cut at the ends of narrow grids, which then have their zero points elsewhere.
     """
 
     spec: TargetSpec
@@ -33,6 +34,7 @@ class Kernels:
     dynamic: frozenset[str] = frozenset()
     floats: frozenset[str] = frozenset()
     between: frozenset[str] = frozenset()
+    cut: bool = False
 
     def is_wide(self, op: Op) -> bool:
         """Whether an operation runs in a 16-bit kernel, or would if there were one."""

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from exporters._ends import check_bytes, end_types
 from exporters._leads import Leads
 from exporters._tflite import second
-from exporters._tflite.rules import ATTENTIONS, SPEC, with_attention
+from exporters._tflite.rules import SOFTMAXES, SPEC, with_softmax
 from qtools.core import files
 from qtools.core.artifact import Artifact, Runtime
 from qtools.core.conversion import is_converted
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TOOLCHAIN = ("litert-torch", "ai-edge-quantizer", "ai-edge-litert", "torch")
 METADATA = "qtools"
-OPTION = "attention"
+OPTION = "softmax"
 OLDEST = "min_runtime_version"
 """Entry of the metadata: the first runtime that has every version of every operation."""
 LAST_BEFORE = (2, 17)
@@ -215,7 +215,7 @@ def needs(path: Path) -> Runtime:
 
 
 def configure(options: Mapping[str, str]) -> Target:
-    """The target with the user's choices: "attention" is "float" (default) or "int8".
+    """The target with the user's choices: "softmax" is "float" (default) or "int8".
 
     Raises:
         InputError: If a choice is unknown.
@@ -223,10 +223,10 @@ def configure(options: Mapping[str, str]) -> Target:
     unknown = sorted(options.keys() - {OPTION})
     if unknown:
         raise InputError(f"the {SPEC.name} target has no option '{unknown[0]}'", f"its option is: {OPTION}")
-    kind = options.get(OPTION, ATTENTIONS[0])
-    if kind not in ATTENTIONS:
-        raise InputError(f"attention cannot be '{kind}'", f"choose one of: {', '.join(ATTENTIONS)}")
-    return replace(TARGET, spec=with_attention(kind))
+    kind = options.get(OPTION, SOFTMAXES[0])
+    if kind not in SOFTMAXES:
+        raise InputError(f"softmax cannot be '{kind}'", f"choose one of: {', '.join(SOFTMAXES)}")
+    return replace(TARGET, spec=with_softmax(kind))
 
 
 TARGET = Target(
@@ -241,7 +241,7 @@ TARGET = Target(
     labels=LABELS,
     slow=frozenset({"default", "reference"}),
     configure=configure,
-    whole={OPTION: ATTENTIONS[1]},
+    whole={OPTION: SOFTMAXES[1]},
     inspectors={SPEC.suffix: inspect_artifact},
     tensors={SPEC.suffix: read_tensors},
     needs=needs,

@@ -159,8 +159,7 @@ def wanted(config: RunConfig) -> list[tuple[Target, Widths]]:
     """The targets asked for, each with the widths it can have."""
     names = ALL_TARGETS if config.target == ALL else (config.target,)
     found: list[Target] = [plugins.find("exporters", name, "TARGET") for name in names]
-    # a cut grid has its zero point elsewhere, and such kernels want some at 0
-    whole = config.max_islands == 0 and not config.clamp
+    whole = config.max_islands == 0
     targets = [target.configured({**(target.whole if whole else {}), **config.target_options}) for target in found]
     widths = [choose_widths(t.spec, config.bits, config.weight_bits, config.act_bits) for t in targets]
     for target, width in zip(targets, widths, strict=True):

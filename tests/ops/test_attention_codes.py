@@ -1,4 +1,7 @@
-"""Attention in 8 bits, where all in 8 bits is asked for: simulator against LiteRT with XNNPACK, code by code."""
+"""Attention on LiteRT with XNNPACK, its products in 8 bits: simulator against it, code by code.
+
+Softmax between them is a float island, or in 8 bits too where all in 8 bits is asked for.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ from qtools.core.types import OpKind
 from tests.ops.conftest import Forward
 
 PLANS = 16
+LAST_BIT = 2.0**-23
+"""XNNPACK's float softmax has one exponential for each instruction set."""
 
 
 def _together(m: Any, x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +68,7 @@ CASES: dict[str, tuple[Callable[..., torch.Tensor], Callable[[], dict[str, nn.Mo
 
 @pytest.fixture(scope="module")
 def whole(make_bench: Callable[..., Any]) -> Any:
-    return make_bench("tflite", attention="int8")
+    return make_bench("tflite", softmax="int8")
 
 
 def _tiny(whole: Any, case: str) -> Any:
@@ -77,18 +82,21 @@ def _products(tiny: Any, plan: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_code_is_as_simulated(whole: Any, case: str) -> None:
-    tiny, rng = _tiny(whole, case), np.random.default_rng(5)
+@pytest.mark.parametrize("softmax", ["int8", "float"])
+def test_every_code_is_as_simulated(whole: Any, bench: Any, case: str, softmax: str) -> None:
+    tiny, rng = _tiny(whole if softmax == "int8" else bench, case), np.random.default_rng(5)
     total = {}
     for _ in range(PLANS):
         made = tiny.random_weights(rng)
         kept = {name: tiny.program.constants[name].numpy() for name in tiny.program.constants if "bias_weight" in name}
         made = made.with_constants(kept)  # what stays in float is as it was converted
         plan = made.random_plan(rng, 2.0)
-        assert len(_products(made, plan)) == 3
+        assert len(_products(made, plan)) == (3 if softmax == "int8" else 2)
         for name, count in made.compare(plan, made.images(plan, rng)).items():
             total[name] = total[name] + count if name in total else count
     assert {op.outputs[0] for op in _products(tiny, plan)} <= total.keys()
+    if softmax == "float":
+        assert total.pop("softmax").worst <= LAST_BIT
     whole.assert_equal(total)
 
 
@@ -118,11 +126,19 @@ def test_a_second_operand_off_zero_is_refused(whole: Any) -> None:
         check_plan(tiny.program.view, tiny.target.spec, broken)
 
 
-def test_in_float_by_default(bench: Any) -> None:
-    compute, parts = CASES["together"]
-    tiny = bench.tiny("attention", lambda: Forward(compute, **parts()), (12, 6, 8))
+def test_softmax_is_in_float_by_default(bench: Any) -> None:
+    tiny = _tiny(bench, "together")
     plan = tiny.random_plan(np.random.default_rng(2))
-    assert [op.kind for op in tiny.program.view.ops if op.id in plan.float_ops].count(OpKind.ATTENTION) == 1
+    kinds = {op.kind for op in tiny.program.view.ops if op.id in plan.float_ops}
+    assert kinds == {OpKind.SOFTMAX} and len(_products(tiny, plan)) == 2
+
+
+def test_cut_grids_have_no_zero_point_at_0_and_leave_products_in_float(bench: Any) -> None:
+    tiny, rng = _tiny(bench, "together"), np.random.default_rng(4)
+    plan = tiny.plan(lambda: bench.random_range(rng, 2.0), bits=6, clamp=True)
+    assert not _products(tiny, plan)
+    reasons = [plan.float_ops[op.id] for op in tiny.program.view.ops if op.kind is OpKind.MATMUL]
+    assert len(reasons) == 2 and all("zero point has to be at 0" in reason for reason in reasons)
 
 
 def test_xnnpack_takes_the_products_and_leaves_softmax(whole: Any) -> None:

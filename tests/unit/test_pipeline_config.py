@@ -74,25 +74,24 @@ def test_a_run_sums_on_one_thread_and_gives_torch_its_own_back(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("asked", "attention"),
+    ("asked", "options"),
     [
         ({}, {}),
         ({"max_islands": 4}, {}),
-        ({"max_islands": 0}, {"attention": "int8"}),
-        ({"max_islands": 0, "target_options": {"attention": "float"}}, {"attention": "float"}),
-        ({"max_islands": 0, "clamp": True, "bits": 6}, {}),
+        ({"max_islands": 0}, {"softmax": "int8"}),
+        ({"max_islands": 0, "target_options": {"softmax": "float"}}, {"softmax": "float"}),
     ],
 )
 def test_all_in_8_bits_is_a_choice_of_the_target_unless_one_was_made(
-    asked: dict[str, Any], attention: dict[str, str]
+    asked: dict[str, Any], options: dict[str, str]
 ) -> None:
-    """An audit reads the choice among the run's facts; grids that are cut have no zero point at 0."""
+    """An audit reads the choice among the run's facts."""
     ((target, _),) = wanted(RunConfig("mobilevit_xxs", **asked))
-    assert target.options == attention
-    assert (OpKind.SOFTMAX in target.spec.rules) is (attention == {"attention": "int8"})
+    assert target.options == options
+    assert (OpKind.SOFTMAX in target.spec.rules) is (options == {"softmax": "int8"})
 
 
-@pytest.mark.parametrize("options", [{"attention": "int4"}, {"activations": "int8"}])
+@pytest.mark.parametrize("options", [{"softmax": "int4"}, {"activations": "int8"}])
 def test_an_unknown_choice_of_the_target_is_bad_input(options: dict[str, str]) -> None:
-    with pytest.raises(InputError, match=r"attention cannot be|no option 'activations'"):
+    with pytest.raises(InputError, match=r"softmax cannot be|no option 'activations'"):
         wanted(RunConfig("mobilevit_xxs", target_options=options))
