@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 HEADS, DEPTH, TOKENS = 2, 6, 16
 WIDTH = HEADS * DEPTH
+Weigh = Callable[[torch.Tensor], torch.Tensor]
+"""What makes weights of scores."""
 
 
 class Attention(nn.Module):
@@ -40,12 +42,7 @@ class Attention(nn.Module):
 class Windows(nn.Module):
     """Attention written by hand: scaled queries or scores, biases of positions, keys as the product wants them."""
 
-    def __init__(
-        self,
-        *,
-        queries: bool = False,
-        weigh: Callable[[torch.Tensor], torch.Tensor] = lambda scores: scores.softmax(-1),
-    ) -> None:
+    def __init__(self, *, queries: bool = False, weigh: Weigh = lambda scores: scores.softmax(-1)) -> None:
         super().__init__()
         self.queries, self.weigh = queries, weigh
         self.stem, self.proj = nn.Conv2d(3, WIDTH, 2, 2), nn.Linear(WIDTH, 4)

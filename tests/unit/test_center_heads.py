@@ -1,4 +1,4 @@
-"""Shifts inside attention: they cancel exactly, only where a softmax over the keys is between, and grids get narrower."""
+"""Shifts inside attention: they cancel exactly, only around a softmax over the keys, and grids get narrower."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from calibration.hybrid.channels import Channels, observe_channels
 from qtools.core.types import OpKind
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
-from tests.unit.attentions import DEPTH, WIDTH, Attention, Windows
+from tests.unit.attentions import DEPTH, WIDTH, Attention, Weigh, Windows
 
 WRITTEN_OUT = frozenset({OpKind.ATTENTION})
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -117,14 +117,14 @@ def test_without_biases_nothing_is_moved() -> None:
 
 
 COLUMNS = torch.linspace(0.5, 1.5, 16)
-NO_AVERAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+NO_AVERAGES: dict[str, Weigh] = {
     "softmax over queries": lambda scores: scores.softmax(-2),
     "weights scaled": lambda scores: scores.softmax(-1) * 2.0,
     "weights biased": lambda scores: scores.softmax(-1) + COLUMNS,
     "a factor for each key": lambda scores: (scores * COLUMNS).softmax(-1),
     "divided for each key": lambda scores: (scores / COLUMNS).softmax(-1),
 }
-AVERAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+AVERAGES: dict[str, Weigh] = {
     "a factor for each query": lambda scores: (scores * COLUMNS[:, None]).softmax(-1),
     "less a bias for each key": lambda scores: (scores - COLUMNS).softmax(3),
     "windows taken apart": lambda scores: (scores.reshape(1, 2, 2, 8, 16) * 2).reshape(1, 2, 16, 16).softmax(-1),
