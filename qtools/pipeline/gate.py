@@ -1,7 +1,8 @@
-"""The gates: the drop that a user allows, held against what the evaluation images say; and the size."""
+"""The gates: the drop that a user allows, held against what the evaluation images say; the size; and the time."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calibration.apart import Apart
@@ -9,10 +10,13 @@ from calibration.budget import SizeBudget
 from qtools.core.checks import Check, Status
 from qtools.core.target import TargetSpec
 from qtools.pipeline.trial import Islands
+from reports.environment import DOT_PRODUCTS
+from reports.latency import Latency
 from reports.scores import Scores
 
 NAME = "drop within --max-drop"
 SIZE = "size within --size-budget"
+TIME = "not slower than float"
 ONE_SIDED = "97.5 %"
 """Confidence of one end of a two-sided 95 % interval."""
 
@@ -40,6 +44,24 @@ def size_check(budget: SizeBudget | None, quantized: int, float_bytes: int) -> t
     status: Status = "passed" if quantized <= limit else "failed"
     note = f"{quantized:,} of {limit:,} bytes; the float artifact has {float_bytes:,}"
     return (Check(SIZE, status, quantized / 1e6, "MB", limit / 1e6, note),)
+
+
+def time_check(speed: Latency | None, isa: Sequence[str]) -> tuple[Check, ...]:
+    """Whether quantization paid on this host, if it can be told there.
+
+    Args:
+        speed: What was measured.
+        isa: Instruction sets of the host; none where they are not known.
+    """
+    if speed is None:
+        return (Check(TIME, "not run", note="this machine has no runtime of the target to time"),)
+    ratio = speed.ratios[0]
+    if ratio.lo > 1 and isa and DOT_PRODUCTS.isdisjoint(isa):
+        note = f"{ratio.median:.2f} x on {speed.host}, which has no instructions for products of bytes, as phones have"
+        return (Check(TIME, "not run", note=f"{note}: time it on one, with qtools bench --device"),)
+    status: Status = "failed" if ratio.lo > 1 else "passed"  # a busy host widens the interval and proves nothing
+    note = f"{ratio.name} / float on {speed.host}, {speed.threads} thread(s); a host number, not a phone's"
+    return (Check(TIME, status, ratio.median, "x", 1.0, note),)
 
 
 def drop_check(apart: Apart, scores: Scores, islands: Islands | None, spec: TargetSpec) -> tuple[Check, ...]:

@@ -32,7 +32,6 @@ from reports.accuracy import wilson_interval
 from reports.build import LedgerRow, Measured, Report, Size, Subject, Weights
 from reports.fidelity import FidelityTally, differences, equal_images
 from reports.islands import IslandRow, Islands
-from reports.latency import Latency
 from reports.places import places
 from reports.ranges import range_rows
 
@@ -185,16 +184,6 @@ def apply_options(prepared: Prepared, plan: QuantPlan, config: RunConfig, notice
         "labels": images.classes,
         "answer": task.answer,
     }
-
-
-def clock_checks(speed: Latency | None) -> tuple[Check, ...]:
-    """Whether quantization paid on this host."""
-    if speed is None:
-        return (Check("not slower than float", "not run", note="this machine has no runtime of the target to time"),)
-    ratio = speed.ratios[0]
-    status: Status = "failed" if ratio.lo > 1 else "passed"  # a busy host widens the interval and proves nothing
-    note = f"{ratio.name} / float on {speed.host}, {speed.threads} thread(s); a host number, not a phone's"
-    return (Check("not slower than float", status, ratio.median, "x", 1.0, note),)
 
 
 def report(

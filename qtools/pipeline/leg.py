@@ -15,7 +15,7 @@ from qtools.core.artifact import Artifact
 from qtools.core.checks import Check
 from qtools.core.protocols import Runner, Target
 from qtools.core.types import QuantPlan
-from qtools.pipeline import contract, contract_of_run, judge, kept, prices, seal, vectors
+from qtools.pipeline import contract, contract_of_run, gate, judge, kept, prices, seal, vectors
 from qtools.pipeline.config import RunConfig
 from qtools.pipeline.evaluate import SLOW_KERNEL_IMAGES, Logits, Stage, compare_values, of_runner, of_simulator
 from qtools.pipeline.prepare import Prepared
@@ -147,9 +147,9 @@ def conclude(
     with watch.stage("profile"):
         priced = prices.of_artifact(target, (prepared.lowered, leg.path), prepared.program, decision.plan)
     size = Size(leg.artifact.size_bytes, files.size(prepared.lowered.path))
-    measured = Measured(
-        speed, dict(watch.seconds), _peak_memory_bytes(), judge.clock_checks(speed), islands, dict(watch.cpu), priced
-    )
+    checks = gate.time_check(speed, environment.describe().isa)
+    seconds, memory = dict(watch.seconds), _peak_memory_bytes()
+    measured = Measured(speed, seconds, memory, checks, islands, dict(watch.cpu), priced)
     recorded = _vectors(leg)
     vectors.write(folder / vectors.FILE, recorded)
     task = task_of(prepared.loaded.spec)
