@@ -91,8 +91,10 @@ BETWEEN = Between(
 
 Rounded, and against float where networks differ: 8-bit sums took 20 to 35. `call` is an estimate, a quarter of a
 microsecond. `dynamic` fits eight networks' pointwise layers within a fifth, but EfficientViT-B0's, 28 % slower:
-RepViT-M1.1's take 1.2 times as long as on codes, MobileViTv2-050's, of fewer channels, 1.9 times. Predicted and
-measured times of whole networks stand in the README. Networks with attention give a quarter: their norms and softmax
+RepViT-M1.1's take 1.2 times as long as on codes, MobileViTv2-050's, of fewer channels, 1.9 times. Products of two
+values are no fit: they are those of layers, with some time to pack the second operand at each run; on an EPYC without
+VNNI, where layers gain nothing either, theirs were 1.2 to 1.4 times float's. Predicted and measured times of whole
+networks stand in the README. Networks with attention give a quarter: their norms and softmax
 keep them on CPUs anyway, and their streams of tokens and SiLU lose more in 8 bits than this costs.
 """
 
@@ -145,6 +147,7 @@ SPEC = TargetSpec(
 )
 
 SOFTMAXES = ("float", "int8")
+"""Where softmax is computed."""
 ROWS = "leave it for NPUs; on an x86 CPU it took four times as long in 8 bits as in float"
 
 
