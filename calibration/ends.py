@@ -42,7 +42,7 @@ class Measured:
     Attributes:
         ranges: Value id -> (lowest, highest) of its grid, zero included; values are in this order below.
         steps: Number of steps from one end of each grid to the other, 2^bits - 1, shape (values,).
-        symmetric: Whether both ends of a grid are equally far from zero, and move together.
+        symmetric: Whether both ends of each grid are equally far from zero, and move together.
         power: |u'J|^2 / 2 over the elements that are rounded, mean over directions, shape (images, values).
         clipped: u'J e / sqrt(2) of what lies beyond an end multiplied by each of FACTORS, shape
             (images, directions, values, 2 ends, factors); the low end first.
@@ -50,7 +50,7 @@ class Measured:
 
     ranges: Mapping[str, Range]
     steps: Array
-    symmetric: bool
+    symmetric: Sequence[bool]
     power: Array
     clipped: Array
 
@@ -67,9 +67,13 @@ def together(measured: Measured) -> tuple[dict[str, Range], float]:
     """
     search = _Descent(measured)
     before = search.cost(search.rounding, search.clipping)
-    moves = [slice(None)] if measured.symmetric else [slice(0, 1), slice(1, 2)]
+    moves = [
+        (value, ends)
+        for value, both in enumerate(measured.symmetric)
+        for ends in ([slice(None)] if both else [slice(0, 1), slice(1, 2)])
+    ]
     for _ in range(ROUNDS):
-        if sum(search.settle(value, ends) for value in range(len(measured.ranges)) for ends in moves) == 0:
+        if sum(search.settle(*move) for move in moves) == 0:
             break
     after = search.cost(search.rounding, search.clipping)
     return search.changed(), after / before if before > 0 else 1.0

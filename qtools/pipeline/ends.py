@@ -50,7 +50,7 @@ def measure(program: Program, plan: QuantPlan, shared: Groups, images: Sequence[
     grids = {name: params for name in shared if (params := plan.params(name)) is not None}
     ranges = {name: (params.lo, params.hi) for name, params in grids.items()}
     schemes = [params.scheme for params in grids.values()]
-    (symmetric,) = {scheme.symmetric for scheme in schemes}
+    symmetric = tuple(scheme.symmetric for scheme in schemes)
     integer = {op.id for op in program.view.ops if op.id not in plan.float_ops}
 
     def of_image(at: tuple[int, NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
