@@ -35,6 +35,7 @@ def tiny(bench: Any) -> Any:
 def test_every_code_is_xnnpacks_and_the_graph_stays_in_one_part(tiny: Any) -> None:
     rng = np.random.default_rng(0)
     relus = [op for op in tiny.program.view.ops if op.kind in (OpKind.RELU, OpKind.RELU6)]
+    (split,) = (op for op in tiny.program.view.ops if op.kind is OpKind.SPLIT)
     assert len(relus) == 2
     converted = 0
     for _ in range(DRAWS):
@@ -42,6 +43,7 @@ def test_every_code_is_xnnpacks_and_the_graph_stays_in_one_part(tiny: Any) -> No
             name: (-float(2 ** rng.uniform(-1, 3)), float(2 ** rng.uniform(-1, 3)))
             for name in tiny.program.view.activations
         }
+        ranges |= dict.fromkeys(split.outputs, ranges[split.inputs[0]])
         for op in relus:  # down to the least ratio of steps that a code survives, up to many codes lost
             ranges[op.outputs[0]] = (0.0, min(6.0, float(2 ** rng.uniform(-4, 4))))
         plan = tiny.random_weights(rng).plan(ranges)
