@@ -23,12 +23,12 @@ from reports.places import places
 from reports.prices import Prices, prices
 
 SIZE, CHANNELS = 16, 32
-FLOATS = {OpKind.LAYER_NORM, OpKind.ATTENTION, OpKind.SOFTMAX, OpKind.MEAN}
+FLOATS = {OpKind.LAYER_NORM, OpKind.SOFTMAX, OpKind.MEAN}
 """Those without an integer kernel; the mean is one over tokens."""
 
 
 class Hybrid(nn.Module):
-    """One of each: a convolution, a gate, a norm, attention in float between linear layers in integers, a pool."""
+    """One of each: a convolution, a gate, a norm, attention around a softmax in float, a pool."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def only(asked: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 
 KERNELS = {
-    "tflite": {"Convolution": "conv", "Sigmoid": "sigmoid", "Softmax": "attention", "Batch Matrix": "attention"}
+    "tflite": {"Convolution": "conv", "Sigmoid": "sigmoid", "Softmax": "softmax", "Batch Matrix": "matmul"}
     | {"Reciprocal": "layer_norm", "Fully Connected": "linear"},
     "onnx": {"QLinearConv": "conv", "QLinearSigmoid": "sigmoid", "Softmax": "softmax", "LayerNorm": "layer_norm"}
     | {"QGemm": "linear", "MatMulIntegerToFloat": "matmul", "QLinearMatMul": "matmul"},
@@ -122,18 +122,11 @@ def test_a_kernel_comes_to_its_operation(tiny: Any, plan: QuantPlan, only: Calla
 def test_conversions_come_to_the_islands(tiny: Any, plan: QuantPlan, only: Callable[[str], None]) -> None:
     only({"tflite": "Convert", "onnx": "QuantizeLinear"}[tiny.target.spec.name])
     found = by_kind(tiny, plan, priced(tiny, plan))
-    attention = {"tflite": OpKind.ATTENTION, "onnx": OpKind.SOFTMAX}[tiny.target.spec.name]
-    islands = FLOATS | {
-        attention,
-        OpKind.MUL,
-        OpKind.RESHAPE,
-        OpKind.TRANSPOSE,
-    }  # what lies between floats is in float too
+    islands = FLOATS | {OpKind.MUL, OpKind.RESHAPE, OpKind.TRANSPOSE}  # what lies between floats is in float too
     assert {kind for kind, shares in found.items() if any(shares)} <= islands
     assert sum(sum(shares) for shares in found.values()) == pytest.approx(1.0)
-    assert found[attention.value][1] > 0 and found["layer_norm"][1] > 0
-    # XNNPACK takes codes into a product of matrices, by a conversion of the product's own
-    assert {kind for kind, (own, _) in found.items() if own} <= {"attention"}
+    assert found["softmax"][1] > 0 and found["layer_norm"][1] > 0
+    assert not {kind for kind, (own, _) in found.items() if own}
 
 
 def score(kinds: list[str], kernels: list[str], places: tuple[int | None, ...]) -> float | None:
