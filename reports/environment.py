@@ -30,8 +30,8 @@ _FLAGS = {
     "FEAT_I8MM": "neon i8mm",
 }
 DOT_PRODUCTS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "neon dotprod", "neon i8mm"})
-"""Names of instructions that multiply and add bytes, as phones have had since 2018: without any of them 8-bit kernels
-widen what they read, and are no faster than float ones."""
+"""Names of instructions that multiply and add bytes, as phones have: without any of them 8-bit kernels widen what they
+read, and are hardly faster than float ones."""
 
 
 @dataclass(frozen=True)

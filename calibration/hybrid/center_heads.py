@@ -67,14 +67,18 @@ def fold(shifted: Sequence[tuple[Heads, Shifts]], weights: Weights) -> dict[str,
         Value id -> new constant, for the layers before and behind.
     """
     new: dict[str, NDArray[np.float64]] = {}
+
+    def add(name: str, change: NDArray[np.float64]) -> None:
+        new[name] = new.get(name, weights[name].astype(np.float64)) + change
+
     for heads, shifts in shifted:
         for writer, taken in zip(heads.writers, shifts, strict=True):
             if taken.any():
-                new[writer.inputs[2]] = weights[writer.inputs[2]].astype(np.float64) - taken
+                add(writer.inputs[2], -taken)
         back = np.array([shifts[writer][channel] for writer, channel in heads.value])
         if back.any():
-            weight, bias = (weights[name].astype(np.float64) for name in heads.out.inputs[1:])
-            new[heads.out.inputs[2]] = bias + weight[:, heads.behind].reshape(len(weight), len(back), -1).sum(2) @ back
+            weight = weights[heads.out.inputs[1]].astype(np.float64)[:, heads.behind]
+            add(heads.out.inputs[2], weight.reshape(len(weight), len(back), -1).sum(2) @ back)
     return {name: array.astype(np.float32) for name, array in new.items()}
 
 

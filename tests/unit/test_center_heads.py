@@ -152,6 +152,32 @@ def test_what_all_scores_of_a_query_share_does_not_matter(case: str) -> None:
     assert torch.allclose(exact, same, atol=1e-4)
 
 
+def test_a_layer_behind_one_attention_that_makes_the_next_takes_both_shifts() -> None:
+    class Chained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.out = (nn.Linear(WIDTH, width) for width in (3 * WIDTH, 3 * WIDTH, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(2).reshape(1, -1, WIDTH)
+            for layer in (self.first, self.second):
+                q, k, v = layer(x).reshape(1, -1, 3, 2, DEPTH).permute(2, 0, 3, 1, 4).unbind(0)
+                x = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(1, -1, WIDTH)
+            return self.out(x).mean(1)
+
+    program, image = _captured(Chained), torch.randn(1, 3, 8, 8)
+    found = heads.find(program)
+    assert len(found) == 2 and found[0].out == found[1].writers[0]
+    rng, shifted = np.random.default_rng(0), []
+    for each in found:
+        taken = np.zeros(3 * WIDTH)
+        taken[np.concatenate([each.key, each.value])[:, 1]] = rng.normal(size=2 * WIDTH)
+        shifted.append((each, (taken,)))
+    folded = center_heads.fold(shifted, _weights(program))
+    moved = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
+    assert torch.allclose(execute.run(moved, image), execute.run(program, image), atol=1e-5)
+
+
 def test_behind_padding_values_stay_where_they_are() -> None:
     """Beside a border the layer behind sees zeros, which no shift reached."""
 
