@@ -3,7 +3,7 @@
 A row is a model, or one half of a promptable one; a cell is one target at one width. Each cell is measured once and
 kept in tests/e2e/reference.yaml with what failed where it failed; a run that was stopped goes on where it was. A row is
 measured in a process of its own, because a converter that crashes takes its process along: the cell it was at then says
-so.
+so. The tables of docs/conformance.md are written anew from what is kept.
 
 Weights are the file of --weights-dir whose header names the row's model, else those that qtools ships for it, else made
 up (see `trained_like`).
@@ -28,6 +28,7 @@ from tests.bench.matrix import TARGETS, table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = ROOT / "tests/e2e/reference.yaml"
+PAGE = ROOT / "docs/conformance.md"
 
 Cell = tuple[str, str, str]
 
@@ -38,7 +39,7 @@ def smallest() -> list[ModelCard]:
 
 
 def main() -> int:
-    """Measures what is missing, smallest networks first, and prints the table."""
+    """Measures what is missing, smallest networks first, prints the tables and keeps them on their page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="smallest", help="smallest (of each family), all, or names with commas")
     parser.add_argument("--schemes", default="w8a8", help=f"with commas, of {', '.join(SCHEMES)}")
@@ -57,8 +58,16 @@ def main() -> int:
     if not asked.table:
         for cells in _missing(asked):
             _measure(cells, asked)
-    sys.stdout.write(table(_read(asked.kept)))
+    tables = table(_read(asked.kept))
+    sys.stdout.write(tables)
+    if asked.kept == KEPT:
+        files.write_text(PAGE, page(files.read_text(PAGE), tables))
     return 0
+
+
+def page(text: str, tables: str) -> str:
+    """The page with these tables in the place of those that end it; its first words stay as they are."""
+    return text[: text.index("| model |")] + tables
 
 
 def _missing(asked: argparse.Namespace) -> Iterator[list[Cell]]:

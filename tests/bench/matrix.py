@@ -1,4 +1,4 @@
-"""The kept cells as tables for the README: the smallest member of each family, then others, then what is special."""
+"""The kept cells as tables for docs/conformance.md: the smallest member of each family, then others, then notes."""
 
 from __future__ import annotations
 

@@ -152,6 +152,12 @@ def test_the_table_says_why_simulation_and_artifact_differ() -> None:
     assert three == "3. efficientvit_sam_b0_decoder, ONNX, W6A6: fails at export: it broke"
 
 
+def test_the_page_shows_what_is_kept() -> None:
+    """docs/conformance.md is written by `make conformance`, and by nobody's hand."""
+    text = conformance.PAGE.read_text()
+    assert conformance.page(text, matrix.table(yaml.safe_load(conformance.KEPT.read_text()))) == text
+
+
 def test_larger_members_are_folded_and_a_smaller_side_is_said() -> None:
     known = {
         "repvit_m1_1 w8a8 onnx": _cell_of(snr_simulated_db=14.44),
