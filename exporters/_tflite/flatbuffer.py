@@ -46,9 +46,13 @@ def read(data: bytes) -> Model:
         InputError: If the generated code, which follows every offset, ends outside the file.
     """
     try:
-        return flatbuffer_utils.read_model_from_bytearray(bytearray(data))
+        model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     except _LOST as error:
         raise InputError(f"the TFLite model is corrupt: {error}", "copy or export it again") from error
+    for buffer in model.buffers:
+        if isinstance(buffer.data, (bytes, bytearray)):  # one that lies behind: it would be written byte by byte
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
+    return model
 
 
 class _SharingBuilder(flatbuffers.Builder):

@@ -137,10 +137,12 @@ def quantize(x: Array, params: QuantParams) -> Array:
 
 
 def dequantize(codes: Array, params: QuantParams) -> Array:
-    """Real values of integer codes as float32: float32(code - zero_point) * float32(scale)."""
+    """Real values of codes, of any type that holds them, as float32: float32(code - zero_point) * float32(scale)."""
     xp = array_namespace(codes)
     scale, zero_point = _laid_out(codes, params)
-    return xp.astype(codes - xp.astype(zero_point, codes.dtype), xp.float32) * xp.astype(scale, xp.float32)
+    found = xp.astype(codes - xp.astype(zero_point, codes.dtype), xp.float32, copy=False)  # new memory in any case
+    found *= xp.astype(scale, xp.float32)
+    return found
 
 
 def on_grid(x: Array, params: QuantParams) -> Array:
@@ -169,15 +171,19 @@ def quantize_float32(x: Array, params: QuantParams) -> Array:
     """
     xp = array_namespace(x)
     inverse = float(np.float32(1.0) / params.scale_array[0])
-    codes = xp.round(x * inverse) + params.zero_point[0]
-    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
+    codes = x * inverse  # new memory: the rest happens in place
+    xp.round(codes, out=codes)
+    codes += params.zero_point[0]
+    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax, out=codes)
 
 
 def quantize_by_division(x: Array, params: QuantParams) -> Array:
     """Codes as ONNX's QuantizeLinear makes them: round(x / scale) + zero_point, in float32. Only per tensor."""
     xp = array_namespace(x)
-    codes = xp.round(x / xp.asarray(params.scale_array[:1])) + params.zero_point[0]
-    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax)
+    codes = x / xp.asarray(params.scale_array[:1])  # new memory: the rest happens in place
+    xp.round(codes, out=codes)
+    codes += params.zero_point[0]
+    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax, out=codes)
 
 
 def requantize(

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from qtools.core.types import Op
+from qtools.simulate._fma import add_product
 
 MOST_SUMMED = 432
 """Products per output up to which they are taken one by one; beyond, as torch takes them."""
@@ -31,15 +32,14 @@ def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     if how["groups"] != 1 or tall * broad == 1 or channels * tall * broad > MOST_SUMMED:
         return functional.conv2d(x, weight, bias, **how)
     (down, right), (below, beside), (gap_y, gap_x) = how["stride"], how["padding"], how["dilation"]
-    wide, taps = functional.pad(x, (beside, beside, below, below)).double(), weight.double()
+    wide = functional.pad(x, (beside, beside, below, below))
     height = (wide.shape[2] - gap_y * (tall - 1) - 1) // down + 1
     width = (wide.shape[3] - gap_x * (broad - 1) - 1) // right + 1
     start = torch.zeros(outputs) if bias is None else bias
-    total = start.reshape(1, -1, 1, 1).expand(len(x), outputs, height, width).contiguous()
+    total = start.reshape(1, -1, 1, 1).repeat(len(x), 1, height, width)
     for row, column, channel in product(range(tall), range(broad), range(channels)):
         top, left = row * gap_y, column * gap_x
         seen = wide[:, channel, None, top : top + (height - 1) * down + 1 : down]
-        seen = seen[..., left : left + (width - 1) * right + 1 : right]
-        # the product of two float32 is exact in float64
-        total = torch.addcmul(total.double(), seen, taps[:, channel, row, column].reshape(1, -1, 1, 1)).float()
+        seen = seen[..., left : left + (width - 1) * right + 1 : right].contiguous()  # read once for every output
+        add_product(total, seen, weight[:, channel, row, column].reshape(1, -1, 1, 1))
     return total

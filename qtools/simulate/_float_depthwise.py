@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from qtools.core.types import Op
+from qtools.simulate._fma import add_product
 
 MOST_TAPS = 25
 """Taken by columns: 5 x 5 is, 5 x 7 and 7 x 7 are not."""
@@ -35,13 +36,11 @@ def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     height = (x.shape[2] - gap_y * (tall - 1) - 1) // down + 1
     width = (x.shape[3] - gap_x * (broad - 1) - 1) // right + 1
     start = torch.zeros(outputs) if bias is None else bias
-    total = start.reshape(1, -1, 1, 1).expand(len(x), outputs, height, width).contiguous()
-    wide, taps = x.double(), weight.double()
+    total = start.reshape(1, -1, 1, 1).repeat(len(x), 1, height, width)
     by_rows = list(product(range(tall), range(broad)))
     order = by_rows if len(by_rows) > MOST_TAPS else sorted(by_rows, key=lambda tap: tap[::-1])
     for row, column in order:
         top, left = row * gap_y, column * gap_x
-        seen = wide[:, :, top : top + (height - 1) * down + 1 : down, left : left + (width - 1) * right + 1 : right]
-        # the product of two float32 is exact in float64
-        total = torch.addcmul(total.double(), seen, taps[:, :, row, column].reshape(1, -1, 1, 1)).float()
+        seen = x[:, :, top : top + (height - 1) * down + 1 : down, left : left + (width - 1) * right + 1 : right]
+        add_product(total, seen, weight[:, :, row, column].reshape(1, -1, 1, 1))
     return total

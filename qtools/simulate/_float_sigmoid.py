@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 
 from qtools.core.types import Op
+from qtools.simulate._fma import fma
+from qtools.simulate._parts import by_parts, scaled
 
 STEPS = 32
 TABLE = torch.tensor([2 ** (step / STEPS) for step in range(STEPS)], dtype=torch.float32)
@@ -26,19 +28,17 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 def run(op: Op, x: torch.Tensor) -> torch.Tensor:  # as all float kernels are called
     """float32 of the same shape."""
+    return by_parts(_sigmoid, x)
+
+
+def _sigmoid(x: torch.Tensor) -> torch.Tensor:
     away = -x.abs().clamp(max=FARTHEST)
-    steps = (away.double() * LOG2_E * STEPS).round()
+    steps = (away.double() * LOG2_E * STEPS).round().int()
     reached = steps / STEPS
-    left = _fma(reached, MINUS_LN2[0], away)
-    left = _fma(reached, MINUS_LN2[1], left)
-    slope = _fma(left.double(), PARABOLA[1], torch.tensor(PARABOLA[0], dtype=torch.float32))
-    step = TABLE[(steps % STEPS).long()]
-    grown = _fma((left * step).double(), slope.double(), step)
-    power = torch.ldexp(grown.double(), (steps / STEPS).floor()).float()
+    left = fma(reached, MINUS_LN2[1], fma(reached, MINUS_LN2[0], away))
+    slope = fma(left, PARABOLA[1], PARABOLA[0])
+    step = TABLE.index_select(0, (steps % STEPS).flatten()).reshape(x.shape)
+    grown = fma(left * step, slope, step)
+    power = scaled(grown, steps // STEPS)
     share = torch.where(power < SMALLEST, 0.0, power / (power + 1))
     return torch.where(torch.signbit(x), share, 1 - share)
-
-
-def _fma(factor: torch.Tensor, other: torch.Tensor | float, addend: torch.Tensor) -> torch.Tensor:
-    """A fused multiply-add: the product of two float32 is exact in float64."""
-    return (factor * other + addend.double()).float()

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from qtools.core.types import Op
+from qtools.simulate._fma import add_product
 
 BLOCK, ON_END = 16, 128
 """Channels whose products are summed before anything is added: of windows, and of single positions."""
@@ -36,7 +37,7 @@ def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     if isinstance(how["padding"], str) or not (deep or how["groups"] == 1) or channels * tall * broad > MOST_SUMMED:
         return functional.conv2d(x, weight, bias, **how)
     (below, beside), window = how["padding"], (tall, broad)
-    wide, taps = functional.pad(x, (beside, beside, below, below)).double(), weight.double()
+    wide = functional.pad(x, (beside, beside, below, below))
     size = tuple((wide.shape[2 + d] - how["dilation"][d] * (window[d] - 1) - 1) // how["stride"][d] + 1 for d in (0, 1))
     total: torch.Tensor | None = None
     for first, last in _together(channels, window):
@@ -44,8 +45,8 @@ def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         for row, column in product(range(tall), range(broad)):
             seen = wide[(..., *(_every(at, size[d], how, d) for d, at in enumerate((row, column))))]
             for channel in range(first, last):
-                source = seen if deep else seen[:, channel, None]
-                part = torch.addcmul(part.double(), source, taps[:, channel, row, column].reshape(1, -1, 1, 1)).float()
+                source = seen if deep else seen[:, channel, None].contiguous()  # read once for every output
+                add_product(part, source, weight[:, channel, row, column].reshape(1, -1, 1, 1))
         total = part if total is None else total + part
     assert total is not None
     return total if bias is None else total + bias.reshape(1, -1, 1, 1)

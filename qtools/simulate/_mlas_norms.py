@@ -13,7 +13,9 @@ import torch
 from torch.nn import functional
 
 from qtools.core.types import Op
-from qtools.simulate._mlas_functions import LOG2_E, MINUS_LN2, ROUNDING, by_parts, fused, polynomial
+from qtools.simulate._fma import add_product, fma
+from qtools.simulate._mlas_functions import LOG2_E, MINUS_LN2, ROUNDING, polynomial
+from qtools.simulate._parts import by_parts, scaled
 
 LOWEST = -103.9720840454
 """What exponentials of less than that are taken for."""
@@ -60,7 +62,7 @@ def layer_norm(op: Op, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
     spread = (_squares(away) / count + epsilon).double().sqrt().float()  # torch's own float32 root is not the nearest
     made = away * (1 / spread).unsqueeze(-1)
     if bias is not None:
-        made = fused(made, 1.0 if weight is None else weight.flatten(), bias.flatten().double())
+        made = fma(made, 1.0 if weight is None else weight.flatten(), bias.flatten())
     elif weight is not None:
         made = made * weight.flatten()
     return made.reshape(x.shape)
@@ -72,20 +74,20 @@ def _squares(x: torch.Tensor) -> torch.Tensor:
     whole = count - count % SUMS_OF_SQUARES
     sides = torch.zeros(*x.shape[:-1], SUMS_OF_SQUARES)
     for part in x[..., :whole].split(SUMS_OF_SQUARES, -1):
-        sides = fused(part, part, sides.double())
+        add_product(sides, part, part)
     while sides.shape[-1] > 1:
         half = sides.shape[-1] // 2
         sides = sides[..., :half] + sides[..., half:]
     total, together = sides[..., 0], whole + (count - whole) // AT_ONCE * AT_ONCE
     for place in range(whole, count):
         one = x[..., place]
-        total = total + one * one if place < together else fused(one, one, total.double())
+        total = total + one * one if place < together else fma(one, one, total)
     return total
 
 
 def _exponential(x: torch.Tensor) -> torch.Tensor:
     left = x.clamp(min=float(np.float32(LOWEST)))
-    steps = fused(left, float(np.float32(LOG2_E)), ROUNDING) - ROUNDING
+    steps = fma(left, float(np.float32(LOG2_E)), ROUNDING) - ROUNDING
     for part in MINUS_LN2:
-        left = fused(steps, float(np.float32(part)), left.double())
-    return torch.ldexp(polynomial(EXPONENTIAL, left).double(), steps.double()).float()  # the least are denormal
+        left = fma(steps, float(np.float32(part)), left)
+    return scaled(polynomial(EXPONENTIAL, left), steps)

@@ -12,6 +12,7 @@ import math
 import torch
 
 from qtools.core.types import Op
+from qtools.simulate._fma import add_product
 
 WIDTH, DEPTH, NARROWEST = 128, 128, 16
 """Columns and inner places of what is packed at once; with fewer columns it is deeper, down to the last of them."""
@@ -33,12 +34,12 @@ def run(op: Op, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:  # as all flo
     inner, columns = a.shape[-1], b.shape[-1]
     if math.prod(a.shape[1:]) * columns > MOST:
         return torch.matmul(a, b)
-    left, right, together = a.double(), b.double(), _depth(inner, columns)
+    together, shape = _depth(inner, columns), torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     total: torch.Tensor | None = None
     for first in range(0, inner, together):
-        part = torch.zeros(1)
+        part = torch.zeros(*shape, a.shape[-2], columns)
         for place in range(first, min(first + together, inner)):
-            part = torch.addcmul(part.double(), left[..., place, None], right[..., place, None, :]).float()
+            add_product(part, a[..., place, None], b[..., place, None, :])
         total = part if total is None else total + part
     assert total is not None
     return total

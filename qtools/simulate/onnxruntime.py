@@ -109,7 +109,7 @@ def _average(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
         return _global_mean(x, (2, 3), out)
     counted = torch.ones(1, 1, *x.codes.shape[-2:])
     sides = (left, left, top, top)
-    real = functional.pad(numerics.dequantize(x.codes.int(), x.params), sides)
+    real = functional.pad(numerics.dequantize(x.codes, x.params), sides)
     inside = functional.pad(counted, sides, value=float(op.attrs["counts_padding"]))
     total = torch.zeros(*x.codes.shape[:2], rows, columns)
     count = torch.zeros(1, 1, rows, columns)
@@ -140,7 +140,7 @@ def _concat(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     parts = [
         x.codes
         if (x.params.scale, x.params.zero_point) == (out.params.scale, out.params.zero_point)
-        else quantize(numerics.dequantize(x.codes.int(), x.params), out.params)
+        else quantize(numerics.dequantize(x.codes, x.params), out.params)
         for x in data
     ]
     return torch.cat(parts, op.attrs["dim"])

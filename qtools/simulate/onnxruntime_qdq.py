@@ -23,7 +23,7 @@ def _through_float(compute: Callable[..., torch.Tensor]) -> Kernel:
     """DequantizeLinear on each operand, `compute(op, *operands)`, QuantizeLinear."""
 
     def run(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
-        real = compute(op, *(numerics.dequantize(x.codes.int(), x.params) for x in data))
+        real = compute(op, *(numerics.dequantize(x.codes, x.params) for x in data))
         return QUANTIZE(real, out.params).clamp(*out.ends)
 
     return Kernel(run)

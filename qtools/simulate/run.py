@@ -212,7 +212,7 @@ class Simulator:
     def real(self, name: str, value: torch.Tensor) -> torch.Tensor:
         """Codes dequantized; floats as they are."""
         if name in self._codes_of:
-            value = numerics.dequantize(value.int(), self._known(name))
+            value = numerics.dequantize(value, self._known(name))
         return value
 
     def _as_codes(self, name: str, value: Any, reader: str) -> Any:
