@@ -36,15 +36,15 @@ def convert(program: Program, path: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder, quiet():
         raw = Path(folder) / "float.mlpackage"
         try:
-            model = ct.convert(
+            ct.convert(
                 _convertible(program.exported),
                 inputs=[ct.TensorType(*end) for end in zip(takes.names, takes.shapes, strict=True)],
                 outputs=[ct.TensorType(name) for name in gives.names],
                 minimum_deployment_target=ct.target.iOS17,
                 compute_precision=ct.precision.FLOAT32,
                 skip_model_load=True,
+                package_dir=str(raw),  # its own temporary package would lie there until the process ends
             )
-            model.save(str(raw))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
             raise refused("coremltools", program.view, error) from error
         spec = Package(raw).spec

@@ -118,7 +118,7 @@ def test_every_stage_proved_its_work(ended):
 @pytest.mark.slow
 @pytest.mark.skipif(reference.checkpoint("repvit_m1_1") is None, reason="no reference checkpoint is shipped yet")
 def test_the_embedded_default(tmp_path, qtools):
-    few = ("--method", "fast", "--calibration", "16", "--evaluation", "16")  # the default method goes its way above
+    few = ("--method", "mse", "--calibration", "16", "--evaluation", "16")  # the default method goes its way above
     ended = qtools(tmp_path, "quantize", "m1_1", "--weights", "reference", *few)
     assert ended.code == 0, ended.err + ended.out
     report = ended.report()

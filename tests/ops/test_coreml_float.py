@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import timm
 import torch
 from torch import nn
 
+from exporters._coreml.convert import convert
 from exporters._coreml.evaluator import Evaluator
 from exporters.coreml import TARGET
 from qtools.fuse.apply import fuse
@@ -54,3 +56,15 @@ def test_the_float_package_computes_what_torch_computes(name: str, tmp_path: Pat
     assert float((exact[0] - exact[1]).abs().max()) > 10 * RELATIVE * float(exact.abs().max())  # it looks at the image
     error = float(np.abs(answers - exact.numpy()).max() / exact.abs().max())
     assert error < RELATIVE, error
+
+
+def test_a_conversion_leaves_nothing_but_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """coremltools keeps a package of its own until the process ends: a process may convert hundreds."""
+    temporary, made = tmp_path / "temporary", tmp_path / "made"
+    temporary.mkdir()
+    made.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    program = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), torch.randn(1, 3, 8, 8))
+    convert(program, made / "model.mlpackage")
+    assert [path.name for path in made.iterdir()] == ["model.mlpackage"]
+    assert not list(temporary.rglob("*.mlpackage"))
