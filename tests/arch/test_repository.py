@@ -124,3 +124,20 @@ def test_every_dependency_has_its_reason(root: Path) -> None:
     text = (root / "pyproject.toml").read_text()
     bare = [line for line in text.splitlines() if re.match(r'\s+"[\w-]+[<>=].*",?\s*$', line)]
     assert not bare, f"no reason given: {bare}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings: small letters, no signs but hyphens, hyphens for spaces."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_links_between_pages_lead_somewhere(root: Path, tracked: list[str]) -> None:
+    lost, seen = [], 0
+    for page in (root / name for name in tracked if name.endswith(".md")):
+        for link in re.findall(r"\]\((?!\w+:)([^)\s]+)\)", page.read_text()):
+            file, _, anchor = link.partition("#")
+            target, seen = (page.parent / file if file else page), seen + 1
+            if not target.is_file() or (anchor and anchor not in anchors(target)):
+                lost.append(f"{page.relative_to(root)}: {link}")
+    assert not lost and seen > 10
