@@ -7,28 +7,32 @@ from dataclasses import dataclass
 
 from qtools.core.types import GraphView, Op, OpKind
 
-_BETWEEN = frozenset({OpKind.SOFTMAX, OpKind.MUL, OpKind.ADD, OpKind.SUB, OpKind.DIV, OpKind.RESHAPE, OpKind.IDENTITY})
-"""What may lie between the two products: a scale, a mask or biases of positions, the softmax, windows taken apart."""
+_BETWEEN = frozenset(
+    {OpKind.SOFTMAX, OpKind.MUL, OpKind.ADD, OpKind.SUB, OpKind.DIV, OpKind.CONV, OpKind.RESHAPE, OpKind.IDENTITY}
+)
+"""What may lie between the two products: a scale, a mask or biases of positions, the softmax, windows taken apart, and
+layers that mix the heads."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax(query key^T ...) value.
+    """softmax(query key^T ...) value, or its scores alone where what it gives goes another way.
 
     Attributes:
-        ops: The operation, or both products and what multiplies the queries by a number.
-        query, value: Value ids, (..., tokens, depth) each, mostly (batch, heads, tokens, depth).
+        ops: The operation, or its products and what multiplies the queries by a number.
+        query: Value id, (..., tokens, depth), mostly (batch, heads, tokens, depth).
         key: Value id, of the same shape, or with the last two axes exchanged where `turned`.
-        result: Value id of what it gives, shaped as the queries.
-        averages: Whether each result is an average of the values, whose weights nothing changes that all scores of a
-            query have in common.
+        value: Value id, shaped as the queries; None of scores alone.
+        result: Value id of what it gives, likewise.
+        averages: Whether nothing changes what all scores of a query have in common; and each result is an average of
+            the values.
     """
 
     ops: tuple[Op, ...]
     query: str
     key: str
-    value: str
-    result: str
+    value: str | None
+    result: str | None
     turned: bool
     averages: bool
 
@@ -43,30 +47,57 @@ def find(view: GraphView) -> tuple[Attention, ...]:
     for op in view.ops:
         if op.kind is OpKind.ATTENTION and len(op.inputs) == 3:
             found.append(Attention((op,), *op.inputs[:3], op.outputs[0], turned=False, averages=True))
-        elif op.kind is OpKind.MATMUL and (inside := _between(op, view)):
-            *between, scores = inside
-            query, key = scores.inputs
-            scaling = view.producer.get(query)
-            ops: tuple[Op, ...] = (scores, op)
-            if scaling is not None and "number" in scaling.attrs and scaling.kind is OpKind.MUL:
-                query, ops = scaling.inputs[0], (scaling, *ops)
-            averages = _averages(between, view)
-            found.append(Attention(ops, query, key, op.inputs[1], op.outputs[0], turned=True, averages=averages))
+        elif op.kind is OpKind.MATMUL and (between := _between(op, view)):
+            query, key, ops = _operands(between[-1], view)
+            averages = _averages(between[:-1], view)
+            found.append(Attention((*ops, op), query, key, op.inputs[1], op.outputs[0], turned=True, averages=averages))
     return tuple(found)
+
+
+def scores(view: GraphView) -> tuple[Attention, ...]:
+    """Every product of queries and keys behind which a softmax lies, whatever becomes of that.
+
+    Args:
+        view: The captured graph.
+    """
+    found = []
+    for op in view.ops:
+        if op.kind is OpKind.ATTENTION and len(op.inputs) == 3:
+            found.append(Attention((op,), *op.inputs[:2], None, None, turned=False, averages=True))
+        elif op.kind is OpKind.SOFTMAX and (before := _back(op.inputs[0], view)):
+            query, key, ops = _operands(before[-1], view)
+            averages = _averages((op, *before[:-1]), view)
+            found.append(Attention(ops, query, key, None, None, turned=True, averages=averages))
+    return tuple(found)
+
+
+def _operands(product: Op, view: GraphView) -> tuple[str, str, tuple[Op, ...]]:
+    """Queries, keys, and the product with what multiplies the queries by a number in front of it."""
+    query, key = product.inputs
+    scaling = view.producer.get(query)
+    if scaling is not None and "number" in scaling.attrs and scaling.kind is OpKind.MUL:
+        return scaling.inputs[0], key, (scaling, product)
+    return query, key, (product,)
 
 
 def _between(op: Op, view: GraphView) -> tuple[Op, ...]:
     """From a product's first operand back to the product whose softmax that is; nothing where it is none."""
-    maker, found = view.producer.get(op.inputs[0]), list[Op]()
-    while maker is not None and maker.kind in _BETWEEN:
+    found = _back(op.inputs[0], view) if view.fixed.isdisjoint(op.inputs) else ()
+    return found if any(each.kind is OpKind.SOFTMAX for each in found) else ()
+
+
+def _back(name: str, view: GraphView) -> tuple[Op, ...]:
+    """From a value that one operation reads back to a product of two values; nothing where there is none."""
+    found: list[Op] = []
+    while len(view.consumers[name]) == 1 and name not in view.outputs and (maker := view.producer.get(name)):
         found.append(maker)
-        sources = [name for name in maker.inputs if name not in view.fixed]
-        if len(sources) != 1 or len(view.consumers[maker.outputs[0]]) != 1:
+        if maker.kind is OpKind.MATMUL:
+            return tuple(found) if view.fixed.isdisjoint(maker.inputs) else ()
+        sources = [source for source in maker.inputs if source not in view.fixed]
+        if maker.kind not in _BETWEEN or len(sources) != 1:
             return ()
-        maker = view.producer.get(sources[0])
-    if maker is None or maker.kind is not OpKind.MATMUL or all(each.kind is not OpKind.SOFTMAX for each in found):
-        return ()
-    return (*found, maker) if view.fixed.isdisjoint((*maker.inputs, *op.inputs)) else ()
+        (name,) = sources
+    return ()
 
 
 def _averages(between: Sequence[Op], view: GraphView) -> bool:
@@ -87,6 +118,14 @@ def _only_moves(op: Op, view: GraphView) -> bool:
     return op.kind in (OpKind.RESHAPE, OpKind.IDENTITY) and rows[0] == rows[1]
 
 
+def _mixes_heads(op: Op, view: GraphView) -> bool:
+    """Whether a convolution takes each position by itself."""
+    if op.kind is not OpKind.CONV:
+        return False
+    single = view.values[op.inputs[1]].shape[2:] == (1, 1)
+    return single and {*op.attrs["stride"]} == {1} and {*op.attrs["padding"]} == {0}
+
+
 def _keeps_rows(op: Op, view: GraphView) -> bool:
     """Whether what all scores of a query have in common they still have in common behind an operation."""
     if op.kind in (OpKind.ADD, OpKind.SUB):
@@ -94,4 +133,4 @@ def _keeps_rows(op: Op, view: GraphView) -> bool:
     if op.kind in (OpKind.MUL, OpKind.DIV):
         data, *fixed = op.inputs
         return data not in view.fixed and all(view.values[name].shape[-1:] in ((), (1,)) for name in fixed)
-    return _only_moves(op, view)
+    return _only_moves(op, view) or _mixes_heads(op, view)

@@ -46,7 +46,8 @@ def _movable(heads: Heads) -> list[Places]:
     def has_biases(places: Places) -> bool:
         return all(len(heads.writers[writer].inputs) == 3 for writer in np.unique(places[:, 0]))
 
-    wanted = [(heads.key, True), (heads.value, len(heads.out.inputs) == 3 and has_no_border(heads.out))]
+    takes_back = heads.out is not None and len(heads.out.inputs) == 3 and has_no_border(heads.out)
+    wanted = [(heads.key, True), (heads.value, takes_back)]
     return [places for places, can in wanted if heads.averages and can and has_biases(places)]
 
 
@@ -76,7 +77,7 @@ def fold(shifted: Sequence[tuple[Heads, Shifts]], weights: Weights) -> dict[str,
             if taken.any():
                 add(writer.inputs[2], -taken)
         back = np.array([shifts[writer][channel] for writer, channel in heads.value])
-        if back.any():
+        if heads.out is not None and back.any():
             weight = weights[heads.out.inputs[1]].astype(np.float64)[:, heads.behind]
             add(heads.out.inputs[2], weight.reshape(len(weight), len(back), -1).sum(2) @ back)
     return {name: array.astype(np.float32) for name, array in new.items()}

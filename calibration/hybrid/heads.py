@@ -44,15 +44,15 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Heads:
-    """An attention between layers, all of its heads.
+    """An attention between layers, all of its heads, or its queries and keys alone.
 
     Attributes:
         writers: Layers that make queries, keys and values; one may make several.
         channels: Number of output channels of each.
         query: Where each channel of the queries comes from; `key` has the same channels in the same order.
         key: The same of the keys.
-        value: The same of the values.
-        out: The layer that reads the result.
+        value: The same of the values; none where no layer reads the result.
+        out: The layer that reads the result, or None.
         behind: Input channel of `out` for each channel of the values, shape (channels,).
         averages: As in `Attention`.
     """
@@ -62,7 +62,7 @@ class Heads:
     query: Places
     key: Places
     value: Places
-    out: Op
+    out: Op | None
     behind: NDArray[np.int64]
     averages: bool
 
@@ -76,25 +76,45 @@ class Factors:
 
 
 def find(program: Program) -> tuple[Heads, ...]:
-    """Every attention whose operands layers make, and whose result a layer reads, with nothing but moves between.
+    """Every attention whose operands layers make, with nothing but moves between.
+
+    Values are among them where a layer reads the result, which can take back what is done to them.
 
     Args:
         program: The captured graph.
     """
+    whole = [(each, found) for each in attention.find(program.view) if (found := _whole(each, program))]
+    known = {op.id for each, _ in whole for op in each.ops}
+    rest = [each for each in attention.scores(program.view) if each.ops[-1].id not in known]
+    return (*(found for _, found in whole), *(found for each in rest if (found := _heads(each, None, program))))
+
+
+def _whole(each: Attention, program: Program) -> Heads | None:
+    """An attention with its values, where a layer reads the result."""
+    assert each.result is not None
+    out = _reader(each.result, program.view)
+    return None if out is None else _heads(each, out, program)
+
+
+def _heads(each: Attention, out: Op | None, program: Program) -> Heads | None:
+    """Where the channels of an attention come from and go to; None where others read them, or operations mix them."""
     view = program.view
-    found = []
-    for each in attention.find(view):
-        operands = (each.query, each.key, each.value)
-        makers = {maker.id: maker for name in operands if (maker := _maker(name, view)) is not None}
-        out, made = _reader(each.result, view), tuple(makers.values())
-        if out is None or not all(is_layer(maker, view) and _leads_to(maker, each.ops, view) for maker in made):
-            continue
-        places = _places(program, each, made)
-        behind = _behind(program, each.result, out)
-        if places is not None and behind is not None and len(behind) == len(places[2]):
-            channels = tuple(view.values[w.inputs[1]].shape[0] for w in made)
-            found.append(Heads(made, channels, *places, out, behind, each.averages))
-    return tuple(found)
+    operands = [name for name in (each.query, each.key, each.value) if name is not None]
+    writers = tuple({maker.id: maker for name in operands if (maker := _maker(name, view)) is not None}.values())
+    if not all(is_layer(writer, view) for writer in writers):
+        return None
+    places = _places(program, each, writers)
+    if places is None or _read_elsewhere(program, each.ops, writers, np.concatenate(places)):
+        return None
+    query, key, *values = places
+    value, behind = values[0] if values else np.empty((0, 2), np.int64), np.empty(0, np.int64)
+    if out is not None and each.result is not None:
+        found = _behind(program, each.result, out)
+        if found is None or len(found) != len(value):
+            return None
+        behind = found
+    channels = tuple(view.values[writer.inputs[1]].shape[0] for writer in writers)
+    return Heads(writers, channels, query, key, value, out, behind, each.averages)
 
 
 def level(heads: Heads, seen: Mapping[str, Channels], weights: Weights, bits: Bits) -> tuple[Factors, float, float]:
@@ -120,7 +140,7 @@ def level(heads: Heads, seen: Mapping[str, Channels], weights: Weights, bits: Bi
     for strength in STRENGTHS:
         score = balance**strength
         rest = max((wide[0] * score).max(), (wide[1] / score).max()) if len(heads.writers) == 1 else 0.0
-        widest = max(rest, wide[2].max())
+        widest = max(rest, wide[2].max(initial=0.0))
         up = np.where(wide[2] > 0, widest / np.where(wide[2] > 0, wide[2], 1.0), 1.0).clip(1.0, LARGEST)
         factors = (Factors(score, up**share) for share in STRENGTHS)
         found += [(each, noise(heads, each, seen, weights, bits)) for each in factors]
@@ -153,6 +173,8 @@ def noise(heads: Heads, factors: Factors, seen: Mapping[str, Channels], weights:
     scores = float((off[0] * power[1] / score + off[1] * power[0] * score).sum()) / (
         float((power[0] * power[1]).sum()) or 1.0
     )
+    if heads.out is None:
+        return scores
     weight = weights[heads.out.inputs[1]].astype(np.float64)[:, heads.behind]
     squares = np.square(weight).reshape(len(weight), len(value), -1).sum((0, 2))
     ends = [_of(heads, heads.value, [seen[w.outputs[0]].ends[side] for w in heads.writers]) for side in (0, 1)]
@@ -182,6 +204,8 @@ def fold(levelled: Sequence[tuple[Heads, Factors]], weights: Weights) -> dict[st
         for writer, scale in zip(heads.writers, _scales(heads, factors), strict=True):
             for name in writer.inputs[1:]:
                 new[name] = now(name) * scale.reshape(-1, *[1] * (weights[name].ndim - 1))
+        if heads.out is None:
+            continue
         columns = np.ones(weights[heads.out.inputs[1]].shape[1])
         columns[heads.behind] = factors.value
         name = heads.out.inputs[1]
@@ -226,19 +250,31 @@ def _reader(name: str, view: GraphView) -> Op | None:
     return readers[0] if plain else None
 
 
-def _leads_to(writer: Op, readers: Sequence[Op], view: GraphView) -> bool:
-    """Whether moves carry a layer's result into one attention and nowhere else."""
-    left = [writer.outputs[0]]
+def _read_elsewhere(program: Program, readers: Sequence[Op], writers: Sequence[Op], places: Places) -> bool:
+    """Whether moves carry any of these channels to something else than these operations."""
+    view, ends, left = program.view, list[str](), [writer.outputs[0] for writer in writers]
     while left:
         name = left.pop()
-        if name in view.outputs:
-            return False
-        for reader in view.consumers[name]:
-            if reader.kind in _MOVES:
-                left += reader.outputs
-            elif reader not in readers:
-                return False
-    return True
+        others = [op for op in view.consumers[name] if op not in readers]
+        left += [out for op in others if op.kind in _MOVES for out in op.outputs]
+        if name in view.outputs or any(op.kind not in _MOVES for op in others):
+            ends.append(name)
+    numbers, starts = _numbered(program, writers)
+    sent = _sent(program, numbers, ends)
+    channels = np.asarray(starts)[places[:, 0]] + places[:, 1]
+    return len(sent) < len(ends) or any(np.isin(channels, each.numpy()).any() for each in sent)
+
+
+def _numbered(program: Program, writers: Sequence[Op]) -> tuple[dict[str, torch.Tensor], list[int]]:
+    """Results that hold the numbers of their channels, counted through all writers; and the first number of each."""
+    numbers, starts = {}, [0]
+    for writer in writers:
+        value = program.view.values[writer.outputs[0]]
+        axis = value.channel_axis or 0
+        own = torch.arange(value.shape[axis], dtype=torch.float64) + starts[-1]
+        numbers[value.id] = own.reshape([-1 if at == axis else 1 for at in range(len(value.shape))]).expand(value.shape)
+        starts.append(starts[-1] + value.shape[axis])
+    return numbers, starts
 
 
 def _sent(program: Program, numbers: Mapping[str, torch.Tensor], wanted: Sequence[str]) -> list[torch.Tensor]:
@@ -251,29 +287,22 @@ def _sent(program: Program, numbers: Mapping[str, torch.Tensor], wanted: Sequenc
     return [alive[name] for name in wanted if name in alive]
 
 
-def _places(program: Program, inside: Attention, writers: Sequence[Op]) -> tuple[Places, Places, Places] | None:
+def _places(program: Program, inside: Attention, writers: Sequence[Op]) -> tuple[Places, ...] | None:
     """Where the channels of queries, keys and values come from; None where positions or channels mix."""
-    numbers, starts = {}, [0]
-    for writer in writers:
-        value = program.view.values[writer.outputs[0]]
-        axis = value.channel_axis or 0
-        own = torch.arange(value.shape[axis], dtype=torch.float64) + starts[-1]
-        numbers[value.id] = own.reshape([-1 if at == axis else 1 for at in range(len(value.shape))]).expand(value.shape)
-        starts.append(starts[-1] + value.shape[axis])
-    sent = _sent(program, numbers, (inside.query, inside.key, inside.value))
-    if len(sent) == 3 and inside.turned and sent[1].ndim == 4:
+    numbers, starts = _numbered(program, writers)
+    wanted = [name for name in (inside.query, inside.key, inside.value) if name is not None]
+    sent = _sent(program, numbers, wanted)
+    if len(sent) == len(wanted) and inside.turned:
         sent[1] = sent[1].transpose(-2, -1)
     found = [each for each in map(_constant_over_tokens, sent) if each is not None]
-    if len(found) != 3 or len(found[0]) != len(found[1]):
+    if len(found) != len(wanted) or len(found[0]) != len(found[1]):
         return None
     every = np.concatenate(found)
     if len(np.unique(every)) != len(every):
         return None  # a channel that is read twice can have one factor only
     writer_of = [np.searchsorted(starts, each, side="right") - 1 for each in found]
-    query, key, value_places = (
-        np.stack([writer, each - np.asarray(starts)[writer]], 1) for writer, each in zip(writer_of, found, strict=True)
-    )
-    return query, key, value_places
+    pairs = zip(writer_of, found, strict=True)
+    return tuple(np.stack([writer, each - np.asarray(starts)[writer]], 1) for writer, each in pairs)
 
 
 def _behind(program: Program, result: str, out: Op) -> NDArray[np.int64] | None:
@@ -294,7 +323,9 @@ def _behind(program: Program, result: str, out: Op) -> NDArray[np.int64] | None:
 
 
 def _constant_over_tokens(value: torch.Tensor) -> NDArray[np.int64] | None:
-    """Channel numbers, head after head, of a value of shape (batch, heads, tokens, depth)."""
+    """Channel numbers, head after head, of a value of shape (batch, heads, tokens, depth), or without heads."""
+    if value.ndim == 3:
+        value = value.unsqueeze(1)
     if value.ndim != 4 or (value != value[:1, :, :1]).any():
         return None
     return value[0, :, 0].reshape(-1).numpy().astype(np.int64)

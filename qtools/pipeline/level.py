@@ -87,7 +87,8 @@ def _level_heads(
     shifts = [(each, center_heads.shift(each, seen)) for each in inside]
     centered = center_heads.fold(shifts, weights)
     weights, seen = {**weights, **centered}, center_heads.moved(seen, shifts)
-    found = [(each, *heads.level(each, seen, weights, (bits[0], bits[1](each.out)))) for each in inside]
+    wide = [(bits[0], bits[0] if each.out is None else bits[1](each.out)) for each in inside]
+    found = [(each, *heads.level(each, seen, weights, both)) for each, both in zip(inside, wide, strict=True)]
     around = sum(any(taken.any() for taken in each) for _, each in shifts)
     better = sum(after < before for *_, after, before in found)
     share = sum(after for *_, after, _ in found) / (sum(before for *_, before in found) or 1.0)
@@ -95,7 +96,9 @@ def _level_heads(
         f"{better} of {len(inside)} attentions levelled: rounding noise in their scores and behind them, as predicted, "
         f"falls to {share:.0%}"
     )
-    moved = f"keys and values of {around} of {len(inside)} attentions moved around zero"
+    moved = (
+        f"keys, and values where a layer reads the result, of {around} of {len(inside)} attentions moved around zero"
+    )
     return centered | heads.fold([(each, factors) for each, factors, *_ in found], weights), (
         Step("center heads", around > 0, None, None, moved),
         Step("equalize heads", better > 0, None, None, note),

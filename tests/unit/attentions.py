@@ -54,3 +54,24 @@ class Windows(nn.Module):
         q, k = q.permute(0, 2, 1, 3), k.permute(0, 2, 3, 1)
         scores = ((q * DEPTH**-0.5) @ k if self.queries else q @ k * DEPTH**-0.5) + self.bias
         return self.proj((self.weigh(scores) @ v.transpose(1, 2)).transpose(1, 2).reshape(1, TOKENS, WIDTH)).mean(1)
+
+
+class Maps(nn.Module):
+    """One head over the positions of maps, as EfficientViT (MSRA) has it: queries through a layer of their own.
+
+    What it gives passes a function, so that no layer reads it.
+    """
+
+    def __init__(self, *, leak: bool = False) -> None:
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, WIDTH, 2, 2), nn.Conv2d(WIDTH, 2 * DEPTH + WIDTH, 1)
+        self.deep, self.proj = nn.Conv2d(DEPTH, DEPTH, 3, padding=1, groups=DEPTH), nn.Conv2d(WIDTH, 4, 1)
+        self.bias, self.leak = nn.Parameter(torch.randn(TOKENS, TOKENS)), leak
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.stem(x)).split((DEPTH, DEPTH, WIDTH), 1)
+        leaked = k.mean() if self.leak else 0
+        q, k, v = self.deep(q).flatten(2), k.flatten(2), v.flatten(2)
+        weights = (q.transpose(-2, -1) @ k * DEPTH**-0.5 + self.bias).softmax(-1)
+        y = (v @ weights.transpose(-2, -1)).reshape(-1, WIDTH, x.shape[2] // 2, x.shape[3] // 2)
+        return self.proj(F.relu(y)).mean((2, 3)) + leaked

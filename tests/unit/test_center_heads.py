@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import conv2d
 
 from calibration.hybrid import center_heads, heads
 from calibration.hybrid.channels import Channels, observe_channels
 from qtools.core.types import OpKind
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
-from tests.unit.attentions import DEPTH, WIDTH, Attention, Weigh, Windows
+from tests.unit.attentions import DEPTH, WIDTH, Attention, Maps, Weigh, Windows
 
 WRITTEN_OUT = frozenset({OpKind.ATTENTION})
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -24,6 +25,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "three layers": lambda: Attention(one=False),
     "by hand": Windows,
     "by hand, queries scaled": lambda: Windows(queries=True),
+    "one head on maps, keys alone": Maps,
 }
 
 
@@ -37,7 +39,8 @@ def _weights(program: Program) -> dict[str, np.ndarray]:
 
 
 def _seen(program: Program, found: heads.Heads) -> dict[str, Channels]:
-    axes = {writer.outputs[0]: 2 for writer in found.writers}
+    names = [writer.outputs[0] for writer in found.writers]
+    axes = {name: program.view.values[name].channel_axis or 0 for name in names}
     images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
     return observe_channels([images[i : i + 1] for i in range(16)], execute.observer(program, axes.keys()), axes)
 
@@ -116,6 +119,7 @@ def test_without_biases_nothing_is_moved() -> None:
     assert not np.concatenate(center_heads.shift(found, seen)).any()
 
 
+MIXED = torch.tensor([[0.9, 0.3], [-0.2, 1.1]]).reshape(2, 2, 1, 1)
 COLUMNS = torch.linspace(0.5, 1.5, 16)
 NO_AVERAGES: dict[str, Weigh] = {
     "softmax over queries": lambda scores: scores.softmax(-2),
@@ -123,9 +127,11 @@ NO_AVERAGES: dict[str, Weigh] = {
     "weights biased": lambda scores: scores.softmax(-1) + COLUMNS,
     "a factor for each key": lambda scores: (scores * COLUMNS).softmax(-1),
     "divided for each key": lambda scores: (scores / COLUMNS).softmax(-1),
+    "mixed with neighbours": lambda scores: conv2d(scores, MIXED.expand(-1, -1, 3, 3), padding=1).softmax(-1),
 }
 AVERAGES: dict[str, Weigh] = {
     "a factor for each query": lambda scores: (scores * COLUMNS[:, None]).softmax(-1),
+    "heads mixed": lambda scores: conv2d(scores, MIXED).softmax(-1),
     "less a bias for each key": lambda scores: (scores - COLUMNS).softmax(3),
     "windows taken apart": lambda scores: (scores.reshape(1, 2, 2, 8, 16) * 2).reshape(1, 2, 16, 16).softmax(-1),
 }

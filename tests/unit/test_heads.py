@@ -14,7 +14,7 @@ from qtools.core import numerics
 from qtools.core.types import OpKind, QuantScheme
 from qtools.graph import execute
 from qtools.graph.capture import Program, capture
-from tests.unit.attentions import DEPTH, WIDTH, Attention, Windows
+from tests.unit.attentions import DEPTH, WIDTH, Attention, Maps, Windows
 
 BITS = (8, 8)
 
@@ -40,7 +40,8 @@ def _program(module: Attention, expand: frozenset[OpKind] = SPEC.expand - {OpKin
 
 
 def _seen(program: Program, found: heads.Heads) -> dict[str, Channels]:
-    axes = {writer.outputs[0]: 2 for writer in found.writers}
+    names = [writer.outputs[0] for writer in found.writers]
+    axes = {name: program.view.values[name].channel_axis or 0 for name in names}
     images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
     return observe_channels([images[i : i + 1] for i in range(16)], execute.observer(program, axes.keys()), axes)
 
@@ -112,3 +113,30 @@ def test_attention_that_a_network_writes_out_itself_is_found(queries: bool, scal
 def test_two_products_without_a_softmax_are_no_attention() -> None:
     program = capture(Windows(weigh=lambda scores: scores).eval(), torch.randn(1, 3, 8, 8), frozenset())
     assert heads.find(program) == ()
+
+
+@pytest.mark.parametrize("written_out", [True, False])
+def test_queries_and_keys_are_levelled_where_no_layer_reads_the_result(written_out: bool) -> None:
+    """Planted: a wide channel of the queries, one of the keys, and values that a function reads."""
+    module = Maps().eval()
+    with torch.no_grad():
+        module.deep.weight[1] *= 12
+        module.qkv.weight[DEPTH + 3] *= 12
+    program = capture(module, torch.randn(1, 3, 8, 8), frozenset({OpKind.ATTENTION} if written_out else ()))
+    (found,) = heads.find(program)
+    assert found.out is None and not len(found.value) and len(found.writers) == 2
+    assert found.query[:, 1].tolist() == list(range(DEPTH))
+    assert found.key[:, 1].tolist() == list(range(DEPTH, 2 * DEPTH))
+    weights = {name: tensor.numpy() for name, tensor in program.constants.items()}
+    factors, after, before = heads.level(found, _seen(program, found), weights, BITS)
+    assert after < 0.5 * before and not len(factors.value)
+    folded = heads.fold([(found, factors)], weights)
+    levelled = program.with_constants({name: torch.from_numpy(array) for name, array in folded.items()})
+    images = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(execute.run(levelled, images), execute.run(program, images), atol=1e-5)
+
+
+def test_keys_that_something_else_reads_are_left_alone_beside_other_channels_that_may() -> None:
+    """The layer that makes the keys also makes what the queries come from, which another layer reads."""
+    found = [heads.find(capture(Maps(leak=leak).eval(), torch.randn(1, 3, 8, 8))) for leak in (False, True)]
+    assert [len(each) for each in found] == [1, 0]
