@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qtools.core.types import GraphView, Op, OpKind
 
@@ -47,10 +47,9 @@ def find(view: GraphView) -> tuple[Attention, ...]:
     for op in view.ops:
         if op.kind is OpKind.ATTENTION and len(op.inputs) == 3:
             found.append(Attention((op,), *op.inputs[:3], op.outputs[0], turned=False, averages=True))
-        elif op.kind is OpKind.MATMUL and (between := _between(op, view)):
-            query, key, ops = _operands(between[-1], view)
-            averages = _averages(between[:-1], view)
-            found.append(Attention((*ops, op), query, key, op.inputs[1], op.outputs[0], turned=True, averages=averages))
+        elif op.kind is OpKind.MATMUL and (chain := _between(op, view)):
+            each = _scores(chain, view)
+            found.append(replace(each, ops=(*each.ops, op), value=op.inputs[1], result=op.outputs[0]))
     return tuple(found)
 
 
@@ -60,24 +59,20 @@ def scores(view: GraphView) -> tuple[Attention, ...]:
     Args:
         view: The captured graph.
     """
-    found = []
-    for op in view.ops:
-        if op.kind is OpKind.ATTENTION and len(op.inputs) == 3:
-            found.append(Attention((op,), *op.inputs[:2], None, None, turned=False, averages=True))
-        elif op.kind is OpKind.SOFTMAX and (before := _back(op.inputs[0], view)):
-            query, key, ops = _operands(before[-1], view)
-            averages = _averages((op, *before[:-1]), view)
-            found.append(Attention(ops, query, key, None, None, turned=True, averages=averages))
-    return tuple(found)
+    whole = [replace(each, value=None, result=None) for each in find(view) if each.ops[0].kind is OpKind.ATTENTION]
+    softmaxes = ((op, _back(op.inputs[0], view)) for op in view.ops if op.kind is OpKind.SOFTMAX)
+    return (*whole, *(_scores((softmax, *chain), view) for softmax, chain in softmaxes if chain))
 
 
-def _operands(product: Op, view: GraphView) -> tuple[str, str, tuple[Op, ...]]:
-    """Queries, keys, and the product with what multiplies the queries by a number in front of it."""
+def _scores(chain: Sequence[Op], view: GraphView) -> Attention:
+    """From what lies behind a product of queries and keys, the last first, and that product."""
+    *between, product = chain
     query, key = product.inputs
     scaling = view.producer.get(query)
+    ops: tuple[Op, ...] = (product,)
     if scaling is not None and "number" in scaling.attrs and scaling.kind is OpKind.MUL:
-        return scaling.inputs[0], key, (scaling, product)
-    return query, key, (product,)
+        query, ops = scaling.inputs[0], (scaling, product)
+    return Attention(ops, query, key, None, None, turned=True, averages=_averages(between, view))
 
 
 def _between(op: Op, view: GraphView) -> tuple[Op, ...]:

@@ -169,21 +169,13 @@ def quantize_float32(x: Array, params: QuantParams) -> Array:
 
     Source: XNNPACK's f32-qs8-vcvt kernels multiply by the reciprocal and round half to even. Only per tensor.
     """
-    xp = array_namespace(x)
-    inverse = float(np.float32(1.0) / params.scale_array[0])
-    codes = x * inverse  # new memory: the rest happens in place
-    xp.round(codes, out=codes)
-    codes += params.zero_point[0]
-    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax, out=codes)
+    return _settled(x * float(np.float32(1.0) / params.scale_array[0]), params)
 
 
 def quantize_by_division(x: Array, params: QuantParams) -> Array:
     """Codes as ONNX's QuantizeLinear makes them: round(x / scale) + zero_point, in float32. Only per tensor."""
     xp = array_namespace(x)
-    codes = x / xp.asarray(params.scale_array[:1])  # new memory: the rest happens in place
-    xp.round(codes, out=codes)
-    codes += params.zero_point[0]
-    return xp.clip(codes, params.scheme.qmin, params.scheme.qmax, out=codes)
+    return _settled(x / xp.asarray(params.scale_array[:1]), params)
 
 
 def requantize(
@@ -203,10 +195,15 @@ def requantize(
         Integer-valued float32 array.
     """
     xp = array_namespace(accumulator)
-    scaled = xp.astype(accumulator, xp.float32, copy=False) * multiplier  # new memory: the rest happens in place
-    xp.round(scaled, out=scaled)
-    scaled += params.zero_point[0]
-    return xp.clip(scaled, *(ends or (params.scheme.qmin, params.scheme.qmax)), out=scaled)
+    return _settled(xp.astype(accumulator, xp.float32, copy=False) * multiplier, params, ends)
+
+
+def _settled(steps: Array, params: QuantParams, ends: tuple[int, int] | None = None) -> Array:
+    """clip(round(steps) + zero_point), in the memory of `steps`."""
+    xp = array_namespace(steps)
+    xp.round(steps, out=steps)
+    steps += params.zero_point[0]
+    return xp.clip(steps, *(ends or (params.scheme.qmin, params.scheme.qmax)), out=steps)
 
 
 def float32(x: float) -> float:

@@ -87,8 +87,8 @@ def _level_heads(
     shifts = [(each, center_heads.shift(each, seen)) for each in inside]
     centered = center_heads.fold(shifts, weights)
     weights, seen = {**weights, **centered}, center_heads.moved(seen, shifts)
-    wide = [(bits[0], bits[0] if each.out is None else bits[1](each.out)) for each in inside]
-    found = [(each, *heads.level(each, seen, weights, both)) for each, both in zip(inside, wide, strict=True)]
+    behind = [bits[1](each.out) if each.out is not None else WIDEST for each in inside]
+    found = [(each, *heads.level(each, seen, weights, (bits[0], w))) for each, w in zip(inside, behind, strict=True)]
     around = sum(any(taken.any() for taken in each) for _, each in shifts)
     better = sum(after < before for *_, after, before in found)
     share = sum(after for *_, after, _ in found) / (sum(before for *_, before in found) or 1.0)

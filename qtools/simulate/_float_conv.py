@@ -32,14 +32,14 @@ def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     if how["groups"] != 1 or tall * broad == 1 or channels * tall * broad > MOST_SUMMED:
         return functional.conv2d(x, weight, bias, **how)
     (down, right), (below, beside), (gap_y, gap_x) = how["stride"], how["padding"], how["dilation"]
-    wide = functional.pad(x, (beside, beside, below, below))
-    height = (wide.shape[2] - gap_y * (tall - 1) - 1) // down + 1
-    width = (wide.shape[3] - gap_x * (broad - 1) - 1) // right + 1
+    padded = functional.pad(x, (beside, beside, below, below))
+    height = (padded.shape[2] - gap_y * (tall - 1) - 1) // down + 1
+    width = (padded.shape[3] - gap_x * (broad - 1) - 1) // right + 1
     start = torch.zeros(outputs) if bias is None else bias
     total = start.reshape(1, -1, 1, 1).repeat(len(x), 1, height, width)
     for row, column, channel in product(range(tall), range(broad), range(channels)):
         top, left = row * gap_y, column * gap_x
-        seen = wide[:, channel, None, top : top + (height - 1) * down + 1 : down]
+        seen = padded[:, channel, None, top : top + (height - 1) * down + 1 : down]
         seen = seen[..., left : left + (width - 1) * right + 1 : right].contiguous()  # read once for every output
         add_product(total, seen, weight[:, channel, row, column].reshape(1, -1, 1, 1))
     return total

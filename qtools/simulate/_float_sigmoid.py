@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 
 from qtools.core.types import Op
+from qtools.simulate._elementwise import by_parts, scaled
 from qtools.simulate._fma import fma
-from qtools.simulate._parts import by_parts, scaled
 
 STEPS = 32
 TABLE = torch.tensor([2 ** (step / STEPS) for step in range(STEPS)], dtype=torch.float32)

@@ -37,13 +37,15 @@ def run(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     if isinstance(how["padding"], str) or not (deep or how["groups"] == 1) or channels * tall * broad > MOST_SUMMED:
         return functional.conv2d(x, weight, bias, **how)
     (below, beside), window = how["padding"], (tall, broad)
-    wide = functional.pad(x, (beside, beside, below, below))
-    size = tuple((wide.shape[2 + d] - how["dilation"][d] * (window[d] - 1) - 1) // how["stride"][d] + 1 for d in (0, 1))
+    padded = functional.pad(x, (beside, beside, below, below))
+    size = tuple(
+        (padded.shape[2 + d] - how["dilation"][d] * (window[d] - 1) - 1) // how["stride"][d] + 1 for d in (0, 1)
+    )
     total: torch.Tensor | None = None
     for first, last in _together(channels, window):
         part = torch.zeros(len(x), outputs, *size)
         for row, column in product(range(tall), range(broad)):
-            seen = wide[(..., *(_every(at, size[d], how, d) for d, at in enumerate((row, column))))]
+            seen = padded[(..., *(_every(at, size[d], how, d) for d, at in enumerate((row, column))))]
             for channel in range(first, last):
                 source = seen if deep else seen[:, channel, None].contiguous()  # read once for every output
                 add_product(part, source, weight[:, channel, row, column].reshape(1, -1, 1, 1))

@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional
 
 from qtools.core.types import Op
+from qtools.simulate._elementwise import by_parts, scaled
 from qtools.simulate._fma import fma
-from qtools.simulate._parts import by_parts, scaled
 
 FARTHEST = 18.0
 UPPER = (4.37031012579801e-11, 1.15627324459942e-07, 6.08574864600143e-05, 8.51377133304701e-03, 2.48287947061529e-01)

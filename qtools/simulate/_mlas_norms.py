@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional
 
 from qtools.core.types import Op
+from qtools.simulate._elementwise import by_parts, scaled
 from qtools.simulate._fma import add_product, fma
 from qtools.simulate._mlas_functions import LOG2_E, MINUS_LN2, ROUNDING, polynomial
-from qtools.simulate._parts import by_parts, scaled
 
 LOWEST = -103.9720840454
 """What exponentials of less than that are taken for."""

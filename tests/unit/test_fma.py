@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtools.simulate import _fma
-from qtools.simulate._parts import AT_ONCE, by_parts, scaled
+from qtools.simulate._elementwise import AT_ONCE, by_parts, scaled
 
 NUMBERS = st.floats(2.0**-40, 2.0**40, width=32).flatmap(lambda x: st.sampled_from((x, -x)))
 

@@ -1,4 +1,4 @@
-"""What float32 functions are made of: powers of two, and as many elements at once as caches hold."""
+"""Functions of each element in float32: over as many at once as caches hold, and times powers of two."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BIAS, FRACTION = 1023, 52
 
 
 def by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """`function(x)` in float32, of x's shape: ten times as fast as over all at once.
+    """`function(x)` in float32, of x's shape, part by part: all at once it would wait for memory.
 
     Args:
         function: Gives each element's result from that element alone.
