@@ -158,8 +158,8 @@ class _Part:
             his.append((part.amax(0, keepdim=True) if folded else part).amax((0, 1, 3)))
             sums.append(part.sum((1, 3), dtype=torch.float64))
             if len(rows) == images:
-                low, high = part.flatten(1).aminmax(dim=1)
-                reach.append(torch.maximum(high, -low))
+                image = part.flatten(1)  # aminmax along a dimension takes eight times as long as both alone
+                reach.append(torch.maximum(image.amax(1), -image.amin(1)))
         lo, hi = torch.stack(los).amin(0), torch.stack(his).amax(0)
         broken = None
         if not (lo.isfinite().all() and hi.isfinite().all()):
