@@ -160,11 +160,12 @@ def test_accumulators_are_exact(length: int, zero: int, bias: int, seed: int) ->
     codes = rng.integers(-128, 128, (2, length))
     got = accumulate(op, Operand(torch.from_numpy(codes).float(), source), prepared)
     assert (got.double().numpy() == (codes - zero) @ weight.T + offsets).all()
-    reach = max(127 - zero, zero + 128)
-    bound = (np.abs(weight).sum(1) * reach + np.abs(offsets)).max()
-    kinds = {torch.int8: bound < EXACT_INT32, torch.float32: bound < EXACT_FLOAT32, torch.float64: True}
-    assert kinds[prepared.weight.dtype]
-    assert (prepared.weight.dtype is torch.int8) == (kinds[torch.int8] and int8_products_pay())
+    products = np.abs(weight).sum(1) * 128
+    whole = (products + np.abs(offsets - zero * weight.sum(1))).max()
+    in_floats = torch.float32 if products.max() < EXACT_FLOAT32 else torch.float64
+    in_bytes = whole < EXACT_INT32 and int8_products_pay()
+    assert prepared.weight.dtype is (torch.int8 if in_bytes else in_floats)
+    assert got.dtype is (torch.int32 if in_bytes else torch.float32 if whole < EXACT_FLOAT32 else torch.float64)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
