@@ -9,6 +9,7 @@ from calibration.taken_in import taken_in
 from calibration.wide import Kernels
 from qtools.core.levelled import levels
 from qtools.core.products import PAIRWISE, giving_floats
+from qtools.core.target import OpRule
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind
 
 DYNAMIC = "dynamic range: its kernel takes floats and quantizes them at run time"
@@ -148,21 +149,30 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return f"{target} has no {width} kernel for {name} in these rules"
     if any(not view.values[n].dtype.startswith("float") for n in (*op.inputs, *op.outputs)):
         return "works on integers or booleans already"
-    if rule.dims and _reduced(op, view) != rule.dims:
-        return f"the {target} kernel reduces dimensions {rule.dims} of a 4-D value only"
-    if rule.even and not op.attrs.get("even"):
-        return f"the {target} kernel pools over even windows only"
+    if form := _refused_form(op, rule, view):
+        return f"the {target} kernel {form}"
     if rule.centered and kernels.cut:
         return "one operand's zero point has to be at 0, and codes that are cut have theirs elsewhere"
     if op.kind is OpKind.PAD and op.attrs["value"]:
         return f"it adds {op.attrs['value']:g}, and codes can only be padded with zero"
-    if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:
-        return f"the {target} kernel takes no {how} sampling"
     if op.kind in PAIRWISE and len(op.inputs) != 2 and not (rule.number and op.attrs.get("number")):
         return "one operand is a number, not a tensor"
     if op.kind in WEIGHTED:
         return _reason_of_layer(op, view)
     return "" if view.fixed.isdisjoint(op.inputs) else "one operand is a constant tensor"
+
+
+def _refused_form(op: Op, rule: OpRule, view: GraphView) -> str:
+    """What an integer kernel does only, where the operation is another form of its kind."""
+    if rule.dims and _reduced(op, view) != rule.dims:
+        return f"reduces dimensions {rule.dims} of a 4-D value only"
+    if rule.even and not op.attrs.get("even"):
+        return "pools over even windows only"
+    if rule.unpadded and not op.attrs.get("unpadded"):
+        return "pools without padding only"
+    if rule.sampling and (how := op.attrs.get("sampling")) not in rule.sampling:
+        return f"takes no {how} sampling"
+    return ""
 
 
 def _chosen(op: Op, kernels: Kernels) -> str:

@@ -60,6 +60,11 @@ def _gelu(x: torch.Tensor, approximate: str = "none") -> Any:
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
+def _max_pool(x: torch.Tensor, window: list[int], stride: tuple[int, ...] = (), *rest: Any) -> Any:
+    """coremltools 9 wants the stride, which is the window's size where it is left out."""
+    return NotImplemented if stride else torch.ops.aten.max_pool2d(x, window, window, *rest)
+
+
 def _itself(x: torch.Tensor) -> torch.Tensor:
     return x
 
@@ -73,4 +78,6 @@ def _convertible(exported: torch.export.ExportedProgram) -> torch.export.Exporte
     table: dict[Any, Any] = {kind: rule for kind, rule in _REWRITES.items() if any(n.target is kind for n in calls)}
     if any(n.kwargs.get("approximate") == "tanh" for n in calls):
         table[torch.ops.aten.gelu.default] = _gelu
+    if any(n.target is torch.ops.aten.max_pool2d.default and len(n.args) == 2 for n in calls):
+        table[torch.ops.aten.max_pool2d.default] = _max_pool
     return exported.run_decompositions(table) if table else exported

@@ -17,7 +17,7 @@ from exporters._onnx.scaled import scale_first
 from exporters._onnx.silu import in_one_operator
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.handed_on import handed_on
+from qtools.core.handed_on import behind_moves, handed_on
 from qtools.core.products import scaled_inside
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, OpKind, QuantParams, QuantPlan, QuantScheme
 
@@ -27,6 +27,8 @@ LAYERS = ("Conv", "ConvTranspose", "Gemm")
 """Operators with a weight and a bias that onnxruntime has an integer kernel for, or that hold integer weights."""
 Uses = Sequence[tuple[ir.Node, int]]
 """Nodes, and which of their inputs."""
+MOVED = ".moved"
+"""Ending of a float value's name in front of a pair that the program has behind a move of it."""
 PACKED_OPSET = 21
 """The first with 4-bit tensors; what it says of every other operator in our graphs is what opset 20 says."""
 
@@ -69,9 +71,8 @@ class QdqWriter:
                 elif op.kind is OpKind.RESHAPE:
                     self._write_reshape(op)
         for name in self.view.activations:
-            params = self.plan.params(name)
-            if params is not None and name in self.binding and self._tensor(name) is not None:
-                self._write_pair(name, params, ends)
+            if name in self.binding:
+                self._write_activation(name, ends)
         self._keep_in_float()
         self._scale_first()
         in_one_operator(self.model, self.edit)
@@ -249,12 +250,18 @@ class QdqWriter:
         self.edit.put(reader, real)
         return real
 
+    def _write_activation(self, value: str, ends: EndTypes) -> None:
+        if (params := self.plan.params(value)) is not None:
+            self._write_pair(value, params, ends)
+        elif (entry := behind_moves(self.view, self.plan, value)) is not None and entry.params is not None:
+            self._lead(self._tensor(value), entry.params, f"{value}{MOVED}")
+
     def _write_pair(self, value: str, params: QuantParams, ends: EndTypes) -> None:
         """Q and DQ behind a value: integer readers take the DQ's result, float readers only what really was codes."""
         tensor, made_by = self._tensor(value), self.view.producer.get(value)
         from_codes = made_by is None or self._is_integer(made_by)
         if (computed := self._computed(value)) is not tensor:
-            self._lead(computed, params, self._readers(computed, params, from_codes))
+            self._lead(computed, params, from_codes=from_codes)
         uses = self._readers(tensor, params, from_codes)
         is_output = any(tensor is out for out in self.edit.graph.outputs)
         if not uses and not (is_output and from_codes):
@@ -292,10 +299,10 @@ class QdqWriter:
             self._pass_on(node, params)
         return uses
 
-    def _lead(self, tensor: ir.Value, params: QuantParams, uses: Uses) -> None:
-        """Q and DQ between a value and some of its readers."""
-        if uses:
-            self._take(self.edit.pair_behind(tensor, params), params, uses)
+    def _lead(self, tensor: ir.Value, params: QuantParams, name: str = "", *, from_codes: bool = False) -> None:
+        """Q and DQ, under this name or the tensor's, between a value and those of its readers who take codes."""
+        if uses := self._readers(tensor, params, from_codes):
+            self._take(self.edit.pair_behind(tensor, params, name or str(tensor.name)), params, uses)
 
     def _take(self, real: ir.Value, params: QuantParams, uses: Uses) -> None:
         for node, index in uses:
@@ -305,8 +312,7 @@ class QdqWriter:
     def _pass_on(self, node: ir.Node, params: QuantParams) -> None:
         """Q and DQ behind a move that is no operation of the program, for those readers who take codes."""
         if self._only_moves(node):
-            moved = node.outputs[0]
-            self._lead(moved, params, self._readers(moved, params, from_codes=False))
+            self._lead(node.outputs[0], params)
 
     def _only_moves(self, node: ir.Node) -> bool:
         return node.op_type in MOVES and str(node.outputs[0].name) not in self.value_of

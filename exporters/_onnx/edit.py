@@ -26,9 +26,9 @@ class Editor:
         self.tensors: dict[str, ir.Value] = {str(v.name): v for node in graph for v in node.outputs}
         self.tensors |= {str(v.name): v for v in (*graph.inputs, *graph.initializers.values())}
 
-    def pair_behind(self, tensor: ir.Value, params: QuantParams) -> ir.Value:
-        """The value behind a Q and DQ of its own, both behind its maker."""
-        name, dtype = str(tensor.name), container(params)
+    def pair_behind(self, tensor: ir.Value, params: QuantParams, name: str) -> ir.Value:
+        """The value behind a Q and DQ of its own, both behind its maker and under this name."""
+        dtype = container(params)
         numbers = self.numbers(name, params, dtype)
         codes = self.node("QuantizeLinear", [tensor, *numbers], name + CODES, tensor.shape)
         codes.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype)))

@@ -16,7 +16,7 @@ from exporters._tflite import flatbuffer
 from exporters._tflite.bind import TensorBinding
 from qtools.core import numerics
 from qtools.core.errors import CheckFailed
-from qtools.core.handed_on import handed_on
+from qtools.core.handed_on import behind_moves, handed_on
 from qtools.core.types import TRACELESS, WEIGHTED, GraphView, Op, QuantParams, QuantPlan, ValuePlan
 
 Change = qtyping.QuantTransformation
@@ -146,8 +146,7 @@ class PlanWriter:
 
     def _take_entry(self, index: int) -> None:
         value = self.value_of.get(flatbuffer.name_of(self.model, index))
-        entry = self.plan.values.get(value) if value else None
-        if entry is not None and entry.params is not None:
+        if value is not None and (entry := behind_moves(self.view, self.plan, value)) is not None:
             self.entries[index] = entry
 
     def _read(self, index: int, position: int) -> QuantParams:

@@ -123,6 +123,7 @@ SPEC = TargetSpec(
         OpKind.GELU: OpRule(f"{SOURCE_TREE}/activations.cc", delegated=False, advice=TABLE),
         OpKind.SIGMOID: OpRule(SPEC_PAGE, fixed_output=(1 / 256, -128)),
         OpKind.CONCAT: OpRule(SPEC_PAGE, tied=True),
+        OpKind.MAX_POOL: OpRule(SPEC_PAGE, tied=True, unpadded=True),
         OpKind.PAD: OpRule(DELEGATE, tied=True),
         OpKind.RESIZE: OpRule(DELEGATE, tied=True, sampling=("bilinear",)),
         OpKind.RESHAPE: OpRule(SPEC_PAGE, tied=True),

@@ -7,7 +7,9 @@ file has the QUANTIZE. Codes are the same in front of a move and behind it.
 
 from __future__ import annotations
 
-from qtools.core.types import TRACELESS, GraphView, QuantPlan
+from collections import deque
+
+from qtools.core.types import TRACELESS, GraphView, QuantPlan, ValuePlan
 
 
 def handed_on(view: GraphView, plan: QuantPlan) -> frozenset[str]:
@@ -30,3 +32,25 @@ def handed_on(view: GraphView, plan: QuantPlan) -> frozenset[str]:
             found.append(op.id)
             made.update(op.outputs)
     return frozenset(found)
+
+
+def behind_moves(view: GraphView, plan: QuantPlan, value: str) -> ValuePlan | None:
+    """The grid on which integer operations read a value, perhaps behind moves of floats; None where none does.
+
+    A file may have an operation in another order of dimensions than the program: in front of such a move, whose grid is
+    then the one that it reads on.
+
+    Args:
+        view: The captured graph.
+        plan: Every grid.
+        value: Its id.
+    """
+    to_ask = deque([value])
+    while to_ask:
+        name = to_ask.popleft()
+        entry = plan.values.get(name)
+        if entry is not None and entry.params is not None:
+            return entry
+        moves = (reader for reader in view.consumers[name] if reader.kind in TRACELESS)
+        to_ask.extend(out for move in moves for out in move.outputs)
+    return None

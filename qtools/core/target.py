@@ -20,6 +20,7 @@ class OpRule:
         fixed_output: (scale, zero_point) that the kernel insists on.
         dims: Dimensions of a 4-D value that the kernel reduces, where it takes no others; None = any.
         even: True where the kernel pools over windows of one size only, cut from the padded map in full.
+        unpadded: True where the kernel pools over windows that lie on the map only: padding is an operation in float.
         sampling: Ways to enlarge a map (attribute of a RESIZE) that the kernel has; None = all.
         delegated: False where the runtime's fast path leaves the integer kernel to the runtime itself.
         converted: True where that path moves codes to another grid instead, if it comes to the same
@@ -42,6 +43,7 @@ class OpRule:
     fixed_output: tuple[float, int] | None = None
     dims: tuple[int, ...] | None = None
     even: bool = False
+    unpadded: bool = False
     sampling: tuple[str, ...] | None = None
     fused_only: bool = False
     delegated: bool = True

@@ -55,7 +55,8 @@ def _conv(args: Mapping[str, Any]) -> Attrs:
 
 
 def _pool(args: Mapping[str, Any]) -> Attrs:
-    return {"padding": tuple(args["padding"])}
+    """`unpadded`: whether every window lies on the map."""
+    return {"padding": tuple(args["padding"]), "unpadded": not any(args["padding"]) and not args["ceil_mode"]}
 
 
 def _average(args: Mapping[str, Any]) -> Attrs:

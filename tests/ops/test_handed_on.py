@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from qtools.core.handed_on import handed_on
+from qtools.core.types import QuantPlan
 from qtools.simulate.run import open_simulator
-from tests.ops.conftest import Forward
+from tests.ops.conftest import Forward, random_range
 
 TARGETS = ("tflite", "onnx", "coreml")
 
@@ -43,11 +44,20 @@ def _windows(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.head(m.p(z).mean((1, 2)) + q.mean((0, 1)) + r.mean((0, 1)))
 
 
-COMPUTE = {"branches": (_branches, (3, 14, 10)), "windows": (_windows, (3, 8, 8))}
+def _residual(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """A norm over channels that a convolution and a sum read as maps, and another norm: a file may sum in rows."""
+    x = m.norm(m.stem(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    w = F.layer_norm(x.permute(0, 2, 3, 1), (8,))
+    z = F.max_pool2d(m.b(F.max_pool2d(F.relu(m.a(x)) + x, 2)), 3, 2, 1)
+    return m.head(m.p(z.mean((2, 3))) + m.q(w).mean((1, 2)))
+
+
+COMPUTE = {"branches": (_branches, (3, 14, 10)), "windows": (_windows, (3, 8, 8)), "residual": (_residual, (3, 8, 6))}
 
 
 def _parts() -> dict[str, nn.Module]:
-    layers = {"stem": nn.Conv2d(3, 8, 3, padding=1), "a": nn.Conv2d(8, 8, 3, padding=1), "norm": _norm()}
+    layers = {"stem": nn.Conv2d(3, 8, 3, padding=1), "norm": _norm()}
+    layers |= {name: nn.Conv2d(8, 8, 3, padding=1) for name in "ab"}
     return layers | {name: nn.Linear(8, 6) for name in "pqr"} | {"head": nn.Linear(6, 5)}
 
 
@@ -60,7 +70,25 @@ def test_every_code_is_as_simulated(make_bench: Callable[..., Any], target: str,
     rng = np.random.default_rng(0)
     plan = tiny.random_plan(rng, widest=1.0)
     assert target == "coreml" or handed_on(tiny.program.view, plan)
-    images = tiny.images(plan, rng, 3)
+    _assert_as_simulated(tiny, plan, target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_reader_on_the_other_side_of_a_move_reads_the_grid_behind_it(
+    make_bench: Callable[..., Any], target: str
+) -> None:
+    """A move of floats to floats: its integer readers make codes for themselves, wherever the file has the move."""
+    torch.manual_seed(1)
+    compute, shape = COMPUTE["residual"]
+    tiny = make_bench(target).tiny("residual", lambda: Forward(compute, **_parts()), shape)
+    rng = np.random.default_rng(0)
+    plan = tiny.plan(lambda: random_range(rng, 1.0), between={"permute_1", "permute_2"})
+    assert plan.params("layer_norm") is None and plan.params("permute_1") is not None
+    _assert_as_simulated(tiny, plan, target)
+
+
+def _assert_as_simulated(tiny: Any, plan: QuantPlan, target: str) -> None:
+    images = tiny.images(plan, np.random.default_rng(0), 3)
     counts = tiny.compare(plan, images, *(["float32"] if target == "coreml" else []))
     simulator = open_simulator(tiny.program, plan, tiny.target.simulator)
     codes = [count for value, count in counts.items() if value == "<output>" or simulator.holds_codes(value)]
