@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from exporters._ends import EndTypes
 from exporters._float_layers import float_biases
 from exporters._onnx.bind import TensorBinding
-from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container, stored
+from exporters._onnx.edit import CODES, MOVES, REAL, Editor, container, is_rounded_next, shape_of, stored
 from exporters._onnx.levelled import put_products
 from exporters._onnx.scaled import scale_first
 from exporters._onnx.silu import in_one_operator
@@ -177,16 +177,21 @@ class QdqWriter:
         onnxruntime would make its integer kernel of the two and the QuantizeLinear behind them. That for softmax (1.31,
         qlinear_softmax.cc) rounds the inverse of the output's scale down; it gives 0 where the grid ends below 1.7
         times the mean weight, as a product overflows; and its int8 codes wrap around (issue 29727). That for pooling
-        gives other numbers where windows lie across the map's end.
+        gives other numbers where windows lie across the map's end. The float weights of a layer it would bring to
+        int8 itself, one grid for all channels (weight_bias_quantization.cc), but for inputs with more than one scale.
         """
         for op in self.view.ops:
-            bound = op.kind in UNASKED.values() and not self._is_integer(op) and op.outputs[0] in self.binding
-            node = self._tensor(op.outputs[0]).producer() if bound else None
-            if node is None or node.op_type not in UNASKED or node.inputs[0] is None:
+            asked = self._is_integer(op) or op.outputs[0] not in self.binding
+            node = None if asked else self._computed(op.outputs[0]).producer()
+            if node is None or node.inputs[0] is None:
                 continue
             read = node.inputs[0].producer()
-            if read is not None and read.op_type == "DequantizeLinear":
+            if read is None or read.op_type != "DequantizeLinear":
+                continue
+            if op.kind in UNASKED.values() and node.op_type in UNASKED:
                 node.replace_input_with(0, self._doubled(op, read, node))
+            elif op.kind in WEIGHTED and node.op_type in LAYERS and is_rounded_next(node):
+                node.replace_input_with(0, self._by_channel(op, read, node))
 
     def _doubled(self, op: Op, read: ir.Node, before: ir.Node) -> ir.Value:
         """Twice what codes mean on a grid of half the scale: the same numbers, by way of another operator."""
@@ -199,6 +204,18 @@ class QdqWriter:
         for value in (real, doubled):
             self.edit.put(before, value)
         return doubled
+
+    def _by_channel(self, op: Op, read: ir.Node, before: ir.Node) -> ir.Value:
+        """What codes mean, with their one scale and zero point written once for each channel."""
+        codes, scale, zero_point = (value for value in read.inputs if value is not None)
+        shape = shape_of(codes)
+        numbers = [
+            self.edit.stored(f"{op.id}.by_channel.{name}", np.full(shape[1], stored(value)))
+            for name, value in (("scale", scale), ("zero_point", zero_point))
+        ]
+        real = self.edit.node("DequantizeLinear", [codes, *numbers], f"{op.id}.by_channel{REAL}", shape, {"axis": 1})
+        self.edit.put(before, real)
+        return real
 
     def _leaves(self, op: Op) -> str:
         """The value that leaves the operation's kernel: its own, or that of the ReLU fused into it."""

@@ -117,6 +117,17 @@ class Editor:
                 del self.graph.initializers[name]
 
 
+def is_rounded_next(node: ir.Node) -> bool:
+    """Whether a QuantizeLinear alone reads a node's result, perhaps behind a ReLU that nothing else reads."""
+    while len(readers := [reader for reader, _ in node.outputs[0].uses()]) == 1:
+        node = readers[0]
+        if node.op_type == "QuantizeLinear":
+            return True
+        if node.op_type not in ("Relu", "Clip"):
+            return False
+    return False
+
+
 def container(params: QuantParams) -> type:
     """numpy type that stores the codes of an activation."""
     wide = params.scheme.bits > 8

@@ -251,6 +251,35 @@ def test_a_pooling_across_the_maps_end_stays_in_float(onnx_bench: Any) -> None:
     onnx_bench.assert_equal(tiny.compare(plan, tiny.images(plan, np.random.default_rng(0))))
 
 
+def stacked(m: Any, x: torch.Tensor) -> torch.Tensor:
+    return m.head(m.c(torch.relu(m.b(m.a(x)))).mean((2, 3)))
+
+
+def rows(m: Any, x: torch.Tensor) -> torch.Tensor:
+    return m.head(m.c(m.b(m.a(x).flatten(1))))
+
+
+WEIGHTS = {
+    "convolution": (stacked, lambda: conv(3, 8, 3), lambda: conv(8, 8, 3), lambda: conv(8, 8, 1)),
+    "depthwise": (stacked, lambda: conv(3, 8, 3), lambda: conv(8, 8, 3, groups=8), lambda: conv(8, 8, 1)),
+    "linear": (rows, lambda: conv(3, 8, 3, stride=2), lambda: nn.Linear(288, 16), lambda: nn.Linear(16, 8)),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_float_weights_between_codes_stay_as_they_are(onnx_bench: Any, name: str) -> None:
+    """onnxruntime would bring them to int8, on one grid for all channels: codes came out another."""
+    compute, *layers = WEIGHTS[name]
+    parts = {part: make() for part, make in zip("abc", layers, strict=True)} | {"head": nn.Linear(8, 4)}
+    tiny = onnx_bench.tiny(f"floats-{name}", lambda: onnx_bench.Forward(compute, **parts), (3, 14, 14))
+    layer = next(op for op in tiny.program.view.ops if op.module == "b")
+    plan = tiny.plan(lambda: (-2.0, 2.0), floats={layer.id, *(["relu"] if compute is stacked else [])})
+    made = "relu" if compute is stacked else layer.outputs[0]
+    assert layer.id in plan.float_ops and plan.params(layer.inputs[0]) and plan.params(made)
+    count = tiny.compare(plan, tiny.images(plan, np.random.default_rng(3)))[made]
+    assert count.worst <= 1 and count.different <= 1e-3 * count.total, count
+
+
 def npu(m: Any, x: torch.Tensor) -> torch.Tensor:
     y = m.b(F.hardswish(F.gelu(m.a(x))) - torch.tanh(m.c(x)))
     return torch.softmax(y.flatten(2), -1).mean(1)
