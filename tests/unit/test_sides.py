@@ -24,6 +24,7 @@ from calibration.time_given import Given
 from calibration.times import multiplies_codes
 from calibration.widths import Widths
 from exporters._coreml.rules import SPEC as COREML
+from exporters._onnx.rules import SPEC as ONNX
 from exporters._tflite.rules import SPEC as TFLITE
 from qtools.core.target import TargetSpec
 from qtools.core.types import OpKind, QuantPlan
@@ -207,6 +208,26 @@ def test_only_a_light_layer_has_its_weights_in_float() -> None:
     made = capture(Strided().eval(), torch.randn(1, 3, 12, 12), TFLITE.expand)
     able = Sides(made.view, TFLITE, planned(made, TFLITE), layers=True).able.values()
     assert {op.module for op in able if op.kind is OpKind.CONV} == {"stem", "point"}
+
+
+class Token(nn.Module):
+    """A small token that a norm enlarges, moved beside patches and away from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.token, self.head = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        patches = self.stem(x).flatten(2).transpose(1, 2)
+        token = 0.01 * self.token(patches.mean(1, keepdim=True))
+        return self.head(F.layer_norm(torch.cat((token, patches + 1), 1), (8,))[:, 0])
+
+
+@pytest.mark.parametrize("spec", [TFLITE, ONNX], ids=["tflite", "onnx"])
+def test_a_token_need_not_share_the_grid_of_patches(spec: TargetSpec) -> None:
+    made = capture(Token().eval(), torch.randn(1, 3, 16, 16), spec.expand)
+    able = Sides(made.view, spec, planned(made, spec), layers=True).able.values()
+    assert OpKind.CONCAT in {op.kind for op in able}
 
 
 class Odd(nn.Module):
