@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -80,6 +81,16 @@ def accumulate(op: Op, data: Operand, weighted: Weighted) -> torch.Tensor:
         return found
     laid_out = bias if op.kind is OpKind.LINEAR else bias[:, None, None]
     return found.add_(laid_out) if found.dtype is bias.dtype else found + laid_out
+
+
+def multiply(a: Operand, b: Operand) -> torch.Tensor:
+    """Products of two matrices of codes, exact: in float32 where the largest sum of products fits, else in float64."""
+    reach = math.prod(
+        max(p.scheme.qmax - p.zero_point[0], p.zero_point[0] - p.scheme.qmin) for p in (a.params, b.params)
+    )
+    left, right = (x.codes - x.params.zero_point[0] for x in (a, b))
+    fits = reach * left.shape[-1] < EXACT_FLOAT32
+    return left @ right if fits else left.double() @ right.double()
 
 
 def _products(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

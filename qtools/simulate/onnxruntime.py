@@ -19,7 +19,7 @@ from torch.nn import functional
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
 from qtools.simulate import _mlas_conv, _mlas_functions, _mlas_norms, _mlas_product
-from qtools.simulate._accumulate import Weighted, accumulate, prepare_weighted
+from qtools.simulate._accumulate import Weighted, accumulate, multiply, prepare_weighted
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 from qtools.simulate._pad import pad
 
@@ -53,16 +53,14 @@ def _weighted_to_floats(op: Op, data: tuple[Operand, ...], out: Output) -> torch
 
 
 def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
-    """QLinearMatMul of two activations: as `_weighted`. The sum is exact in float64."""
-    a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
-    return numerics.requantize(a @ b, _scale_product(data, out), out.params, out.ends)
+    """QLinearMatMul of two activations: as `_weighted`."""
+    return numerics.requantize(multiply(*data), _scale_product(data, out), out.params, out.ends)
 
 
 def _matmul_to_floats(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """MatMulIntegerToFloat: float32(acc) * float32(float32(s_a * factor) * s_b), see exporters/_onnx/scaled.py."""
-    a, b = ((x.codes - x.params.zero_point[0]).double() for x in data)
     step, other = (x.params.scale_array[0] for x in data)
-    return (a @ b).float() * float(np.float32(step * np.float32(out.factor)) * other)
+    return multiply(*data).float() * float(np.float32(step * np.float32(out.factor)) * other)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:

@@ -27,7 +27,7 @@ from qtools.simulate import (
     _litert_int16,
     _litert_softmax,
 )
-from qtools.simulate._accumulate import EXACT_FLOAT32, Weighted, accumulate, prepare_weighted
+from qtools.simulate._accumulate import Weighted, accumulate, multiply, prepare_weighted
 from qtools.simulate._gelu import gelu
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 from qtools.simulate._pad import pad
@@ -44,12 +44,8 @@ def _weighted(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
 
 def _matmul(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     """As `_weighted`, of two activations; XNNPACK takes those whose second one has its zero point at 0."""
-    reaches = [max(p.scheme.qmax - p.zero_point[0], p.zero_point[0] - p.scheme.qmin) for p in (x.params for x in data)]
-    a, b = (x.codes - x.params.zero_point[0] for x in data)
-    exact = math.prod(reaches) * a.shape[-1] < EXACT_FLOAT32
-    total = a @ b if exact else a.double() @ b.double()
     scale = np.float32(data[0].params.scale_array[0] * data[1].params.scale_array[0]) / out.params.scale_array[0]
-    return numerics.requantize(total, float(np.float32(scale)), out.params, out.ends)
+    return numerics.requantize(multiply(*data), float(np.float32(scale)), out.params, out.ends)
 
 
 def _add(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:

@@ -25,6 +25,7 @@ from qtools.simulate._accumulate import (
     EXACT_INT32,
     accumulate,
     int8_products_pay,
+    multiply,
     prepare_weighted,
 )
 from qtools.simulate._operand import Operand
@@ -195,6 +196,19 @@ def test_convolutions_accumulate_alike_in_int8_and_in_float(
     expected = torch.einsum("bcijkl,ockl->boij", windows, weight) + bias.reshape(-1, 1, 1)
     got = accumulate(op, Operand(codes.float(), source), prepared)
     assert torch.equal(got.long(), expected)
+
+
+@pytest.mark.parametrize("depth", [4, 257, 1100, 2000])
+@pytest.mark.parametrize("zero", [-128, 0, 127])
+def test_products_of_codes_are_exact(depth: int, zero: int) -> None:
+    """Of the largest codes too, on both sides of where float32 holds them."""
+    rng = np.random.default_rng(depth)
+    params = QuantParams(QuantScheme.activation(8), (0.5,), (zero,))
+    left, right = (torch.from_numpy(rng.integers(-128, 128, (2, 3, depth))) for _ in range(2))
+    left[0, 0], right[0, 0] = -128, -128 if zero else 127
+    got = multiply(Operand(left.float(), params), Operand(right.mT.float(), params))
+    assert torch.equal(got.long(), (left - zero) @ (right.mT - zero))
+    assert got.dtype is (torch.float32 if depth * (255 if zero else 128) ** 2 < EXACT_FLOAT32 else torch.float64)
 
 
 def test_the_multiplier_is_float32_step_by_step() -> None:
