@@ -92,6 +92,12 @@ def _norm(args: Mapping[str, Any]) -> Attrs:
     return {"over": len(args["normalized_shape"]), "eps": float(args["eps"]), "affine": given}
 
 
+def _group_norm(args: Mapping[str, Any]) -> Attrs:
+    """`groups` of channels, each normalized together; `affine` as in `_norm`."""
+    given = tuple(args.get(name) is not None for name in ("weight", "bias"))
+    return {"groups": int(args["num_groups"]), "eps": float(args["eps"]), "affine": given}
+
+
 def _number(args: Mapping[str, Any]) -> Attrs:
     """`number`: what is added, or multiplied by, where that is no tensor."""
     return {"number": float(args["other"])} if isinstance(args["other"], (int, float)) else {}
@@ -172,6 +178,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Attrs]] = {
     "softmax": _one_dim,
     "_softmax": _one_dim,
     "layer_norm": _norm,
+    "group_norm": _group_norm,
     "cat": _one_dim,
     "add": _number,
     "mul": _number,

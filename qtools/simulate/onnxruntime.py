@@ -167,6 +167,7 @@ FLOATS = {
     OpKind.GELU: _mlas_functions.gelu,
     OpKind.SOFTMAX: _mlas_norms.softmax,
     OpKind.LAYER_NORM: _mlas_norms.layer_norm,
+    OpKind.GROUP_NORM: _mlas_norms.group_norm,
     OpKind.MATMUL: _mlas_product.run,
 }
 

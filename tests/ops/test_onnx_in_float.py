@@ -134,6 +134,27 @@ def test_layer_norm_is_mlas_to_the_last_bit(count: int, affine: str) -> None:
     assert torch.equal(answer([node], x, **stored), ours)
 
 
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("groups", "side"), [(1, 32), (1, 7), (4, 1), (2, 3), (8, 5), (2, 16)], ids=str)
+def test_group_norm_is_summed_in_fours(groups: int, side: int, affine: bool) -> None:
+    """As torch.onnx writes it; Eigen's sums are the same on every x86."""
+    rng = np.random.default_rng(side)
+    x = (rng.normal(size=(1, 8, side, side)) * rng.choice([0.01, 1, 30]) + rng.normal()).astype(np.float32)
+    ours, module = torch.from_numpy(x), nn.GroupNorm(groups, 8, affine=affine)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    graph = torch.onnx.export(module, (ours,), dynamo=True, opset_version=20, verbose=False).model_proto.graph  # type: ignore[union-attr]
+    kept = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    for node in graph.node:
+        names = {graph.input[0].name: "x", graph.output[0].name: "y"}
+        node.input[:], node.output[:] = ([names.get(name, name) for name in ends] for ends in (node.input, node.output))
+    given = [parameter.detach() for parameter in module.parameters()]
+    op = Op("g", OpKind.GROUP_NORM, ("x",), ("y",), {"groups": groups, "eps": module.eps, "affine": (affine, affine)})
+    theirs = answer(list(graph.node), x, **kept)
+    assert torch.equal(theirs, _mlas_norms.group_norm(op, ours, *given))
+    assert torch.equal(_mlas_norms.group_norm(op, torch.cat((ours, ours)), *given)[1:], theirs)
+
+
 @here
 @pytest.mark.parametrize(
     "sizes",
