@@ -16,7 +16,7 @@ from qtools.core.levelled import factors_of, levelled
 from qtools.core.ports import IMAGE, Ports
 from qtools.core.types import WEIGHTED, GraphView, Op, OpKind, Value
 from qtools.graph.classify import classify
-from qtools.graph.constants import fold_constants, serves_alone
+from qtools.graph.constants import fold_constants, part_shared, serves_alone
 from qtools.graph.factors import put_factors
 from qtools.graph.rank import lower_rank
 from qtools.graph.rewrite import expansions, simplify
@@ -187,6 +187,7 @@ def _export(
         functional = exported.run_decompositions(expansions(expand, scale_queries=scale_queries))
         simplify(functional.graph)
         fold_constants(functional, _constants(functional))
+        part_shared(functional)
         fold_scales(functional)
         if OpKind.ATTENTION in expand and not scale_queries:
             scale_scores(functional)

@@ -19,6 +19,8 @@ PREFIX = "folded_"
 _BROADCASTING = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 _KEPT = (aten.expand.default, aten.clone.default)  # an expand to the batch size would make a constant of every size
 
+LAYERS = (aten.conv2d.default, aten.linear.default)
+"""Operations with a weight and a bias."""
 _DROPOUT = 4
 """Place of `dropout_p` among the arguments of attention."""
 
@@ -45,6 +47,20 @@ def fold_constants(exported: torch.export.ExportedProgram, constants: Mapping[st
         specs = exported.graph_signature.input_specs
         specs[:] = [spec for spec in specs if spec.arg.name != node.name]
         graph.erase_node(node)
+
+
+def part_shared(exported: torch.export.ExportedProgram) -> None:
+    """Gives each layer weights and biases of its own, in place, where a module is called more than once.
+
+    Inputs of different ranges want different biases on their grids, and what calibration corrects in one place is not
+    what it corrects in another.
+    """
+    for node in [node for node in exported.graph.nodes if node.op == "placeholder" and len(node.users) > 1]:
+        value = constant_of(exported, node)
+        for layer in [user for user in node.users if user.target in LAYERS][1:] if value is not None else ():
+            own = put_constant(exported, value, f"{node.name}_of_{layer.name}")
+            own.meta = dict(node.meta)
+            layer.replace_input_with(node, own)
 
 
 def constant_of(exported: torch.export.ExportedProgram, node: fx.Node) -> torch.Tensor | None:
