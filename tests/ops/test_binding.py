@@ -111,18 +111,6 @@ def test_merged_operations_are_listed_and_run_in_float(bench: Any) -> None:
         assert plan.values[op].params is None or plan.values[op].reason
 
 
-def test_a_module_used_twice_runs_in_float_with_its_reason(bench: Any) -> None:
-    """One weight, two input scales: no single bias scale is right."""
-    tiny = bench.tiny(
-        "shared", lambda: bench.Forward(lambda m, x: F.gelu(m.a(F.gelu(m.a(x)))), a=nn.Conv2d(4, 4, 1)), (4, 6, 6)
-    )
-    plan = tiny.plan(lambda: (-1.0, 1.0))
-    convolutions = [op.id for op in tiny.program.view.ops if op.kind.value == "conv"]
-    assert len(convolutions) == 2
-    assert all("shared" in plan.float_ops[op] for op in convolutions)
-    tiny.open(tiny.write(plan)).codes(np.zeros((1, 4, 6, 6), np.float32))
-
-
 def test_a_bias_of_zeros_may_be_dropped(bench: Any) -> None:
     """The converter leaves it out of FULLY_CONNECTED; a linear layer fresh from its initializer has one."""
     head = nn.Linear(48, 6)

@@ -85,7 +85,7 @@ FOUND = {
     "read through padding": (lambda m, x: m.b(F.pad(F.silu(m.a(x)), (1, 1, 1, 1))), []),
     "a depthwise layer": (lambda m, x: m.b(m.deep(F.silu(m.a(x)))), ["silu"]),
     "made on codes": (lambda m, x: m.b(F.relu(m.a(x))), []),
-    "weights of two layers": (lambda m, x: m.b(m.b(F.silu(m.a(x)))), []),
+    "a layer called twice": (lambda m, x: m.b(m.b(F.silu(m.a(x)))), ["silu"]),
     "a norm with an affine map": (lambda m, x: m.b(m.norm(m.a(x))), []),
     "a norm without one": (lambda m, x: m.b(F.group_norm(m.a(x), 1)), ["group_norm"]),
 }

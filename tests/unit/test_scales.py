@@ -58,6 +58,7 @@ def _heads(m: Any, x: torch.Tensor) -> torch.Tensor:
         (_heads, (2, 1, 1)),
         (lambda m, x: m.conv(x) * m.gamma, ()),
         (lambda m, x: 3 * (m.linear(_tokens(x)) * m.gamma) + 1, (6,)),
+        (lambda m, x: m.conv(m.conv(x) * m.gamma), (6, 1, 1)),  # two layers, each with a weight of its own
     ],
 )
 def test_a_factor_per_channel_goes_into_its_layer(compute: Compute, factor: tuple[int, ...]) -> None:
@@ -77,7 +78,6 @@ def test_a_factor_per_channel_goes_into_its_layer(compute: Compute, factor: tupl
         (lambda m, x: m.linear(_tokens(x)) * m.gamma, (16, 1)),  # of a token
         (lambda m, x: m.linear(_tokens(x)) * m.gamma, (2, 1, 1)),  # twice as many results as the layer has
         (lambda m, x: (y := m.conv(x)) * m.gamma + y, (6, 1, 1)),  # read twice
-        (lambda m, x: m.conv(m.conv(x) * m.gamma), (6, 1, 1)),  # the weight is read twice
         (lambda m, x: m.conv(x) * x[:, :, :1, :1], (6, 1, 1)),  # no constant
     ],
 )
