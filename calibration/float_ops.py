@@ -149,7 +149,7 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
         return f"{target} has no {width} kernel for {name} in these rules"
     if any(not view.values[n].dtype.startswith("float") for n in (*op.inputs, *op.outputs)):
         return "works on integers or booleans already"
-    if form := _refused_form(op, rule, view):
+    if form := _unsupported_form(op, rule, view):
         return f"the {target} kernel {form}"
     if rule.centered and kernels.cut:
         return "one operand's zero point has to be at 0, and codes that are cut have theirs elsewhere"
@@ -162,7 +162,7 @@ def _float_reason(op: Op, view: GraphView, kernels: Kernels) -> str:
     return "" if view.fixed.isdisjoint(op.inputs) else "one operand is a constant tensor"
 
 
-def _refused_form(op: Op, rule: OpRule, view: GraphView) -> str:
+def _unsupported_form(op: Op, rule: OpRule, view: GraphView) -> str:
     """What an integer kernel does only, where the operation is another form of its kind."""
     if rule.dims and _reduced(op, view) != rule.dims:
         return f"reduces dimensions {rule.dims} of a 4-D value only"

@@ -172,13 +172,13 @@ class QdqWriter:
         self.edit.replace(node, moved)
 
     def _keep_in_float(self) -> None:
-        """Puts an exact doubling between such an operator and the DequantizeLinear it reads, whose scale is halved.
+        """Has such operators, and layers with float weights, read codes in a form that onnxruntime makes no kernel of.
 
-        onnxruntime would make its integer kernel of the two and the QuantizeLinear behind them. That for softmax (1.31,
-        qlinear_softmax.cc) rounds the inverse of the output's scale down; it gives 0 where the grid ends below 1.7
-        times the mean weight, as a product overflows; and its int8 codes wrap around (issue 29727). That for pooling
-        gives other numbers where windows lie across the map's end. The float weights of a layer it would bring to
-        int8 itself, one grid for all channels (weight_bias_quantization.cc), but for inputs with more than one scale.
+        It would make its integer kernel of an operator in `UNASKED`, the DequantizeLinear in front and the
+        QuantizeLinear behind. That for softmax (1.31, qlinear_softmax.cc) rounds the inverse of the output's scale
+        down; it gives 0 where the grid ends below 1.7 times the mean weight, as a product overflows; and its int8 codes
+        wrap around (issue 29727). That for pooling gives other numbers where windows lie across the map's end. A
+        layer's float weights it would bring to int8, on one grid for all channels (weight_bias_quantization.cc).
         """
         for op in self.view.ops:
             asked = self._is_integer(op) or op.outputs[0] not in self.binding
@@ -206,7 +206,7 @@ class QdqWriter:
         return doubled
 
     def _by_channel(self, op: Op, read: ir.Node, before: ir.Node) -> ir.Value:
-        """What codes mean, with their one scale and zero point written once for each channel."""
+        """What codes mean, with their one scale and zero point written for each channel: onnxruntime leaves that."""
         codes, scale, zero_point = (value for value in read.inputs if value is not None)
         shape = shape_of(codes)
         numbers = [

@@ -1,9 +1,8 @@
-"""onnxruntime's softmax and norms in float32 to the last bit: sums in the order of its kernels, for AVX-512 and AVX2.
+"""MLAS's softmax and LayerNorm in float32 to the last bit: sums in the order of its kernels for AVX-512 and AVX2.
 
 Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/compute.cpp and x86_64/TransKernelAvx512F.S (softmax: an
 exponential by a polynomial, sixteen sums side by side, one division), core/mlas/lib/layernorm_kernel_avx2.cpp (a mean
-of doubles, then squares around it, eight sums side by side); core/providers/cpu/nn/instance_norm.cc (GroupNorm: Eigen's
-sums, in packets of four). What onnxruntime makes of a sum of tokens and the affine
+of doubles, then squares around it, eight sums side by side). What onnxruntime makes of a sum of tokens and the affine
 LayerNorm behind it (SkipLayerNormalization) sums otherwise, and is not followed.
 """
 
@@ -26,8 +25,6 @@ EXPONENTIAL = tuple(
 """Factors of the exponential near zero, those of the highest powers first."""
 SUMS, SUMS_OF_SQUARES, AT_ONCE = 16, 8, 4
 """Sums side by side; what is left of a row behind the last eight is taken four at once."""
-PACKET = 4
-"""Numbers that Eigen adds at once, for GroupNorm."""
 SHORTEST = 8
 """Numbers of a row that the kernel for LayerNorm is used from."""
 
@@ -69,52 +66,6 @@ def layer_norm(op: Op, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
     elif weight is not None:
         made = made * weight.flatten()
     return made.reshape(x.shape)
-
-
-def group_norm(op: Op, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
-    """float32 of the same shape (images, channels, ...), over `op.attrs["groups"]` groups of channels.
-
-    torch.onnx writes InstanceNormalization over rows, and the affine map behind it as a product and a sum.
-    """
-    parts = iter(affine)
-    weight, bias = (next(parts) if there else None for there in op.attrs["affine"])
-    rows = x.reshape(len(x), op.attrs["groups"], -1)
-    groups, count = rows.shape[1:]
-    # the first packet of a row begins where memory does; a map of one image lies there as a whole
-    starts = [-group * count % PACKET for group in range(groups)]
-    apart = [_in_fours(rows[:, group], start) for group, start in enumerate(starts)] if any(starts) else None
-    mean = (_in_fours(rows) if apart is None else torch.stack(apart, 1)) / count
-    away = rows - mean[..., None]
-    spread = _in_fours(away * away) / count + float(np.float32(op.attrs["eps"]))
-    step = (1 / spread.double().sqrt().float())[..., None]
-    made = (rows * step + (0 - mean[..., None] * step)).reshape(x.shape)
-    by_channel = (-1, *[1] * (x.ndim - 2))
-    made = made if weight is None else made * weight.reshape(by_channel)
-    return made if bias is None else made + bias.reshape(by_channel)
-
-
-def _in_fours(x: torch.Tensor, start: int = 0) -> torch.Tensor:
-    """Sum of each row as Eigen has it: two packets of four side by side, then what lies before and behind them."""
-    before, body = x[..., :start], x[..., start:]
-    pairs, whole = body.shape[-1] // (2 * PACKET), body.shape[-1] - body.shape[-1] % PACKET
-    if whole == 0:
-        return _one_by_one(x[..., 0], x[..., 1:])
-    packet = body[..., :PACKET]
-    if pairs:
-        # numpy adds one row to the next, where torch would add halves
-        lanes = body[..., : 2 * PACKET * pairs].unflatten(-1, (pairs, 2, PACKET)).movedim(-3, 0).contiguous()
-        first, second = torch.from_numpy(np.add.reduce(lanes.numpy(), axis=0)).unbind(-2)
-        packet = first + second
-        if whole > 2 * PACKET * pairs:
-            packet = packet + body[..., whole - PACKET : whole]
-    total = (packet[..., 0] + packet[..., 2]) + (packet[..., 1] + packet[..., 3])
-    return _one_by_one(_one_by_one(total, before), body[..., whole:])
-
-
-def _one_by_one(total: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    for each in x.unbind(-1):
-        total = total + each
-    return total
 
 
 def _squares(x: torch.Tensor) -> torch.Tensor:

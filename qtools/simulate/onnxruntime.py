@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind, QuantParams
-from qtools.simulate import _mlas_conv, _mlas_functions, _mlas_norms, _mlas_product
+from qtools.simulate import _eigen_norm, _mlas_conv, _mlas_functions, _mlas_norms, _mlas_product
 from qtools.simulate._accumulate import Weighted, accumulate, multiply, prepare_weighted
 from qtools.simulate._operand import Kernel, Kernels, Operand, Output, Quantize
 from qtools.simulate._pad import pad
@@ -167,7 +167,7 @@ FLOATS = {
     OpKind.GELU: _mlas_functions.gelu,
     OpKind.SOFTMAX: _mlas_norms.softmax,
     OpKind.LAYER_NORM: _mlas_norms.layer_norm,
-    OpKind.GROUP_NORM: _mlas_norms.group_norm,
+    OpKind.GROUP_NORM: _eigen_norm.group_norm,
     OpKind.MATMUL: _mlas_product.run,
 }
 
