@@ -65,7 +65,7 @@ are part of their layers.
 
 SPEC = TargetSpec(
     name="onnx",
-    version="qdq-uint8-3",
+    version="qdq-uint8-4",
     activation=QuantScheme.activation(8, signed=False),
     rules={
         OpKind.CONV: OpRule(SELECTORS, weight_axis=0, gives_floats=True),

@@ -108,7 +108,7 @@ PACKING = Packing(
 
 SPEC = TargetSpec(
     name="tflite",
-    version="int8-3",
+    version="int8-4",
     activation=QuantScheme.activation(8),
     rules={
         OpKind.CONV: OpRule(SPEC_PAGE, weight_axis=0),
