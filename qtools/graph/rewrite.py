@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from qtools.core.types import OpKind
+from qtools.graph.patches import fold, unfold
 from qtools.graph.sampling import grid_sample
 
 aten = torch.ops.aten
@@ -57,11 +58,19 @@ def _hardtanh(x: torch.Tensor, low: float | None = -1.0, high: float | None = 1.
     return aten.relu6.default(x) if (low, high) == (0, 6) else NotImplemented
 
 
+def _stack(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """A concatenation, which integer kernels have."""
+    return torch.cat([each.unsqueeze(dim) for each in tensors], dim)
+
+
 _ALWAYS: Mapping[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: _attention_to_one_token,
     aten.hardtanh.default: _hardtanh,
     aten.clamp.default: _hardtanh,
     aten.grid_sampler.default: grid_sample,
+    aten.im2col.default: unfold,
+    aten.col2im.default: fold,
+    aten.stack.default: _stack,
 }
 
 _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {

@@ -78,11 +78,12 @@ def wrap_module(
             shape (n, classes, h, w) at any fraction of the images' size, which makes its task "segmentation". With an
             attribute `decoding` (`qtools.core.boxes.Decoding`) and two results, logits (n, places, classes) and boxes
             (n, places, 4), its task is "detection". With an attribute `exits` (`qtools.core.exits.Exits`) and the
-            logits (n, classes) of each exit, its task is "early_exit".
+            logits (n, classes) of each exit, its task is "early_exit". Of named results, as classifiers of Hugging
+            Face's transformers give them, `logits` is the answer.
         name: Name for tables and files; the class name where empty.
         source: Where it came from, for the report.
         input_size: Side in pixels, (height, width), or the whole preprocessing. May be left out where the module
-            carries `pretrained_cfg` or `default_cfg`, as timm's models do.
+            carries `pretrained_cfg` or `default_cfg`, as timm's models do, or `config.image_size`.
 
     Raises:
         InputError: If the input size is not known, a weight is not finite, or the module does not return logits.
@@ -94,7 +95,10 @@ def wrap_module(
     state = own.state_dict()
     label = name or type(module).__name__
     _checkpoint.check_finite(state, label)
-    classes, task = _answer_of(own, picture, label)
+    answer = _answer(own, picture, label)
+    if isinstance(answer, Mapping) and isinstance(answer.get("logits"), Tensor):
+        own, answer = LogitsOf(own), answer["logits"]
+    classes, task = _told(own, answer, label)
     decoding: Decoding | None = getattr(module, "decoding", None) if task == DETECTION else None
     exits: Exits | None = getattr(module, "exits", None) if task == EARLY_EXIT else None
     spec = ModelSpec(
@@ -133,23 +137,40 @@ def _preprocessing(
 
 
 def _own_settings(module: nn.Module) -> dict[str, Any]:
-    """The module's own timm-like configuration, {} where it has none."""
+    """The module's own timm-like configuration, or the size that transformers' has; {} where it has none."""
     for attribute in ("pretrained_cfg", "default_cfg"):
         settings = getattr(module, attribute, None)
         if settings is not None and hasattr(settings, "to_dict"):
             settings = settings.to_dict()
         if isinstance(settings, Mapping):
             return dict(settings)
-    return {}
+    side = getattr(getattr(module, "config", None), "image_size", None)
+    return {"input_size": (3, side, side)} if isinstance(side, int) else {}
 
 
-def _answer_of(module: nn.Module, picture: InputSpec, label: str) -> tuple[int, str]:
-    """Runs the module once on zeros and reads the number of classes and the task off its output."""
+class LogitsOf(nn.Module):
+    """A network of named results, for callers who want the logits alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, shape (n, classes) or (n, classes, h, w)."""
+        return self.network(images)["logits"]
+
+
+def _answer(module: nn.Module, picture: InputSpec, label: str) -> Any:
+    """What the module gives for zeros."""
     try:
-        output = module(torch.zeros(1, 3, *picture.size))
+        return module(torch.zeros(1, 3, *picture.size))
     except Exception as error:  # the user's own code may raise anything
         size = "x".join(map(str, (1, 3, *picture.size)))
         raise InputError(f"{label} fails on an input of {size}: {type(error).__name__}: {error}", _HOW) from error
+
+
+def _told(module: nn.Module, output: Any, label: str) -> tuple[int, str]:
+    """The number of classes and the task, read off an answer to one picture."""
     if isinstance(output, tuple) and isinstance(how := getattr(module, "decoding", None), Decoding):
         return _kinds(output, how, label), DETECTION
     if isinstance(output, tuple) and isinstance(exits := getattr(module, "exits", None), Exits):

@@ -1,5 +1,6 @@
 """Names, families, builders and the hub."""
 
+import collections
 import dataclasses
 import http.server
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -238,6 +240,23 @@ def test_wrapping_copies_and_counts():
 def test_a_timm_module_brings_its_own_preprocessing():
     loaded = wrap_module(timm.create_model("repvit_m0_9", num_classes=3))
     assert loaded.spec.input == resolve("m0_9").input and loaded.spec.classes == 3 and not loaded.fused
+
+
+def test_named_results_give_their_logits():
+    class Named(Net):
+        config = types.SimpleNamespace(image_size=24)
+
+        def forward(self, x):
+            return collections.OrderedDict(logits=super().forward(x), hidden_states=x)
+
+    module = Named().eval()
+    loaded = wrap_module(module)
+    assert (loaded.spec.classes, loaded.spec.input.size, loaded.spec.name) == (7, (24, 24), "Named")
+    images = torch.randn(2, 3, 24, 24)
+    assert loaded.module(images).equal(module(images)["logits"])
+    with pytest.raises(InputError, match="returns OrderedDict, not logits"):
+        module.forward = lambda x: collections.OrderedDict(hidden_states=x)
+        wrap_module(module)
 
 
 def test_default_cfg_and_whole_specs_are_understood():
