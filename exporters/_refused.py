@@ -8,18 +8,18 @@ from qtools.core.errors import CheckFailed
 from qtools.core.types import GraphView, OpKind
 
 
-def refused(converter: str, view: GraphView, error: Exception) -> CheckFailed:
+def refused(what: str, view: GraphView, error: Exception) -> CheckFailed:
     """The error to raise.
 
     Args:
-        converter: Name of the converter.
+        what: Who could not do what.
         view: The graph it was given.
-        error: What it raised.
+        error: What was raised.
     """
     odd = unsupported(view)
     step = "; ".join(odd)
     return CheckFailed(
-        f"{converter} could not convert the model: {error}",
+        f"{what}: {error}",
         f"outside the operations that qtools knows: {step}. Replace these first, or choose another target"
         if odd
         else "every operation is one that qtools knows; report the model, or choose another target",

@@ -46,7 +46,7 @@ def convert(program: Program, path: Path) -> Path:
                 package_dir=str(raw),  # its own temporary package would lie there until the process ends
             )
         except Exception as error:  # broad: the converter raises anything; the original stays attached
-            raise refused("coremltools", program.view, error) from error
+            raise refused("coremltools could not convert the model", program.view, error) from error
         spec = Package(raw).spec
         spec.description.metadata.userDefined.clear()  # has the date of the conversion
         weights = raw / "Data" / WEIGHTS_FOLDER / "weight.bin"

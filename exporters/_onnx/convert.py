@@ -43,7 +43,7 @@ def convert(program: Program, products: Set[str] = frozenset()) -> ir.Model:
             assert exported is not None  # only the older exporter returns nothing
             model = simplified(exported.model)
         except Exception as error:  # broad: the exporter raises anything; the original stays attached
-            raise refused("torch.onnx", program.view, error) from error
+            raise refused("torch.onnx could not convert the model", program.view, error) from error
     if model.opset_imports.get("") != OPSET:
         raise CheckFailed(f"torch.onnx wrote opset {model.opset_imports.get('')} instead of {OPSET}")
     model.ir_version = IR_VERSION

@@ -11,6 +11,7 @@ import torch
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
+from exporters._refused import refused
 from exporters._tflite import flatbuffer
 from exporters._tflite.convert import MAP
 from exporters._tflite.rules import SPEC
@@ -66,11 +67,14 @@ def bind(
         ({tensor index: (value id, binding)}, {value id without a tensor: why}).
 
     Raises:
-        CheckFailed: If the graph's input or output finds no tensor.
+        CheckFailed: If LiteRT refuses the file, or the graph's input or output finds no tensor.
     """
     model = flatbuffer.read(data)
     ours = _program_values(program, examples)
-    theirs = _artifact_values(model, data, [program.takes.split(each) for each in examples])
+    try:
+        theirs = _artifact_values(model, data, [program.takes.split(each) for each in examples])
+    except (RuntimeError, ValueError) as reason:
+        raise refused("LiteRT cannot run what litert-torch made of the model", program.view, reason) from reason
     found: dict[int, tuple[str, TensorBinding]] = {}
     unbound: dict[str, str] = {}
     moved = _made_by_moves(model)

@@ -59,5 +59,5 @@ def convert(program: Program) -> bytes:
         try:
             litert_torch.convert(_ChannelsLast(shorten(program.exported.module())), examples).export(str(path))
         except Exception as error:  # broad: the converter raises anything; the original stays attached
-            raise refused("litert-torch", program.view, error) from error
+            raise refused("litert-torch could not convert the model", program.view, error) from error
         return files.read_bytes(path)

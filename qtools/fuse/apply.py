@@ -17,6 +17,8 @@ from qtools.fuse.certificate import ALGEBRA_TOLERANCE, CAST_FACTOR, CAST_FLOOR, 
 from qtools.fuse.find import RULES, Trace, find, leftover_batch_norm
 from qtools.fuse.rule import Chain, Match
 
+ROWS = 2
+"""Dimensions of what a linear layer makes of rows."""
 _RANDOMIZED = "default (untrained): the proof was repeated with randomized statistics"
 
 
@@ -154,6 +156,8 @@ def _measuring(
             value = inputs.pop(index)
             for part in folds[index]:
                 value = part.eval()(value)
+            if output.ndim == ROWS:  # tokens in one row, as a BatchNorm takes them behind a linear layer
+                value = value.flatten(0, -2)
             worst, mean = errors.get(index, (0.0, 0.0))  # a shared block runs more than once
             now = _max_and_mean(output, value)
             errors[index] = (_larger(worst, now[0]), _larger(mean, now[1]))

@@ -22,7 +22,6 @@ RULES: tuple[Rule, ...] = (
     branches.MULTI_GROUP,
     branches.LARGE_KERNEL,
     linear_bn.SEQUENTIAL,
-    linear_bn.OVER_TOKENS,
     conv_bn.SEQUENTIAL,
     conv_bn.NEIGHBOURS,  # by data flow, for whatever no structure claimed
     linear_bn.NORM_BEFORE,
@@ -36,6 +35,8 @@ RULES: tuple[Rule, ...] = (
 PARTS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 """Modules whose neighbours matter."""
 
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
 
 class Trace:
     """Which modules ran, and whose output went where, over one forward pass.
@@ -43,23 +44,29 @@ class Trace:
     Attributes:
         calls: Module path -> how often it ran.
         edges: (producer path, consumer path) where the consumer's input is the producer's output itself and no other
-            operation read it. Such a pair may be folded whatever the code between them looks like.
+            operation read it, or a linear layer's output as one row of tokens. Such a pair may be folded whatever the
+            code between them looks like.
     """
 
     def __init__(self, model: nn.Module, image: Tensor) -> None:
         """Runs the model once on one image, shape (1, 3, height, width)."""
         self.calls: Counter[str] = Counter()
         self._made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors alive, so that an id stays one tensor's
+        self._tokens: dict[int, int | None] = {}  # rows of a linear layer -> the tensor that they are a view of
         self._reads: Counter[int] = Counter()
         self._flows: list[tuple[int, str]] = []
         hooks = [h for path, module in model.named_modules() for h in self._watch(path, module)]
         try:
-            with torch.no_grad(), _Reads(self._made, self._reads):
+            with torch.no_grad(), _Reads(self._made, self._tokens, self._reads):
                 model(image)
         finally:
             for hook in hooks:
                 hook.remove()
-        self.edges = tuple((self._made[key][0], consumer) for key, consumer in self._flows if self._reads[key] == 1)
+        self.edges = tuple((self._made[key][0], consumer) for key, consumer in self._flows if self._alone(key))
+
+    def _alone(self, key: int | None) -> bool:
+        """Whether a tensor, and what it is a view of, was read once."""
+        return key is None or (self._reads[key] == 1 and self._alone(self._tokens.get(key)))
 
     def _watch(self, path: str, module: nn.Module) -> Iterator[Any]:
         is_part = isinstance(module, PARTS)
@@ -72,23 +79,32 @@ class Trace:
         def behind(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if is_part and isinstance(output, Tensor):
                 self._made[id(output)] = (path, output)
+                if isinstance(module, nn.Linear):
+                    self._tokens[id(output)] = None
 
         yield module.register_forward_pre_hook(before)
         yield module.register_forward_hook(behind)
 
 
 class _Reads(TorchDispatchMode):
-    """Counts the operations that read each watched tensor, wherever in the code they are."""
+    """Counts the operations that read each watched tensor, wherever in the code they are.
 
-    def __init__(self, made: dict[int, tuple[str, Tensor]], reads: Counter[int]) -> None:
+    The tokens of all images in one row, which a BatchNorm behind a linear layer wants, are the layer's results too.
+    """
+
+    def __init__(self, made: dict[int, tuple[str, Tensor]], tokens: dict[int, int | None], reads: Counter[int]) -> None:
         super().__init__()
-        self._made, self._reads = made, reads
+        self._made, self._tokens, self._reads = made, tokens, reads
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor) and id(leaf) in self._made:
                 self._reads[id(leaf)] += 1
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func in _VIEWS and id(args[0]) in self._tokens and result.shape == args[0].flatten(0, -2).shape:
+            self._made[id(result)] = (self._made[id(args[0])][0], result)
+            self._tokens[id(result)] = id(args[0])
+        return result
 
 
 def find(model: nn.Module, trace: Trace, rules: Sequence[Rule]) -> tuple[Match, ...]:

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from qtools.fuse.conv_bn import scale_and_shift
 from qtools.fuse.rule import Chain, Rule
 
-_OVER_TOKENS = {"LinearNorm": ("linear", "bn"), "Linear_BN": ("c", "bn")}  # LeViT: timm's names, the authors' names
-
 
 def with_linear_weights(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A plain Linear with these weights: weight (out, in), bias (out,)."""
@@ -48,18 +46,6 @@ def fold_sequential(module: nn.Sequential) -> nn.Linear:
     return fold_linear_norm(first, second)
 
 
-def _is_over_tokens(module: nn.Module) -> bool:
-    """LeViT's pair: the BatchNorm sees the tokens of all images as one batch, and the shape comes back behind it."""
-    found = (getattr(module, name, None) for name in _OVER_TOKENS.get(type(module).__name__, ()))
-    parts = [part for part in found if isinstance(part, nn.Module)]
-    return len(parts) == 2 and _linear_first(*parts)
-
-
-def _fold_over_tokens(module: nn.Module) -> Chain:
-    linear, bn = (getattr(module, name) for name in _OVER_TOKENS[type(module).__name__])
-    return (fold_linear_norm(linear, bn),)
-
-
 def _norm_first(first: nn.Module, second: nn.Module) -> bool:
     return type(first) is nn.BatchNorm1d and first.running_mean is not None and type(second) is nn.Linear
 
@@ -83,4 +69,3 @@ def _build_linear_first(linear: nn.Linear, bn: nn.BatchNorm1d) -> Chain:
 SEQUENTIAL = Rule("linear + batch norm", is_norm_linear, _build_sequential)
 NORM_BEFORE = Rule("batch norm + linear", _norm_first, _build_norm_first, length=2)
 NORM_AFTER = Rule("linear + batch norm", _linear_first, _build_linear_first, length=2)
-OVER_TOKENS = Rule("linear + batch norm over tokens", _is_over_tokens, _fold_over_tokens)

@@ -1,4 +1,4 @@
-"""nn.Unfold and nn.Fold as changes of shape and slices, which integers pass through: MobileViTv2 and VOLO cut patches so.
+"""nn.Unfold and nn.Fold, which cut MobileViTv2's patches, as changes of shape and slices, which integers pass through.
 
 Converters write them as gathers and scatters, for which kernels are missing or in float.
 """
@@ -25,11 +25,11 @@ def unfold(
         parts = x.reshape(*x.shape[:2], height // rows, rows, width // columns, columns)
         return parts.permute(0, 1, 3, 5, 2, 4).reshape(x.shape[0], x.shape[1] * rows * columns, -1)
     reach = [size - step * (window - 1) for size, step, window in zip((height, width), dilation, kernel, strict=True)]
-    shifted = []
+    shifted: list[torch.Tensor] = []
     for down in range(0, dilation[0] * rows, dilation[0]):
         lines = x[:, :, down : down + reach[0] : stride[0]]  # once: converters merge what is written twice
-        for right in range(0, dilation[1] * columns, dilation[1]):
-            shifted.append(lines[..., right : right + reach[1] : stride[1]].flatten(2))
+        starts = range(0, dilation[1] * columns, dilation[1])
+        shifted += [lines[..., right : right + reach[1] : stride[1]].flatten(2) for right in starts]
     return torch.stack(shifted, 2).flatten(1, 2)
 
 
@@ -41,9 +41,9 @@ def fold(
     padding: Sequence[int],
     stride: Sequence[int],
 ) -> Any:
-    """Maps, shape (n, c, h, w), of columns (n, c * kh * kw, places): `torch.nn.functional.fold`, of windows side by side.
+    """Maps, shape (n, c, h, w), of columns (n, c * kh * kw, places): `torch.nn.functional.fold`.
 
-    Windows that overlap are left to torch.
+    Only of windows side by side: those that overlap are left to torch.
     """
     rows, columns = kernel
     down, across = size[0] // rows, size[1] // columns

@@ -1,4 +1,4 @@
-"""nn.Unfold and nn.Fold, with which MobileViTv2 and VOLO cut patches: torch's numbers, then integers on every target."""
+"""nn.Unfold and nn.Fold, which cut patches: torch's numbers, then integers on every target."""
 
 from __future__ import annotations
 

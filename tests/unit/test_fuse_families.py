@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ FAMILIES: dict[str, tuple[int, dict[str, Any], dict[Rule, int]]] = {
     "levit_128s": (
         224,
         {"depth": (1, 1, 1)},
-        {linear_bn.OVER_TOKENS: 22, conv_bn.NEIGHBOURS: 4, linear_bn.NORM_BEFORE: 2},
+        {linear_bn.NORM_AFTER: 22, conv_bn.NEIGHBOURS: 4, linear_bn.NORM_BEFORE: 2},
     ),
     "efficientformerv2_s0": (224, {}, {conv_bn.NEIGHBOURS: 74, conv_bn.ALONE: 1}),
     "swiftformer_xs": (64, {}, {conv_bn.NEIGHBOURS: 21, conv_bn.NORM_BEFORE: 4, conv_bn.ALONE: 1}),
@@ -173,46 +174,41 @@ def test_an_unpadded_convolution_takes_in_the_norm_before_it(groups: int, kernel
     assert not conv_bn.NORM_BEFORE.matches(norm, nn.Conv2d(6, 12, 3, padding=1))
 
 
-class Levit(nn.Module):
-    """LeViT's pair under its authors' name."""
+class Tokens(nn.Module):
+    """LeViT's pair: the BatchNorm sees the tokens of all images as one batch, and the shape comes back behind it."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
-        self.pair = Linear_BN()
-        self.pair.add_module("c", nn.Linear(3, 5, bias=False))
-        self.pair.add_module("bn", nn.BatchNorm1d(5))
+        self.linear, self.norm, self.more = nn.Linear(3, 5, bias=False), nn.BatchNorm1d(5), more
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.pair(x.flatten(2).transpose(1, 2)).mean(1)
+        tokens = self.linear(x.flatten(2).transpose(1, 2))
+        rows = tokens.flatten(0, 1)
+        return self.more(self.norm(rows).reshape_as(tokens), tokens, rows).mean(1)
 
 
-class Linear_BN(nn.Sequential):  # noqa: N801 the authors' name
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        linear, norm = self._modules.values()
-        x = linear(x)
-        return norm(x.flatten(0, 1)).reshape_as(x)
-
-
-class Relu_inside(Linear_BN):  # noqa: N801
-    """Shares the name below and computes something else."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x).relu()
-
-
-def test_the_authors_pair_over_tokens_is_one_linear_layer() -> None:
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_norm_over_tokens_goes_into_the_layer_before(count: int) -> None:
     torch.manual_seed(5)
-    model = randomized(Levit())
-    fused, certificate = fuse(model, picture(6))
-    assert isinstance(fused.pair, nn.Linear) and [b.rule for b in certificate.blocks] == [linear_bn.OVER_TOKENS.name]
-    assert difference(model(picture(6)), fused(picture(6))) < 1e-6
+    model = randomized(Tokens(lambda normed, tokens, rows: normed.relu()))
+    images = torch.randn(count, 3, 6, 6)
+    fused, certificate = fuse(model, images)
+    assert [b.rule for b in certificate.blocks] == [linear_bn.NORM_AFTER.name] and not certificate.leftover
+    assert isinstance(fused.norm, nn.Identity) and difference(model(images), fused(images)) < 1e-6
 
 
-def test_a_class_of_that_name_that_does_more_is_refused() -> None:
-    model = randomized(Levit())
-    model.pair.__class__ = type("Linear_BN", (Relu_inside,), {})
-    with pytest.raises(CheckFailed, match="block pair"):
-        fuse(model, picture(6))
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda normed, tokens, rows: normed + tokens,
+        lambda normed, tokens, rows: normed + rows.reshape_as(normed),
+        lambda normed, tokens, rows: normed * rows.relu().mean(),
+    ],
+)
+def test_not_where_anything_else_reads_the_tokens(more: Callable[..., torch.Tensor]) -> None:
+    model = randomized(Tokens(more))
+    _, certificate = fuse(model, picture(6), strict=False)
+    assert not certificate.blocks and certificate.leftover == ("norm",)
 
 
 @pytest.mark.parametrize(
