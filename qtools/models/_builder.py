@@ -97,7 +97,7 @@ def wrap_module(
     _checkpoint.check_finite(state, label)
     answer = _answer(own, picture, label)
     if isinstance(answer, Mapping) and isinstance(answer.get("logits"), Tensor):
-        own, answer = LogitsOf(own), answer["logits"]
+        own, answer = LogitsOf(own).eval(), answer["logits"]
     classes, task = _told(own, answer, label)
     decoding: Decoding | None = getattr(module, "decoding", None) if task == DETECTION else None
     exits: Exits | None = getattr(module, "exits", None) if task == EARLY_EXIT else None

@@ -1,8 +1,8 @@
 """MLAS's convolutions in float32, in blocks of channels: sums in their order, the bias last.
 
-Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/snchwc.cpp and the kernels for AVX-512 beside it. Of fewer
-channels than a block each is summed by itself, of others a block after the other, tap by tap and channel by channel;
-single positions take 128 channels on end, depthwise layers tap by tap. All by fused multiply-adds.
+Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/snchwc.cpp and the kernels for AVX-512 and AVX2 beside it.
+Of fewer channels than a block each is summed by itself, of others a block after the other, tap by tap and channel by
+channel; single positions take 128 channels on end, depthwise layers tap by tap. All by fused multiply-adds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from qtools.core.types import Op
 from qtools.simulate._fma import add_product
+from qtools.simulate._mlas_isa import LANES
 
-BLOCK, ON_END = 16, 128
+BLOCK, ON_END = LANES, 128
 """Channels whose products are summed before anything is added: of windows, and of single positions."""
 MOST_SUMMED = 432
 """Products per output up to which they are taken one by one; beyond, as torch takes them."""

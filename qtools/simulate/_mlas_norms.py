@@ -1,9 +1,10 @@
 """MLAS's softmax and LayerNorm in float32 to the last bit: sums in the order of its kernels for AVX-512 and AVX2.
 
-Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/compute.cpp and x86_64/TransKernelAvx512F.S (softmax: an
-exponential by a polynomial, sixteen sums side by side, one division), core/mlas/lib/layernorm_kernel_avx2.cpp (a mean
-of doubles, then squares around it, eight sums side by side). What onnxruntime makes of a sum of tokens and the affine
-LayerNorm behind it (SkipLayerNormalization) sums otherwise, and is not followed.
+Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/compute.cpp, x86_64/TransKernelAvx512F.S and
+x86_64/TransKernelFma3.S (softmax: an exponential by a polynomial, a register's sums side by side, one division),
+core/mlas/lib/layernorm_kernel_avx2.cpp (a mean of doubles, then squares around it, eight sums side by side). What
+onnxruntime makes of a sum of tokens and the affine LayerNorm behind it (SkipLayerNormalization) sums otherwise, and is
+not followed.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from qtools.core.types import Op
 from qtools.simulate._elementwise import by_parts, scaled
 from qtools.simulate._fma import add_product, fma
 from qtools.simulate._mlas_functions import LOG2_E, MINUS_LN2, ROUNDING, polynomial
+from qtools.simulate._mlas_isa import AVX512, LANES
 
-LOWEST = -103.9720840454
-"""What exponentials of less than that are taken for."""
+LOWEST = -103.9720840454 if AVX512 else -88.3762626647949
+"""What exponentials of less than that are taken for: zero without AVX-512, where no power is denormal."""
+LEAST_POWER = -126
 EXPONENTIAL = tuple(
     map(float.fromhex, ("0x1.694p-10", "0x1.125edcp-7", "0x1.555b5ap-5", "0x1.55545p-3", "0x1.fffff6p-2", "0x1", "0x1"))
 )
 """Factors of the exponential near zero, those of the highest powers first."""
-SUMS, SUMS_OF_SQUARES, AT_ONCE = 16, 8, 4
+SUMS_OF_SQUARES, AT_ONCE = 8, 4
 """Sums side by side; what is left of a row behind the last eight is taken four at once."""
 SHORTEST = 8
 """Numbers of a row that the kernel for LayerNorm is used from."""
@@ -33,11 +36,12 @@ def softmax(op: Op, x: torch.Tensor) -> torch.Tensor:
     """float32 of the same shape, over dimension `op.attrs["dim"]`."""
     rows = x.movedim(op.attrs["dim"], -1)
     powers = by_parts(_exponential, rows - rows.amax(-1, keepdim=True))
-    sides = functional.pad(powers, (0, -powers.shape[-1] % SUMS)).unflatten(-1, (-1, SUMS))
+    sides = functional.pad(powers, (0, -powers.shape[-1] % LANES)).unflatten(-1, (-1, LANES))
     total = sides[..., 0, :]
     for place in range(1, sides.shape[-2]):
         total = total + sides[..., place, :]
-    total = total[..., : SUMS // 2] + total[..., SUMS // 2 :]
+    if AVX512:
+        total = total[..., : LANES // 2] + total[..., LANES // 2 :]
     while total.shape[-1] > 1:
         total = total[..., 0::2] + total[..., 1::2]
     return (powers * (1 / total)).movedim(-1, op.attrs["dim"])
@@ -90,4 +94,5 @@ def _exponential(x: torch.Tensor) -> torch.Tensor:
     steps = fma(left, float(np.float32(LOG2_E)), ROUNDING) - ROUNDING
     for part in MINUS_LN2:
         left = fma(steps, float(np.float32(part)), left)
-    return scaled(polynomial(EXPONENTIAL, left), steps)
+    power = scaled(polynomial(EXPONENTIAL, left), steps)
+    return power if AVX512 else power.where(steps >= LEAST_POWER, 0.0)

@@ -253,7 +253,7 @@ def test_named_results_give_their_logits():
     loaded = wrap_module(module)
     assert (loaded.spec.classes, loaded.spec.input.size, loaded.spec.name) == (7, (24, 24), "Named")
     images = torch.randn(2, 3, 24, 24)
-    assert loaded.module(images).equal(module(images)["logits"])
+    assert loaded.module(images).equal(module(images)["logits"]) and not loaded.module.training
     with pytest.raises(InputError, match="returns OrderedDict, not logits"):
         module.forward = lambda x: collections.OrderedDict(hidden_states=x)
         wrap_module(module)
