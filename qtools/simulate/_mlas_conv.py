@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from qtools.core.types import Op
 from qtools.simulate._fma import add_product
-from qtools.simulate._mlas_isa import LANES
+from qtools.simulate._isa import LANES
 
 BLOCK, ON_END = LANES, 128
 """Channels whose products are summed before anything is added: of windows, and of single positions."""

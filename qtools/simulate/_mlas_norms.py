@@ -16,8 +16,8 @@ from torch.nn import functional
 from qtools.core.types import Op
 from qtools.simulate._elementwise import by_parts, scaled
 from qtools.simulate._fma import add_product, fma
+from qtools.simulate._isa import AVX512, LANES
 from qtools.simulate._mlas_functions import LOG2_E, MINUS_LN2, ROUNDING, polynomial
-from qtools.simulate._mlas_isa import AVX512, LANES
 
 LOWEST = -103.9720840454 if AVX512 else -88.3762626647949
 """What exponentials of less than that are taken for: zero without AVX-512, where no power is denormal."""
