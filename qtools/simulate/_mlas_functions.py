@@ -1,7 +1,8 @@
-"""MLAS's logistic function, error function, and what SiLU and GELU make of them, in float32 to the last bit.
+"""onnxruntime's functions of single numbers in float32 to the last bit.
 
-Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/logistic.cpp (a quotient of polynomials), erf.cpp (one
-polynomial near zero, an exponential of another beyond). The processor's fused multiply-adds are used throughout.
+Sources, in github.com/microsoft/onnxruntime: core/mlas/lib/logistic.cpp and tanh.cpp (quotients of polynomials) and
+erf.cpp (one polynomial near zero, an exponential of another beyond), all in fused multiply-adds; and
+core/providers/cpu/activation/activations.h (HardSigmoid, without any).
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ POWER = (1.38319808e-3, 8.37550033e-3, 4.16689515e-2, 1.66664466e-1, 4.99999851e
 LOG2_E, MINUS_LN2 = 1.44269504088896341, (-6.93145752e-1, -1.42860677e-6)
 ROUNDING = 1.25829120e7
 """Added and taken off, it leaves whole numbers."""
+TANH_ENDS = 9.0
+TANH_UPPER = (
+    *(-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08),
+    *(1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03),
+)
+TANH_LOWER = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+"""The same for the hyperbolic tangent."""
+SIXTH = 1 / 6
 INVERSE_ROOT_2 = 0.70710678118654752440
 
 
@@ -54,6 +63,27 @@ def gelu(op: Op, x: torch.Tensor) -> torch.Tensor:
     if op.attrs["approximate"] != "none":
         return functional.gelu(x, approximate=op.attrs["approximate"])
     return by_parts(lambda part: part * 0.5 * (1 + _erf(part * _float32(INVERSE_ROOT_2))), x)
+
+
+def tanh(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """float32 of the same shape."""
+
+    def part(x: torch.Tensor) -> torch.Tensor:
+        near = x.clamp(-TANH_ENDS, TANH_ENDS)
+        square = near * near
+        return polynomial(TANH_UPPER, square) * near / polynomial(TANH_LOWER, square)
+
+    return by_parts(part, x)
+
+
+def hard_sigmoid(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """float32 of the same shape."""
+    return (x * _float32(SIXTH) + 0.5).clamp(0, 1)
+
+
+def hard_swish(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """float32 of the same shape."""
+    return x * hard_sigmoid(op, x)
 
 
 def _sigmoid(x: torch.Tensor) -> torch.Tensor:

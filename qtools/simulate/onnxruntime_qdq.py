@@ -1,7 +1,6 @@
 """onnxruntime's CPU provider on a file made for an NPU: Q/DQ also stand around operators that run in float there.
 
-Those dequantize, compute in float32 and quantize again; a last bit of torch's function that differs from
-onnxruntime's moves a code now and then. What the NPU itself rounds is not simulated.
+Those dequantize, compute in float32 and quantize again. What the NPU itself rounds is not simulated.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional
 
 from qtools.core import numerics
 from qtools.core.types import Op, OpKind
@@ -29,10 +27,6 @@ def _through_float(compute: Callable[..., torch.Tensor]) -> Kernel:
     return Kernel(run)
 
 
-def _gelu(op: Op, x: torch.Tensor) -> torch.Tensor:
-    return functional.gelu(x, approximate=op.attrs["approximate"])
-
-
 def _mean(op: Op, x: torch.Tensor) -> torch.Tensor:
     return x.mean(op.attrs["dims"], keepdim=op.attrs["keepdim"])
 
@@ -44,13 +38,12 @@ def _any_mean(op: Op, data: tuple[Operand, ...], out: Output) -> torch.Tensor:
     return (onnxruntime.KERNELS[OpKind.MEAN] if spatial else _through_float(_mean)).run(op, data, out)
 
 
+FUNCTIONS = (OpKind.GELU, OpKind.HARD_SWISH, OpKind.TANH, OpKind.SOFTMAX)
+
 KERNELS: Kernels = {
     **onnxruntime.KERNELS,
     OpKind.MEAN: Kernel(_any_mean),
     OpKind.SUB: _through_float(lambda op, a, b: a - b),
     OpKind.DIV: _through_float(lambda op, a, b: a / b),
-    OpKind.GELU: _through_float(_gelu),
-    OpKind.HARD_SWISH: _through_float(lambda op, x: functional.hardswish(x)),
-    OpKind.TANH: _through_float(lambda op, x: torch.tanh(x)),
-    OpKind.SOFTMAX: _through_float(lambda op, x: torch.softmax(x, op.attrs["dim"])),
+    **{kind: _through_float(onnxruntime.FLOATS[kind]) for kind in FUNCTIONS},
 }

@@ -183,7 +183,6 @@ def test_every_code_is_as_simulated_with_layers_that_read_floats(bench: Any, see
     if FOLLOWED:  # of means the order of sums is XNNPACK's own: a last bit of these floats, and no code behind them
         bench.assert_equal({name: count for name, count in counts.items() if name not in means})
         assert all(counts[name].worst < 1e-6 for name in means)
-    # other sigmoids are a last bit off, which at a tie of a run-time grid is one of its steps times a weight: two of
-    # eight draws on AVX2, by 7e-4 at most, and no code
+    # elsewhere sigmoids are a last bit off, which at a tie of a run-time grid is one of its steps times a weight
     assert all(count.worst < RUN_TIME_STEP or plan.params(name) is not None for name, count in counts.items())
     assert all(count.worst <= 1 for count in counts.values())

@@ -51,6 +51,13 @@ def answer_to(
 
 
 FUNCTIONS = {
+    "Tanh": (helper.make_node("Tanh", ["x"], ["y"]), _mlas_functions.tanh, torch.tanh),
+    "HardSwish": (helper.make_node("HardSwish", ["x"], ["y"]), _mlas_functions.hard_swish, F.hardswish),
+    "HardSigmoid": (
+        helper.make_node("HardSigmoid", ["x"], ["y"], alpha=1 / 6, beta=0.5),
+        _mlas_functions.hard_sigmoid,
+        F.hardsigmoid,
+    ),
     "Sigmoid": (helper.make_node("Sigmoid", ["x"], ["y"]), _mlas_functions.sigmoid, torch.sigmoid),
     "Gelu": (helper.make_node("Gelu", ["x"], ["y"]), _mlas_functions.gelu, F.gelu),
     "QuickGelu": (
