@@ -10,7 +10,7 @@ after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -159,7 +159,7 @@ def _clamped(codes: torch.Tensor, out: Output) -> torch.Tensor:
 
 QUANTIZE: Quantize = quantize
 
-FLOATS = {
+FLOATS: Mapping[OpKind, Callable[..., torch.Tensor]] = {
     OpKind.CONV: _mlas_conv.run,
     OpKind.DEPTHWISE_CONV: _mlas_conv.run,
     OpKind.SIGMOID: _mlas_functions.sigmoid,
