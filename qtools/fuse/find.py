@@ -52,7 +52,7 @@ class Trace:
         """Runs the model once on one image, shape (1, 3, height, width)."""
         self.calls: Counter[str] = Counter()
         self._made: dict[int, tuple[str, Tensor]] = {}  # keeps the tensors alive, so that an id stays one tensor's
-        self._tokens: dict[int, int | None] = {}  # rows of a linear layer -> the tensor that they are a view of
+        self._tokens: dict[int, int | None] = {}  # what a linear layer made -> None; a view as one row -> what it views
         self._reads: Counter[int] = Counter()
         self._flows: list[tuple[int, str]] = []
         hooks = [h for path, module in model.named_modules() for h in self._watch(path, module)]
