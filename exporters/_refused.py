@@ -1,4 +1,4 @@
-"""What is said when a converter refuses a graph: its own words, and the operations that qtools does not know either."""
+"""What is said when a converter, or the runtime behind it, refuses a graph: its words, and what qtools cannot do."""
 
 from __future__ import annotations
 

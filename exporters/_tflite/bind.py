@@ -73,7 +73,7 @@ def bind(
     ours = _program_values(program, examples)
     try:
         theirs = _artifact_values(model, data, [program.takes.split(each) for each in examples])
-    except (RuntimeError, ValueError) as reason:
+    except RuntimeError as reason:
         raise refused("LiteRT cannot run what litert-torch made of the model", program.view, reason) from reason
     found: dict[int, tuple[str, TensorBinding]] = {}
     unbound: dict[str, str] = {}

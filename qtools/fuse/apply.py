@@ -14,11 +14,9 @@ from torch import Tensor, nn
 from qtools.core.errors import CheckFailed
 from qtools.fuse.affine_norm import is_group_norm, is_layer_norm
 from qtools.fuse.certificate import ALGEBRA_TOLERANCE, CAST_FACTOR, CAST_FLOOR, BlockProof, FusionCertificate
-from qtools.fuse.find import RULES, Trace, find, leftover_batch_norm
+from qtools.fuse.find import ROWS, RULES, Trace, find, leftover_batch_norm
 from qtools.fuse.rule import Chain, Match
 
-ROWS = 2
-"""Dimensions of what a linear layer makes of rows."""
 _RANDOMIZED = "default (untrained): the proof was repeated with randomized statistics"
 
 
@@ -156,7 +154,9 @@ def _measuring(
             value = inputs.pop(index)
             for part in folds[index]:
                 value = part.eval()(value)
-            if output.ndim == ROWS:  # tokens in one row, as a BatchNorm takes them behind a linear layer
+            if (
+                output.ndim == ROWS and len(folds[index]) > 1
+            ):  # tokens in one row, as a BatchNorm takes them behind a linear layer
                 value = value.flatten(0, -2)
             worst, mean = errors.get(index, (0.0, 0.0))  # a shared block runs more than once
             now = _max_and_mean(output, value)

@@ -35,6 +35,9 @@ RULES: tuple[Rule, ...] = (
 PARTS = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 """Modules whose neighbours matter."""
 
+ROWS = 2
+"""Dimensions of what a linear layer makes of tokens in one row."""
+
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
@@ -101,7 +104,12 @@ class _Reads(TorchDispatchMode):
             if isinstance(leaf, Tensor) and id(leaf) in self._made:
                 self._reads[id(leaf)] += 1
         result = func(*args, **(kwargs or {}))
-        if func in _VIEWS and id(args[0]) in self._tokens and result.shape == args[0].flatten(0, -2).shape:
+        if (
+            func in _VIEWS
+            and id(args[0]) in self._tokens
+            and result.ndim == ROWS
+            and result.shape[1:] == args[0].shape[-1:]
+        ):
             self._made[id(result)] = (self._made[id(args[0])][0], result)
             self._tokens[id(result)] = id(args[0])
         return result

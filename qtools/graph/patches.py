@@ -11,12 +11,19 @@ from typing import Any
 import torch
 
 APART, UNPADDED = [1, 1], [0, 0]
+MAP, COLUMNS = 4, 3
+"""Dimensions of maps, and of columns."""
 
 
 def unfold(
     x: torch.Tensor, kernel: Sequence[int], dilation: Sequence[int], padding: Sequence[int], stride: Sequence[int]
-) -> torch.Tensor:
-    """Columns of windows, shape (n, c * kh * kw, places), of maps (n, c, h, w): `torch.nn.functional.unfold`."""
+) -> Any:
+    """Columns of windows, shape (n, c * kh * kw, places), of maps (n, c, h, w): `torch.nn.functional.unfold`.
+
+    Maps without a batch are left to torch.
+    """
+    if x.ndim != MAP:
+        return NotImplemented
     rows, columns = kernel
     if padding != UNPADDED:
         x = torch.nn.functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
@@ -30,7 +37,7 @@ def unfold(
         lines = x[:, :, down : down + reach[0] : stride[0]]  # once: converters merge what is written twice
         starts = range(0, dilation[1] * columns, dilation[1])
         shifted += [lines[..., right : right + reach[1] : stride[1]].flatten(2) for right in starts]
-    return torch.stack(shifted, 2).flatten(1, 2)
+    return shifted[0] if len(shifted) == 1 else torch.stack(shifted, 2).flatten(1, 2)
 
 
 def fold(
@@ -47,7 +54,7 @@ def fold(
     """
     rows, columns = kernel
     down, across = size[0] // rows, size[1] // columns
-    if not _tiles(kernel, dilation, stride) or padding != UNPADDED or x.ndim != 3 or x.shape[-1] != down * across:
+    if not _tiles(kernel, dilation, stride) or padding != UNPADDED or x.ndim != COLUMNS or x.shape[-1] != down * across:
         return NotImplemented
     if (down * rows, across * columns) != tuple(size):
         return NotImplemented

@@ -161,14 +161,19 @@ def _attend_on_four(node: fx.Node) -> None:
 
 
 def _join_reshapes(node: fx.Node) -> None:
-    """A change of shape reads through those in front of it."""
+    """A change of shape reads through those in front of it, and goes where together they change none."""
     while node.target is aten.reshape.default:
         source = node.args[0]
         if not isinstance(source, fx.Node) or source.target is not aten.reshape.default:
             return
-        node.replace_input_with(source, source.args[0])  # type: ignore[arg-type]
+        first = source.args[0]
+        assert isinstance(first, fx.Node)
+        node.replace_input_with(source, first)
         if not source.users:
             source.graph.erase_node(source)
+        if _shape(first) == _shape(node) and not any(user.op == "output" for user in node.users):
+            _put(node, first)
+            return
 
 
 def _put(node: fx.Node, other: fx.Node) -> None:

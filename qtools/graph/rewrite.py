@@ -60,7 +60,8 @@ def _hardtanh(x: torch.Tensor, low: float | None = -1.0, high: float | None = 1.
 
 def _stack(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
     """A concatenation, which integer kernels have."""
-    return torch.cat([each.unsqueeze(dim) for each in tensors], dim)
+    apart = [each.unsqueeze(dim) for each in tensors]
+    return apart[0] if len(apart) == 1 else torch.cat(apart, dim)
 
 
 _ALWAYS: Mapping[Any, Callable[..., Any]] = {

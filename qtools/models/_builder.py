@@ -138,14 +138,16 @@ def _preprocessing(
 
 def _own_settings(module: nn.Module) -> dict[str, Any]:
     """The module's own timm-like configuration, or the size that transformers' has; {} where it has none."""
+    side = getattr(getattr(module, "config", None), "image_size", None)
+    sides = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
+    size = {"input_size": (3, *sides)} if [type(each) for each in sides] == [int, int] else {}
     for attribute in ("pretrained_cfg", "default_cfg"):
         settings = getattr(module, attribute, None)
         if settings is not None and hasattr(settings, "to_dict"):
             settings = settings.to_dict()
         if isinstance(settings, Mapping):
-            return dict(settings)
-    side = getattr(getattr(module, "config", None), "image_size", None)
-    return {"input_size": (3, side, side)} if isinstance(side, int) else {}
+            return size | dict(settings)
+    return size
 
 
 class LogitsOf(nn.Module):

@@ -1,8 +1,8 @@
 """MLAS's product of two matrices in float32 to the last bit: fused multiply-adds along the inner dimension.
 
-Source: core/mlas/lib/sgemm.cpp in github.com/microsoft/onnxruntime, and the kernels for AVX-512 beside it. A factor
-that onnxruntime takes into a product of more inner places than it packs at once is applied to each pack, here to the
-sum of all.
+Source: core/mlas/lib/sgemm.cpp in github.com/microsoft/onnxruntime, and the kernels for AVX-512 and AVX2 beside it. A
+factor that onnxruntime takes into a product of more inner places than it packs at once is applied to each pack, here to
+the sum of all.
 """
 
 from __future__ import annotations

@@ -35,9 +35,29 @@ def test_it_is_folded_and_known(family: str) -> None:
     loaded = wrap_module(module)
     assert (loaded.spec.classes, loaded.spec.input.size) == (5, (64, 64))
     image = torch.randn(1, 3, 64, 64)
-    fused, certificate = fuse(loaded.module, image)
+    fused, certificate = fuse(loaded.module, image, strict=False)
     assert len(certificate.blocks) > 10 and not certificate.leftover
     program = capture(fused, image)
     assert not [op.attrs["aten"] for op in program.view.ops if op.kind is OpKind.OTHER]
     with torch.inference_mode():
         assert (program.exported.module()(image) - module(image).logits).abs().max() < 1e-5
+
+
+def test_a_norm_over_tokens_leaves_no_change_of_shape() -> None:
+    """One between a layer and its function, and converters merge all three: weights would have no place."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm, self.head = nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.linear(x.flatten(2).transpose(1, 2))
+            return self.head(self.norm(tokens.flatten(0, 1)).reshape_as(tokens).relu().mean(1))
+
+    image = torch.randn(1, 3, 6, 6)
+    fused, _ = fuse(Tokens().eval(), image)
+    program = capture(fused, image)
+    kinds = [op.kind for op in program.view.ops]
+    assert kinds[-4:] == [OpKind.LINEAR, OpKind.RELU, OpKind.MEAN, OpKind.LINEAR]
+    assert program.batch_size(4) == 4

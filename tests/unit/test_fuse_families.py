@@ -192,9 +192,24 @@ def test_a_norm_over_tokens_goes_into_the_layer_before(count: int) -> None:
     torch.manual_seed(5)
     model = randomized(Tokens(lambda normed, tokens, rows: normed.relu()))
     images = torch.randn(count, 3, 6, 6)
-    fused, certificate = fuse(model, images)
+    fused, certificate = fuse(model, images, strict=False)
     assert [b.rule for b in certificate.blocks] == [linear_bn.NORM_AFTER.name] and not certificate.leftover
     assert isinstance(fused.norm, nn.Identity) and difference(model(images), fused(images)) < 1e-6
+
+
+def test_a_learnt_gate_is_no_token() -> None:
+    """A linear layer over a single row without a batch, as a view of which no BatchNorm reads it."""
+
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.row, self.layer = nn.Parameter(torch.randn(4)), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * self.layer(self.row).view(1, -1, 1, 1)).mean((2, 3)) + self.layer(self.row).view(1, 3)
+
+    fused, certificate = fuse(Gate().eval().requires_grad_(False), picture(6))
+    assert not certificate.blocks and isinstance(fused.layer, nn.Linear)
 
 
 @pytest.mark.parametrize(
