@@ -108,7 +108,7 @@ PACKING = Packing(
 
 SPEC = TargetSpec(
     name="tflite",
-    version="int8-4",
+    version="int8-5",
     activation=QuantScheme.activation(8),
     rules={
         OpKind.CONV: OpRule(SPEC_PAGE, weight_axis=0),
@@ -133,7 +133,7 @@ SPEC = TargetSpec(
         OpKind.SPLIT: OpRule(DELEGATE, tied=True),
     },
     fused=tuple(product((*WEIGHTED, OpKind.ADD, OpKind.MUL), (OpKind.RELU, OpKind.RELU6))),
-    expand=frozenset({OpKind.SILU, OpKind.AVG_POOL, OpKind.ATTENTION}),
+    expand=frozenset({OpKind.SILU, OpKind.HARD_SIGMOID, OpKind.AVG_POOL, OpKind.ATTENTION}),
     scales_queries=True,
     suffix=".tflite",
     fast_path=XNNPACK,

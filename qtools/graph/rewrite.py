@@ -58,6 +58,11 @@ def _hardtanh(x: torch.Tensor, low: float | None = -1.0, high: float | None = 1.
     return aten.relu6.default(x) if (low, high) == (0, 6) else NotImplemented
 
 
+def _hard_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """The sum goes into the bias of the layer in front (`fold_scales`), where the kernel of integers caps at 6 too."""
+    return aten.relu6.default(x + 3.0) * (1 / 6)
+
+
 def _stack(tensors: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
     """A concatenation, which integer kernels have."""
     apart = [each.unsqueeze(dim) for each in tensors]
@@ -76,6 +81,7 @@ _ALWAYS: Mapping[Any, Callable[..., Any]] = {
 
 _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {
     OpKind.SILU: {aten.silu.default: _silu},
+    OpKind.HARD_SIGMOID: {aten.hardsigmoid.default: _hard_sigmoid},
     OpKind.AVG_POOL: {aten.adaptive_avg_pool2d.default: _global_average},
     OpKind.ATTENTION: {aten.scaled_dot_product_attention.default: _attention},
 }
@@ -84,8 +90,8 @@ _EXPANSIONS: Mapping[OpKind, Mapping[Any, Callable[..., Any]]] = {
 def expansions(kinds: frozenset[OpKind], *, scale_queries: bool = False) -> dict[Any, Callable[..., Any]]:
     """Returns the decomposition table that writes out the given kinds, and what is simpler for every target.
 
-    SiLU becomes x * sigmoid(x), global average pooling a mean over height and width, attention two products around a
-    softmax; these are the definitions.
+    SiLU becomes x * sigmoid(x), a hard sigmoid relu6(x + 3) / 6, global average pooling a mean over height and width,
+    attention two products around a softmax; these are the definitions.
 
     Args:
         kinds: What to write out.

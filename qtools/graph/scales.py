@@ -36,13 +36,17 @@ class _Path:
 
 
 def fold_scales(exported: torch.export.ExportedProgram) -> None:
-    """Folds in place every product of a layer's result with a constant that is one number for each of its channels."""
+    """Folds in place every product of a layer's result with a constant that is one number for each of its channels.
+
+    And its sum with a number, where it has a bias: a hard sigmoid written out begins with one.
+    """
     for node in list(exported.graph.nodes):
-        if node.target is not aten.mul.Tensor:
+        fold = _FOLDS.get(node.target)
+        if fold is None or node.kwargs:
             continue
         one, two = node.args[:2]
-        for value, factor in ((one, two), (two, one)):
-            if isinstance(value, fx.Node) and _folded(exported, node, value, factor):
+        for value, constant in ((one, two), (two, one)):
+            if isinstance(value, fx.Node) and fold(exported, node, value, constant):
                 node.replace_all_uses_with(value)
                 exported.graph_signature.replace_all_uses(node.name, value.name)
                 exported.graph.erase_node(node)
@@ -77,6 +81,22 @@ def _folded(exported: torch.export.ExportedProgram, product: fx.Node, value: fx.
         return False
     rows = _by_channel(tensor, path, product)
     return rows is not None and _scaled(exported, path.layer, rows)
+
+
+def _shifted(exported: torch.export.ExportedProgram, _: fx.Node, value: fx.Node, number: object) -> bool:
+    """Puts a number of a sum into the bias of the layer that the other one comes from; False where that cannot be."""
+    path = _path_to(value)
+    bias = path.layer.args[2] if path is not None and len(path.layer.args) > 2 else None
+    if not isinstance(number, (int, float)) or not isinstance(bias, fx.Node) or len(bias.users) != 1:
+        return False
+    known = constant_of(exported, bias)
+    if known is None:
+        return False
+    replace_constant(exported, bias, nn.Parameter(known.detach() + number, requires_grad=False))
+    return True
+
+
+_FOLDS = {aten.mul.Tensor: _folded, aten.add.Tensor: _shifted}
 
 
 def _constant(exported: torch.export.ExportedProgram, factor: object) -> torch.Tensor | None:

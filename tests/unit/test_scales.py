@@ -117,3 +117,22 @@ def test_other_factors_stay_in_front_of_the_product(compute: Compute) -> None:
     program = capture(Scaled(compute, ()).eval(), torch.randn(SHAPE), frozenset({OpKind.ATTENTION}))
     kinds = [op.kind for op in program.view.ops if op.kind in (OpKind.MUL, OpKind.MATMUL)]
     assert kinds == [OpKind.MUL, OpKind.MATMUL]
+
+
+@pytest.mark.parametrize(
+    ("compute", "left"),
+    [
+        (lambda m, x: m.grouped(x) + 3, 0),
+        (lambda m, x: 3 + m.linear(_tokens(x)), 0),
+        (lambda m, x: m.conv(x) + 3, 1),  # without a bias
+        (lambda m, x: torch.add(m.grouped(x), 3, alpha=2), 1),
+        (lambda m, x: m.grouped(x) + m.gamma, 1),
+        (lambda m, x: (y := m.grouped(x)) * (y + 3), 1),
+    ],
+)
+def test_a_number_added_goes_into_a_bias(compute: Compute, left: int) -> None:
+    program, module = _captured(compute, (1,))
+    assert sum(op.kind is OpKind.ADD for op in program.view.ops) == left
+    image = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        torch.testing.assert_close(program.exported.module()(image), module(image))
