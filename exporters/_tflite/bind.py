@@ -104,8 +104,8 @@ def bind(
 def _taken_in(view: GraphView, name: str) -> str | None:
     """What a function makes of a value that the operation in front of it takes in; None where there is none."""
     op, readers = view.producer.get(name), view.consumers.get(name, ())
-    fused = op is not None and len(readers) == 1 and (op.kind, readers[0].kind) in SPEC.fused
-    return readers[0].outputs[0] if fused else None
+    alone = len(readers) == 1 and name not in view.outputs
+    return readers[0].outputs[0] if alone and op is not None and (op.kind, readers[0].kind) in SPEC.fused else None
 
 
 def _give_over(
