@@ -19,6 +19,8 @@ aten = torch.ops.aten
 
 LIMIT = 5
 """Core ML's largest number of dimensions."""
+ROWS = 2
+"""Dimensions of the tokens of all images in one row: others that change nothing do so at one batch size only."""
 
 _ELEMENTWISE = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 _ALONG_ONE = (aten.select.int, aten.slice.Tensor, aten.unbind.int)
@@ -161,7 +163,7 @@ def _attend_on_four(node: fx.Node) -> None:
 
 
 def _join_reshapes(node: fx.Node) -> None:
-    """A change of shape reads through those in front of it, and goes where together they change none."""
+    """A change of shape reads through those in front of it, and goes where both are left of a norm over tokens."""
     while node.target is aten.reshape.default:
         source = node.args[0]
         if not isinstance(source, fx.Node) or source.target is not aten.reshape.default:
@@ -169,9 +171,10 @@ def _join_reshapes(node: fx.Node) -> None:
         first = source.args[0]
         assert isinstance(first, fx.Node)
         node.replace_input_with(source, first)
+        rows = first.target is aten.linear.default and _rank(source) == ROWS
         if not source.users:
             source.graph.erase_node(source)
-        if _shape(first) == _shape(node) and not any(user.op == "output" for user in node.users):
+        if rows and _shape(first) == _shape(node) and not any(user.op == "output" for user in node.users):
             _put(node, first)
             return
 
