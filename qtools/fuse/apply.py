@@ -154,9 +154,7 @@ def _measuring(
             value = inputs.pop(index)
             for part in folds[index]:
                 value = part.eval()(value)
-            if (
-                output.ndim == ROWS and len(folds[index]) > 1
-            ):  # tokens in one row, as a BatchNorm takes them behind a linear layer
+            if output.ndim == ROWS and len(folds[index]) > 1:  # a layer of tokens, and a norm over one row of them
                 value = value.flatten(0, -2)
             worst, mean = errors.get(index, (0.0, 0.0))  # a shared block runs more than once
             now = _max_and_mean(output, value)

@@ -1,5 +1,7 @@
 """Exact: what scales all that one convolution or linear layer makes, or each of its channels, goes into its weights.
 
+A number that is added goes into its bias.
+
 Attention scales its queries by a number, and a residual branch ends in a factor per channel (layer scale: Touvron et
 al., ICCV 2021, arXiv 2103.17239, section 2). Converters fold both too, behind the planner, and the layer's own result
 is then nowhere in the artifact, so that its weights would have to stay in float; and where they do not, it is one more

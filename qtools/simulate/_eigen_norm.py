@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from qtools.core.types import Op
+from qtools.simulate._operand import weight_and_bias
 
 PACKET = 4
 """Numbers that Eigen adds at once."""
@@ -24,8 +25,7 @@ def group_norm(op: Op, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
         x: float32.
         affine: Weight and bias, those that `op.attrs["affine"]` says are there.
     """
-    parts = iter(affine)
-    weight, bias = (next(parts) if there else None for there in op.attrs["affine"])
+    weight, bias = weight_and_bias(op, affine)
     rows = x.reshape(len(x), op.attrs["groups"], -1)
     groups, count = rows.shape[1:]
     # the first packet of a row begins where memory does; a map of one image lies there as a whole

@@ -25,6 +25,10 @@ def by_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) 
     return made.reshape(x.shape)
 
 
+LEAST_POWER = -126
+"""Of 2, that is no denormal number in float32."""
+
+
 def scaled(x: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
     """x * 2^exponent in float32, rounded once where it is denormal; torch's `ldexp` computes a power for that.
 

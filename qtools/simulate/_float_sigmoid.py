@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from qtools.core.types import Op
-from qtools.simulate._elementwise import by_parts, scaled
+from qtools.simulate._elementwise import LEAST_POWER, by_parts, scaled
 from qtools.simulate._fma import fma
 from qtools.simulate._isa import AVX512
 
@@ -33,7 +33,6 @@ QUINTIC = tuple(
     map(float.fromhex, ("0x1.0F9F9Cp-7", "0x1.573A1Ap-5", "0x1.555A80p-3", "0x1.FFFDC6p-2", "0x1.FFFFF6p-1"))
 )
 """Factors of t^5 to t in exp(t) - 1, |t| below half a power's logarithm."""
-LEAST_POWER = -126
 CUTOFF = float.fromhex("-0x1.5D589Ep6")
 """Below it the result is flushed to zero there."""
 

@@ -14,14 +14,14 @@ import torch
 from torch.nn import functional
 
 from qtools.core.types import Op
-from qtools.simulate._elementwise import by_parts, scaled
+from qtools.simulate._elementwise import LEAST_POWER, by_parts, scaled
 from qtools.simulate._fma import add_product, fma
 from qtools.simulate._isa import AVX512, LANES
 from qtools.simulate._mlas_functions import LOG2_E, MINUS_LN2, ROUNDING, polynomial
+from qtools.simulate._operand import weight_and_bias
 
 LOWEST = -103.9720840454 if AVX512 else -88.3762626647949
 """What exponentials of less than that are taken for: zero without AVX-512, where no power is denormal."""
-LEAST_POWER = -126
 EXPONENTIAL = tuple(
     map(float.fromhex, ("0x1.694p-10", "0x1.125edcp-7", "0x1.555b5ap-5", "0x1.55545p-3", "0x1.fffff6p-2", "0x1", "0x1"))
 )
@@ -55,8 +55,7 @@ def layer_norm(op: Op, x: torch.Tensor, *affine: torch.Tensor) -> torch.Tensor:
         x: float32.
         affine: Weight and bias, those that `op.attrs["affine"]` says are there.
     """
-    parts = iter(affine)
-    weight, bias = (next(parts) if there else None for there in op.attrs["affine"])
+    weight, bias = weight_and_bias(op, affine)
     shape = x.shape[x.ndim - op.attrs["over"] :]
     rows = x.flatten(x.ndim - len(shape))
     count, epsilon = rows.shape[-1], float(np.float32(op.attrs["eps"]))

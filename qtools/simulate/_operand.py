@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,3 +62,10 @@ class Kernel:
 Kernels = Mapping[OpKind, Kernel]
 Quantize = Callable[[torch.Tensor, QuantParams], torch.Tensor]
 """How a library turns floats into codes at run time."""
+
+
+def weight_and_bias(op: Op, affine: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """A norm's weight and bias, out of those that `op.attrs["affine"]` says are there."""
+    parts = iter(affine)
+    weight, bias = (next(parts) if there else None for there in op.attrs["affine"])
+    return weight, bias

@@ -170,6 +170,17 @@ class Tiny:
             tally("<output>", last.numpy(), runner.codes(image[None]))
         return counts
 
+    def assert_as_simulated(self, seed: int = 0) -> QuantPlan:
+        """Random weights, grids and images: not one code may differ. Returns the plan."""
+        rng = np.random.default_rng(seed)
+        changed = self.random_weights(rng)
+        plan = changed.random_plan(rng, widest=1.0)
+        ends = ["float32"] if self.target.spec.float_results else []
+        counts = changed.compare(plan, changed.images(plan, rng, 3), *ends)
+        assert len(counts) > 5
+        assert_equal(counts)
+        return plan
+
 
 def random_range(rng: np.random.Generator, widest: float) -> Range:
     """An interval with zero inside or at an end, of any width; every fourth a power of two, for exact ties."""

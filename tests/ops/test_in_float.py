@@ -18,10 +18,8 @@ from calibration.time_given import Given
 from exporters._tflite.rules import SPEC
 from qtools.core.types import OpKind
 from qtools.simulate.run import Simulator
-from reports.environment import describe
+from tests.processor import FOLLOWED
 
-FOLLOWED = "avx2" in describe().isa
-"""Whether the simulator knows this processor's float kernels to the last bit."""
 RUN_TIME_STEP = 0.01
 
 SHAPES = {

@@ -18,11 +18,8 @@ from exporters._onnx import session
 from qtools.core.errors import CheckFailed
 from qtools.core.levelled import factors_of, levelled
 from qtools.pipeline.evaluate import float_weights_left
-from reports.environment import describe
 from tests.ops.conftest import Forward
-
-FOLLOWED = "avx2" in describe().isa
-"""Whether the simulator knows this processor's float kernels to the last bit."""
+from tests.processor import FOLLOWED
 
 
 def _maps(m: Any, x: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,8 @@ from exporters._onnx import session
 from qtools.core.products import scaled_inside
 from qtools.core.types import Op, OpKind
 from qtools.simulate import _eigen_norm, _mlas_conv, _mlas_functions, _mlas_norms, _mlas_product
-from reports.environment import describe
+from tests.processor import FOLLOWED
 
-FOLLOWED = "avx2" in describe().isa
-"""Whether the simulator knows this processor's float kernels to the last bit."""
 EITHER = {OpKind.SILU, OpKind.GELU}
 here = pytest.mark.skipif(not FOLLOWED, reason="other instruction sets have other kernels, a last bit apart")
 

@@ -31,12 +31,10 @@ from qtools.pipeline.audit.run import audit
 from qtools.pipeline.config import Options
 from qtools.pipeline.prepare import Prepared
 from qtools.pipeline.progress import Silent, Stopwatch
-from reports.environment import describe
 from reports.steps import Step
+from tests.processor import FOLLOWED
 from tests.unit import prepared_runs
 
-FOLLOWED = "avx2" in describe().isa
-"""Whether the simulator knows this processor's float kernels to the last bit."""
 SLOWER = Apart(max_slower=60.0)
 
 
